@@ -1,0 +1,38 @@
+# make run    detect objects in the bundled clip; results in out/
+# make test   the tests
+# Only `setup` installs; the others call it when it is missing or out of date.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.framerail-setup
+
+.PHONY: run test setup lint type bench clean
+.DELETE_ON_ERROR:
+
+run: $(STAMP)
+	@mkdir -p out
+	$(BIN)/framerail run sample: --video out/sample.mp4 --jsonl out/sample.jsonl --summary out/summary.json
+	@echo "annotated video: out/sample.mp4   detections: out/sample.jsonl   figures: out/summary.json"
+
+test: $(STAMP)
+	$(BIN)/python -m pytest
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+type: $(STAMP)
+	$(BIN)/mypy
+
+bench: $(STAMP)
+	$(BIN)/python -m benchmarks.line
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt tools/setup.sh
+	PYTHON="$(PYTHON)" sh tools/setup.sh $(VENV)
+	@touch $@
+
+clean:
+	rm -rf $(VENV) out build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,53 @@
+"""framerail: real-time object detection on video that accounts for every frame.
+
+::
+
+    from pipeline import Detector, Pipeline
+
+    with Pipeline("rtsp://camera/stream") as line:          # see pipeline.app
+        for result in line:
+            print(result.stream, result.frame.seq, result.detections.labels)
+
+    detections = Detector("nanodet-g").detect(image_bgr)    # see pipeline.detector
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Config": "pipeline.config",
+    "Detections": "pipeline.detections",
+    "Detector": "pipeline.detector",
+    "Frame": "pipeline.frame",
+    "Pipeline": "pipeline.app",
+    "PipelineError": "pipeline.errors",
+    "Result": "pipeline.frame",
+}
+__all__ = ["Config", "Detections", "Detector", "Frame", "Pipeline", "PipelineError", "Result", "__version__"]
+
+if TYPE_CHECKING:
+    from pipeline.app import Pipeline
+    from pipeline.config import Config
+    from pipeline.detections import Detections
+    from pipeline.detector import Detector
+    from pipeline.errors import PipelineError
+    from pipeline.frame import Frame, Result
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used, after a check of the packages that it needs.
+
+    So ``framerail doctor`` and ``--help`` work, and quickly, on a machine where OpenCV or ONNX
+    Runtime cannot be loaded. Raises DependencyError with the remedy there.
+    """
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name in ("Detector", "Pipeline"):
+        from pipeline import dependencies
+
+        dependencies.check()
+    return getattr(import_module(_HOMES[name]), name)

@@ -1,0 +1,317 @@
+"""The page to read first: how a line is put together, run and ended.
+
+::
+
+    source ─▶ capture ─▶ preprocess ─▶ infer ─▶ postprocess ─▶ emit ─▶ sinks
+                │ merge      │ channel   │ channel    │ channel
+
+One capture thread and one first channel per stream; a fair merge; then stages that all
+streams share. The first channel of a live stream drops its oldest frame when the line is
+busy, every other channel blocks: so each drop happens in one counted place, after video decode and
+before any work is spent on the frame. ``emit`` runs in the thread that iterates the pipeline,
+so windows, callbacks and the caller's own loop stay where the caller is.
+
+How it ends:
+
+* All streams end, or ``stop()`` (first Ctrl-C, ``duration``): captures stop, everything in
+  flight drains, sinks are finalised.
+* ``cancel()`` (second Ctrl-C, leaving the ``with`` block early): what is in flight is dropped and counted.
+* Any exception in a stage, source or sink: as cancel, and the exception is raised from
+  the iteration as an ExceptionGroup once all threads are joined.
+
+Whichever way, the books are checked: captured = emitted + dropped, nothing in flight.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from functools import partial
+from types import TracebackType
+from typing import Any, Self
+
+from pipeline.accounts import Accounts
+from pipeline.config import Config, StreamConfig, make_config
+from pipeline.errors import ConfigError, PipelineError
+from pipeline.flow import Channel, Flow
+from pipeline.frame import Result
+from pipeline.metrics import MetricsServer
+from pipeline.runtime.model import Model, open_model
+from pipeline.runtime.session import concurrency, usable_cores
+from pipeline.sinks import Sink, open_sinks
+from pipeline.sources import SourceSpec, parse_source
+from pipeline.stages.capture import Capture
+from pipeline.stages.emit import Emit
+from pipeline.stages.infer import Infer
+from pipeline.stages.postprocess import Postprocess, Thresholds, class_ids_of
+from pipeline.stages.preprocess import BlobPool, Preprocess
+
+log = logging.getLogger(__name__)
+
+STAGES = ("capture", "preprocess", "infer", "postprocess", "emit")
+STOP_GRACE_SECONDS = 2.0
+"""How long a source that was asked to stop may sit in a native call before the line ends without it."""
+
+
+def build(
+    config: Config,
+    sources: Mapping[str, tuple[SourceSpec, StreamConfig]],
+    model: Model,
+    accounts: Accounts,
+    stop: threading.Event,
+) -> tuple[Flow, Channel[Any]]:
+    """The whole line, and the channel that its results come out of."""
+    flow = Flow(accounts)
+    channel = partial(flow.channel, capacity=config.channel_capacity)
+
+    frames = flow.merge("capture")
+    for name, (spec, stream) in sources.items():
+        first = channel(f"frames:{name}", "capture", merge=frames)
+        capture = Capture(spec, stream, accounts.streams[name], partial(_set_policy, first), stop)
+        flow.feed("capture", f"capture:{name}", capture, first)
+
+    workers, _ = run_concurrency(config, model.session.provider)
+    batch = batch_limit(config, model)
+    pool = BlobPool(model.spec)
+    preprocess = [Preprocess(model.spec, pool) for _ in range(config.preprocess_workers)]
+    infer = Infer(model.session, pool)
+    postprocess = Postprocess(model, thresholds(config, model))
+
+    blobs = channel("blobs", "preprocess")
+    flow.stage("preprocess", preprocess, source=frames, target=blobs)
+    outputs = channel("outputs", "infer")
+    flow.stage("infer", [infer] * workers, blobs, outputs, limit=batch, linger=config.linger_ms / 1000)
+    results = channel("results", "postprocess")
+    flow.stage("postprocess", [postprocess] * config.postprocess_workers, outputs, results)
+    return flow, results
+
+
+def _set_policy(channel: Channel[Any], live: bool) -> None:
+    channel.policy = "drop_oldest" if live else "block"
+
+
+class Pipeline:
+    """Detect objects in one or more streams.
+
+    ::
+
+        with Pipeline("rtsp://camera/stream", model="nanodet-g") as line:
+            for result in line:
+                print(result.stream, result.frame.seq, result.detections.labels)
+
+    ``source`` is an address, a list of addresses, or a :class:`Config`; ``options`` are the
+    keys of :class:`Config`. Entering opens the model and the sinks, iterating starts the
+    threads; it may be iterated once. ``result.frame.image`` is uint8 [H, W, 3] BGR,
+    ``result.detections.xyxy`` float32 [N, 4] in pixels of that frame.
+
+    Raises, on construction: ConfigError, SourceOpenError (a path that is not there). On entering:
+    ModelError, ProviderError, SinkOpenError. On iterating: an ExceptionGroup of what was raised in
+    stages, sources and sinks; a stream whose source dies ends by itself, and
+    ``accounts.streams[name].error`` says why; when no stream ever opened, its SourceOpenError.
+    """
+
+    def __init__(
+        self, source: str | Sequence[str] | Config, *, sinks: Sequence[Sink] = (), **options: Any
+    ) -> None:
+        if isinstance(source, Config):
+            if options:
+                raise ConfigError("give either a Config or keyword options, not both")
+            self.config = source
+        else:
+            addresses = [source] if isinstance(source, str) else list(source)
+            self.config = make_config({"streams": [{"source": address} for address in addresses], **options})
+        self.sources = name_streams(self.config.streams)
+        self.accounts = Accounts(list(self.sources), list(STAGES))
+        self.model: Model | None = None
+        self._sinks: list[Sink] = list(sinks)
+        self._stop = threading.Event()
+        self._stopper: threading.Thread | None = None
+        self._resources = ExitStack()
+        self._flow: Flow | None = None
+        self._iteration: Iterator[Result] | None = None
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> Self:
+        config = self.config
+        with ExitStack() as opened:
+            provider = config.provider
+            _, threads = run_concurrency(config, provider)
+            self.model = open_model(config.model, provider, config.device, threads)
+            # Wrong options should be found before a thread is started or a file replaced.
+            batch_limit(config, self.model)
+            thresholds(config, self.model)
+            if config.metrics is not None:
+                opened.enter_context(MetricsServer(config.metrics, self))
+            self._sinks += open_sinks(config, list(self.sources), on_quit=self.stop)
+            self._resources = opened.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if self._iteration is not None:
+                self._iteration.close()  # type: ignore[attr-defined]
+            else:
+                self._close_sinks()
+        finally:
+            self._resources.close()
+
+    def __iter__(self) -> Iterator[Result]:
+        return self._iterate(limit=1)
+
+    def run(self) -> None:
+        """Run to the end, for its sinks. Raises as iterating does."""
+        for _ in self._iterate(limit=self.config.channel_capacity):
+            pass
+
+    def stop(self) -> None:
+        """End gracefully: captures stop, what is in flight drains. From any thread, at any time."""
+        with self._lock:
+            if self._stop.is_set():
+                return
+            self._stop.set()
+            flow = self._flow
+            if flow is not None:
+                self._stopper = threading.Thread(target=self._release, args=(flow,), name="stopper")
+                self._stopper.start()
+
+    def cancel(self) -> None:
+        """End now: what is in flight is dropped, and counted. From any thread, at any time."""
+        self._stop.set()
+        if self._flow is not None:
+            self._flow.cancel()
+
+    @property
+    def flow(self) -> Flow | None:
+        """The running line; None before it is started."""
+        return self._flow
+
+    def left_in_line(self) -> int:
+        """Items that lie in channels now, counted there and not in the books."""
+        return sum(each.depth for each in self._flow.statistics()) if self._flow is not None else 0
+
+    def _iterate(self, limit: int) -> Iterator[Result]:
+        if self.model is None:
+            raise RuntimeError("enter the pipeline first: with Pipeline(…) as line: …")
+        if self._flow is not None:
+            raise RuntimeError("a pipeline can be iterated once; make another one")
+        flow, results = build(self.config, self.sources, self.model, self.accounts, self._stop)
+        emit = Emit(self._sinks, self.accounts.streams)
+        self._iteration = self._run(flow, results, emit, limit)
+        return self._iteration
+
+    def _run(self, flow: Flow, results: Channel[Any], emit: Emit, limit: int) -> Iterator[Result]:
+        timer = threading.Timer(self.config.duration or 0, self.stop)
+        with self._lock:
+            self._flow = flow
+        self.accounts.begin()
+        flow.start()
+        if self.config.duration is not None:
+            timer.start()
+        drained = False
+        try:
+            yield from flow.consume("emit", results, emit, limit)
+            drained = True
+        finally:
+            timer.cancel()
+            if timer.ident is not None:
+                timer.join()
+            if not drained:
+                flow.cancel()
+            self._finish(flow)
+
+    def _finish(self, flow: Flow) -> None:
+        """After the last result, however it came: join, finalise, check the books, raise."""
+        self._stop.set()
+        late = flow.abandon_feeders(STOP_GRACE_SECONDS)
+        if self._stopper is not None:
+            self._stopper.join()
+        flow.join_workers()
+        self.accounts.end()
+        for name in late:
+            log.warning("%s did not answer to stop; it ends by its own time-out", name)
+        errors: list[Exception] = []
+        for step in (self._close_sinks, flow.raise_errors, partial(self.accounts.check, self.left_in_line())):
+            try:
+                step()
+            except* Exception as group:
+                errors += group.exceptions
+        if errors:
+            raise ExceptionGroup("the line failed", errors)
+        self._raise_if_nothing_opened()
+
+    def _close_sinks(self) -> None:
+        """Finalise every sink; raise what went wrong in any of them."""
+        sinks, self._sinks = self._sinks, []
+        cancelled = self._flow is not None and self._flow.cancelled and not self._flow.errors
+        errors: list[Exception] = []
+        for sink in sinks:
+            try:
+                if cancelled:
+                    sink.abort()
+                else:
+                    sink.close()
+            except PipelineError as error:
+                errors.append(error)
+        if errors:
+            raise ExceptionGroup("an output could not be finished", errors)
+
+    def _raise_if_nothing_opened(self) -> None:
+        accounts = self.accounts.streams.values()
+        errors = [account.error for account in accounts if account.error is not None]
+        if errors and len(errors) == len(accounts) and self.accounts.totals().captured == 0:
+            raise ExceptionGroup("no stream could be opened", errors)
+
+    def _release(self, flow: Flow) -> None:
+        flow.abandon_feeders(STOP_GRACE_SECONDS)
+
+
+def name_streams(streams: Sequence[StreamConfig]) -> dict[str, tuple[SourceSpec, StreamConfig]]:
+    """Sources by stream name: the given one, else the source's own, made unique with -2, -3, …"""
+    named: dict[str, tuple[SourceSpec, StreamConfig]] = {}
+    taken = {stream.name for stream in streams}
+    for stream in streams:
+        spec = parse_source(stream.source)
+        name, number = stream.name or spec.default_name, 1
+        while stream.name is None and (name in named or name in taken):
+            number += 1
+            name = f"{spec.default_name}-{number}"
+        named[name] = (spec, stream)
+    return named
+
+
+def run_concurrency(config: Config, provider: str) -> tuple[int, int]:
+    """Concurrent inference runs × threads each, for the machine and the provider."""
+    if provider in ("cpu", "auto", "xnnpack"):
+        return concurrency(usable_cores(), config.infer_workers, config.infer_threads)
+    # Two runs overlap one's copies with the other's work on the device.
+    return config.infer_workers or 2, config.infer_threads or 1
+
+
+def batch_limit(config: Config, model: Model) -> int:
+    """Frames per run. Raises ConfigError where the model cannot take that many."""
+    if model.max_batch is not None and config.batch > model.max_batch:
+        raise ConfigError(
+            f"batch: {config.batch} frames were asked for, but model {model.name!r} takes exactly "
+            f"{model.max_batch} a run; export it with a dynamic batch axis"
+        )
+    return config.batch
+
+
+def thresholds(config: Config, model: Model) -> Thresholds:
+    """The configured ones, else the model's. Raises ConfigError for a class that the model lacks."""
+    try:
+        class_ids = class_ids_of(model.labels, config.classes)
+    except KeyError as error:
+        raise ConfigError(
+            f"classes: model {model.name!r} has no class {error.args[0]!r}; it has: {', '.join(model.labels)}"
+        ) from None
+    return Thresholds(
+        conf=model.conf_threshold if config.conf_threshold is None else config.conf_threshold,
+        iou=model.iou_threshold if config.iou_threshold is None else config.iou_threshold,
+        max_detections=config.max_detections,
+        class_ids=class_ids,
+    )

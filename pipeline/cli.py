@@ -1,0 +1,437 @@
+"""The ``framerail`` command: arguments, exit codes, output for people.
+
+Exit codes: 0 done or stopped by the first Ctrl-C / SIGTERM; 2 bad usage or config, or a source or
+output that cannot be opened; 3 a model or provider that cannot be had; 4 failed while running;
+130 cancelled by a second Ctrl-C. Standard output belongs to data (``--jsonl -``, ``--json``);
+everything for people goes to standard error.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Annotated, Any, Optional
+
+import typer
+from rich.console import Console
+
+from pipeline import __version__
+from pipeline.config import PROVIDER_NAMES, Config, load_config, make_config
+from pipeline.errors import ConfigError, PipelineError
+from pipeline.redact import redact
+
+log = logging.getLogger("framerail")
+console = Console(stderr=True)
+
+CANCELLED = 130
+FORCED_EXIT_SECONDS = 0.8
+
+app = typer.Typer(
+    name="framerail",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Real-time object detection on video, streams and cameras that accounts for every frame.",
+    epilog="Exit codes: 0 done or stopped gracefully; 2 bad usage, or a source or output that cannot be "
+    "opened; 3 a model or provider that cannot be had; 4 failed while running.",
+)
+models_app = typer.Typer(
+    no_args_is_help=True, rich_markup_mode=None, help="What models there are and how they are read."
+)
+app.add_typer(models_app, name="models")
+
+
+def main() -> None:
+    """Entry point of the command."""
+    app()
+
+
+@contextmanager
+def _reporting(debug: bool) -> Iterator[None]:
+    """Errors become one line each and an exit code; a traceback only with ``--debug``."""
+    try:
+        yield
+    except* (typer.Exit, SystemExit, KeyboardInterrupt):
+        raise
+    except* BaseException as group:
+        errors = list(_leaves(group))
+        if debug:
+            log.debug("raised:", exc_info=group)
+        for error in errors:
+            log.error("%s", _one_line(error))
+        # Failed while running outranks what could not be opened.
+        code = max(error.exit_code if isinstance(error, PipelineError) else 4 for error in errors)
+        raise typer.Exit(code) from None
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            yield from _leaves(inner)
+    else:
+        yield error
+
+
+def _one_line(error: BaseException) -> str:
+    if isinstance(error, PipelineError):
+        return str(error)
+    notes = "".join(f" ({note})" for note in getattr(error, "__notes__", []))
+    return redact(f"{type(error).__name__}: {' '.join(str(error).split())}{notes}; --debug shows where")
+
+
+def _version(value: bool) -> None:
+    if value:
+        typer.echo(f"framerail {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Real-time object detection on video, streams and cameras that accounts for every frame."""
+
+
+@app.command(epilog="Example: framerail run rtsp://user:secret@camera/stream --classes person,car --jsonl -")
+def run(
+    sources: Annotated[
+        Optional[list[str]],  # noqa: UP045 - typer reads it
+        typer.Argument(
+            metavar="SOURCE...",
+            help="A video file, rtsp:// rtsps:// http(s):// rtmp:// srt:// udp:// address, camera:0 or "
+            "/dev/video0, an image, a folder or glob of images, synthetic:640x480@30?frames=300, or "
+            "sample: for the bundled clip.",
+        ),
+    ] = None,
+    name: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option("--name", help="Name of a stream; once per SOURCE, in the same order."),
+    ] = None,
+    config: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--config", metavar="FILE.yaml", help="Read everything from here; flags win over it."),
+    ] = None,
+    model: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--model", "-m", metavar="NAME|FILE.onnx", help="Default: nanodet-g."),
+    ] = None,
+    provider: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            "--provider",
+            "-p",
+            help=f"One of: {', '.join(PROVIDER_NAMES)}. Default: auto, the best that works.",
+        ),
+    ] = None,
+    device: Annotated[Optional[int], typer.Option("--device", help="Index of the provider's device.")] = None,  # noqa: UP045
+    conf: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option("--conf", help="Least confidence to report. Default: the model's own."),
+    ] = None,
+    iou: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option("--iou", help="Overlap from which NMS removes a box. Default: the model's own."),
+    ] = None,
+    classes: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--classes", metavar="person,car", help="Labels to keep. Default: all."),
+    ] = None,
+    max_detections: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option("--max-detections", help="Most detections of one frame. Default: 100."),
+    ] = None,
+    live: Annotated[
+        Optional[bool],  # noqa: UP045
+        typer.Option(
+            "--live/--file",
+            help="Newest frames win and the rest is dropped and counted / every frame is processed. "
+            "Default: by kind of source.",
+        ),
+    ] = None,
+    every_nth: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option("--every-nth", metavar="N", help="Process every Nth frame only."),
+    ] = None,
+    max_frames: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option("--max-frames", metavar="N", help="Stop each stream after N captured frames."),
+    ] = None,
+    duration: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option("--duration", metavar="SECONDS", help="Stop gracefully after so long."),
+    ] = None,
+    jsonl: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            "--jsonl", metavar="PATH|-", help="Write one JSON object a frame; - is standard output."
+        ),
+    ] = None,
+    video: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            "--video", metavar="PATH", help="Write an annotated video; {stream} in it for several streams."
+        ),
+    ] = None,
+    display: Annotated[
+        Optional[bool],  # noqa: UP045
+        typer.Option("--display", help="Show a window per stream; q or Esc stops."),
+    ] = None,
+    metrics: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--metrics", metavar="HOST:PORT", help="Serve /metrics, /healthz and /readyz."),
+    ] = None,
+    summary: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--summary", metavar="PATH.json", help="Write the closing figures as JSON."),
+    ] = None,
+    rtsp_transport: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--rtsp-transport", help="auto (TCP, then UDP), tcp or udp. Default: auto."),
+    ] = None,
+    open_timeout: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option("--open-timeout", metavar="SECONDS", help="For opening a source. Default: 10."),
+    ] = None,
+    read_timeout: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(
+            "--read-timeout", metavar="SECONDS", help="Without data, a source is dead. Default: 10."
+        ),
+    ] = None,
+    camera_size: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--camera-size", metavar="WxH", help="Picture size to ask of a local camera."),
+    ] = None,
+    camera_fps: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option("--camera-fps", help="Frame rate to ask of a local camera."),
+    ] = None,
+    camera_format: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--camera-format", metavar="FOURCC", help="Pixel format to ask for, such as MJPG."),
+    ] = None,
+    batch: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option("--batch", metavar="N", help="Frames that one inference run may take. Default: 1."),
+    ] = None,
+    linger_ms: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option("--linger-ms", metavar="MS", help="How long a run waits for its batch. Default: 0."),
+    ] = None,
+    infer_workers: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option("--infer-workers", metavar="N", help="Concurrent runs. Default: for the machine."),
+    ] = None,
+    infer_threads: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option("--infer-threads", metavar="N", help="Threads of each run. Default: for the machine."),
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Warnings and errors only.")] = False,
+    log_format: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--log-format", metavar="text|json", help="Default: text."),
+    ] = None,
+    debug: Annotated[bool, typer.Option("--debug", help="Log everything; tracebacks too.")] = False,
+) -> None:
+    """Detect objects in one or more sources."""
+    from pipeline import logs
+
+    logs.set_up(log_format if log_format == "json" else "text", quiet=quiet, debug=debug, console=console)
+    per_stream = {
+        "live": live,
+        "every_nth": every_nth,
+        "max_frames": max_frames,
+        "rtsp_transport": rtsp_transport,
+        "open_timeout": open_timeout,
+        "read_timeout": read_timeout,
+        "camera": _camera(camera_size, camera_fps, camera_format),
+    }
+    options = {
+        "model": model,
+        "provider": provider,
+        "device": device,
+        "conf_threshold": conf,
+        "iou_threshold": iou,
+        "classes": classes,
+        "max_detections": max_detections,
+        "duration": duration,
+        "jsonl": jsonl,
+        "video": video,
+        "display": display,
+        "metrics": metrics,
+        "summary": summary,
+        "batch": batch,
+        "linger_ms": linger_ms,
+        "infer_workers": infer_workers,
+        "infer_threads": infer_threads,
+        "quiet": quiet or None,
+        "log_format": log_format,
+    }
+    with _reporting(debug):
+        chosen = _config(config, sources or [], name or [], _given(per_stream), _given(options))
+        logs.set_up(chosen.log_format, quiet=chosen.quiet, debug=debug, console=console)
+        _run(chosen)
+
+
+def _given(options: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in options.items() if value is not None}
+
+
+def _camera(size: str | None, fps: float | None, pixel_format: str | None) -> dict[str, Any] | None:
+    camera: dict[str, Any] = _given({"fps": fps, "pixel_format": pixel_format})
+    if size is not None:
+        width, _, height = size.lower().partition("x")
+        if not (width.isdecimal() and height.isdecimal()):
+            raise typer.BadParameter(
+                f"expected WxH such as 1280x720, got {size!r}", param_hint="--camera-size"
+            )
+        camera |= {"width": int(width), "height": int(height)}
+    return camera or None
+
+
+def _config(
+    path: str | None,
+    sources: list[str],
+    names: list[str],
+    per_stream: dict[str, Any],
+    options: dict[str, Any],
+) -> Config:
+    if len(names) > len(sources):
+        raise ConfigError(f"--name is given {len(names)} times for {len(sources)} sources; one each at most")
+    if not sources and path is None:
+        raise ConfigError("nothing to run: give a SOURCE or --config FILE.yaml (sample: is the bundled clip)")
+    streams = [
+        {"source": source, **({"name": names[index]} if index < len(names) else {}), **per_stream}
+        for index, source in enumerate(sources)
+    ]
+    if path is None:
+        return make_config({"streams": streams, **options})
+    if streams:
+        options["streams"] = streams
+        return load_config(path, options)
+    config = load_config(path, options)
+    if not per_stream:
+        return config
+    merged = [{**stream.model_dump(exclude_unset=True), **per_stream} for stream in config.streams]
+    return make_config({**config.model_dump(exclude_unset=True), "streams": merged}, where=f"config {path}")
+
+
+def _run(config: Config) -> None:
+    from pipeline import dependencies
+
+    dependencies.check()
+    from pipeline.app import Pipeline
+    from pipeline.console import ProgressDisplay, print_summary
+    from pipeline.shutdown import signals
+    from pipeline.summary import check_writable, summarize, write_summary
+
+    if config.summary is not None:
+        check_writable(config.summary)
+    pipeline = Pipeline(config)
+    interrupted = threading.Event()
+
+    def stop() -> None:
+        interrupted.set()
+        log.warning("stopping: what is in flight is finished first; once more to stop at once")
+        pipeline.stop()
+
+    def cancel() -> None:
+        log.warning("stopping at once")
+        # A thread that sits in a native call cannot be waited for within a second.
+        forced = threading.Timer(FORCED_EXIT_SECONDS, os._exit, (CANCELLED,))
+        forced.daemon = True
+        forced.start()
+        pipeline.cancel()
+
+    plain = not console.is_terminal or config.log_format == "json"
+    ran = False
+    try:
+        with signals(first=stop, second=cancel), pipeline:
+            progress = nullcontext() if config.quiet else ProgressDisplay(pipeline, console, plain=plain)
+            with progress:
+                ran = True
+                pipeline.run()
+    finally:
+        if ran:
+            figures = summarize(pipeline)
+            if config.summary is not None:
+                write_summary(config.summary, figures)
+            if config.log_format == "json":
+                log.info("summary", extra={"data": figures})
+            elif not config.quiet:
+                print_summary(figures, console)
+    if pipeline.flow is not None and pipeline.flow.cancelled:
+        raise typer.Exit(CANCELLED)
+    failures = [account.error for account in pipeline.accounts.streams.values() if account.error is not None]
+    if failures and not interrupted.is_set():
+        # Each was logged when it happened.
+        raise typer.Exit(max(error.exit_code for error in failures))
+
+
+@app.command()
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Tracebacks too.")] = False,
+) -> None:
+    """Say what this installation and machine can do: versions, providers proven, codecs, warnings."""
+    from pipeline import logs
+    from pipeline.doctor import examine, print_report
+
+    logs.set_up("text", quiet=True, debug=debug, console=console)
+    with _reporting(debug):
+        report = examine()
+        if as_json:
+            typer.echo(json.dumps(report, indent=2, ensure_ascii=False))
+        else:
+            print_report(report, Console())
+
+
+@models_app.command("list")
+def models_list(as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False) -> None:
+    """List the models that are known by name."""
+    from pipeline import model_commands
+
+    with _models():
+        model_commands.show_list(Console(), as_json=as_json)
+
+
+@models_app.command("info")
+def models_info(
+    model: Annotated[str, typer.Argument(metavar="NAME|FILE.onnx")],
+    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+) -> None:
+    """Say how a model is fed and read, and for each property why."""
+    from pipeline import model_commands
+
+    with _models():
+        model_commands.show_info(model, Console(), as_json=as_json)
+
+
+@models_app.command("verify")
+def models_verify(
+    model: Annotated[str, typer.Argument(metavar="NAME|FILE.onnx")],
+    provider: Annotated[str, typer.Option("--provider", "-p", help="Where to run it.")] = "auto",
+) -> None:
+    """Check a model's hash, load it, run it on a picture, and say what was found."""
+    from pipeline import model_commands
+
+    with _models():
+        model_commands.verify(model, provider, Console())
+
+
+@contextmanager
+def _models() -> Iterator[None]:
+    from pipeline import dependencies, logs
+
+    logs.set_up("text", quiet=True, debug=False, console=console)
+    with _reporting(debug=False):
+        dependencies.check()
+        yield

@@ -1,0 +1,211 @@
+"""What a user can ask for, in one place: the flags, the YAML file and the Python API all end here.
+
+Every value is checked once, here; an unknown key is an error that names the key, where it
+stands and the nearest valid one.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from pipeline.errors import ConfigError
+
+ProviderName = Literal[
+    "auto",
+    "cpu",
+    "cuda",
+    "tensorrt",
+    "openvino",
+    "coreml",
+    "directml",
+    "migraphx",
+    "rocm",
+    "qnn",
+    "xnnpack",
+    "webgpu",
+]
+PROVIDER_NAMES: tuple[str, ...] = get_args(ProviderName)
+
+RtspTransport = Literal["auto", "tcp", "udp"]
+_STREAM_NAME = re.compile(r"[^\x00-\x1f/\\{}]+")
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class CameraConfig(_Strict):
+    """What to ask of a local camera; it may give something else, which is then logged."""
+
+    width: Annotated[int, Field(gt=0, le=16384)] | None = None
+    height: Annotated[int, Field(gt=0, le=16384)] | None = None
+    fps: Annotated[float, Field(gt=0, le=1000)] | None = None
+    pixel_format: Annotated[str, Field(pattern=r"^[ -~]{4}$")] | None = None
+    """Four characters, such as MJPG or YUYV."""
+
+
+class StreamConfig(_Strict):
+    """One source and how to treat it."""
+
+    source: Annotated[str, Field(min_length=1)]
+    name: str | None = None
+    live: bool | None = None
+    """True: newest frames win (drop_oldest). False: every frame (block). None: by kind of source."""
+    every_nth: Annotated[int, Field(ge=1)] = 1
+    max_frames: Annotated[int, Field(ge=1)] | None = None
+    """Stop this stream after so many captured frames."""
+    rtsp_transport: RtspTransport = "auto"
+    open_timeout: Annotated[float, Field(gt=0, le=3600)] = 10.0
+    """Seconds that opening may take."""
+    read_timeout: Annotated[float, Field(gt=0, le=3600)] = 10.0
+    """Seconds without any data after which a network source counts as dead."""
+    camera: CameraConfig = CameraConfig()
+
+    @field_validator("name")
+    @classmethod
+    def _name(cls, value: str | None) -> str | None:
+        if value is not None and not _STREAM_NAME.fullmatch(value):
+            raise ValueError("a stream's name is not empty and has no slash, brace or control character")
+        return value
+
+
+class Config(_Strict):
+    """Everything `framerail run` does."""
+
+    streams: Annotated[list[StreamConfig], Field(min_length=1)]
+    model: str = "nanodet-g"
+    """A card's name, or the path of an ONNX file."""
+    provider: ProviderName = "auto"
+    device: Annotated[int, Field(ge=0)] = 0
+    conf_threshold: Annotated[float, Field(ge=0, le=1)] | None = None
+    """None: what the model's card says."""
+    iou_threshold: Annotated[float, Field(ge=0, le=1)] | None = None
+    classes: list[str] | None = None
+    """Labels to keep; None keeps all."""
+    max_detections: Annotated[int, Field(ge=1, le=10_000)] = 100
+    duration: Annotated[float, Field(gt=0)] | None = None
+    """Seconds after which all streams stop, as at a first Ctrl-C."""
+    jsonl: str | None = None
+    """A file, or - for standard output."""
+    video: str | None = None
+    """An annotated video; with several streams the name holds {stream}."""
+    display: bool = False
+    metrics: str | None = None
+    """HOST:PORT to serve /metrics, /healthz and /readyz on."""
+    summary: str | None = None
+    quiet: bool = False
+    log_format: Literal["text", "json"] = "text"
+
+    infer_workers: Annotated[int, Field(ge=1, le=256)] | None = None
+    """Concurrent inference runs; None: chosen for the machine and the provider."""
+    infer_threads: Annotated[int, Field(ge=1, le=256)] | None = None
+    """Intra-op threads of each run; None: chosen for the machine."""
+    preprocess_workers: Annotated[int, Field(ge=1, le=64)] = 1
+    postprocess_workers: Annotated[int, Field(ge=1, le=64)] = 1
+    batch: Annotated[int, Field(ge=1, le=1024)] = 1
+    """Frames that one run may take together, where the model allows it."""
+    linger_ms: Annotated[float, Field(ge=0, le=10_000)] = 0.0
+    """How long a run may wait for its batch to fill."""
+    channel_capacity: Annotated[int, Field(ge=1, le=10_000)] = 2
+
+    @field_validator("classes", mode="before")
+    @classmethod
+    def _classes(cls, value: Any) -> Any:
+        """Accept "person,car" as well as a list."""
+        if isinstance(value, str):
+            value = [part.strip() for part in value.split(",")]
+        if isinstance(value, list) and not all(isinstance(part, str) and part for part in value):
+            raise ValueError("expected class labels separated by commas, such as person,car")
+        return value
+
+    @field_validator("metrics")
+    @classmethod
+    def _metrics(cls, value: str | None) -> str | None:
+        if value is not None:
+            host_and_port(value)
+        return value
+
+    @model_validator(mode="after")
+    def _unique_names(self) -> Config:
+        names = [stream.name for stream in self.streams if stream.name is not None]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"two streams are called {name!r}; names must differ")
+        return self
+
+
+def host_and_port(text: str) -> tuple[str, int]:
+    """Split ``HOST:PORT`` (``[::1]:9108`` for IPv6). Raises ValueError with what was expected."""
+    host, _, port = text.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if not host or not port.isdecimal() or int(port) > 65535:
+        raise ValueError(f"expected HOST:PORT, such as 127.0.0.1:9108; got {text!r}")
+    return host, int(port)
+
+
+def load_config(path: str | Path, overrides: dict[str, Any] | None = None) -> Config:
+    """Read a YAML file; ``overrides`` (from flags) win over its top-level keys.
+
+    Raises ConfigError when the file cannot be read, is no YAML mapping, or says something
+    that cannot be meant.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise ConfigError(f"cannot read config {path}: {reason}") from error
+    try:
+        data = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"config {path} is not valid YAML: {error}") from error
+    if not isinstance(data, dict):
+        raise ConfigError(f"config {path}: expected a mapping such as 'streams: [...]', got {_kind(data)}")
+    return make_config({**data, **(overrides or {})}, where=f"config {path}")
+
+
+def make_config(data: dict[str, Any], where: str = "options") -> Config:
+    """Check ``data`` and make a Config of it. Raises ConfigError."""
+    try:
+        return Config.model_validate(data)
+    except ValidationError as error:
+        problems = [_problem(entry) for entry in error.errors(include_url=False)]
+        raise ConfigError(f"{where}: " + "; ".join(problems)) from error
+
+
+def nearest(word: str, choices: Iterable[str]) -> str:
+    """The choice most like ``word``: one that it begins or that begins it, else by letters in common."""
+    choices = list(choices)
+    related = [c for c in choices if word and (c.startswith(word) or word.startswith(c))]
+    return difflib.get_close_matches(word, related or choices, n=1, cutoff=0.0)[0]
+
+
+def _problem(entry: Any) -> str:
+    """One pydantic error in words: the place, what is wrong, and the nearest valid key."""
+    location = entry["loc"]
+    place = ".".join(str(part) for part in location)
+    if entry["type"] == "extra_forbidden":
+        model: type[BaseModel] = Config
+        for part in location[:-1]:
+            if part == "streams":
+                model = StreamConfig
+            elif part == "camera":
+                model = CameraConfig
+        near = nearest(str(location[-1]), model.model_fields)
+        return f"unknown key {place!r}; did you mean {near!r}? (valid: {', '.join(model.model_fields)})"
+    if entry["type"] == "missing":
+        return f"{place!r} is missing"
+    message = entry["msg"].removeprefix("Value error, ")
+    shown = "" if isinstance(entry["input"], dict) else f" (got {entry['input']!r})"
+    return f"{place}: {message}{shown}" if place else f"{message}"
+
+
+def _kind(value: Any) -> str:
+    return "an empty file" if value is None else f"a {type(value).__name__}"

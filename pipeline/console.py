@@ -1,0 +1,155 @@
+"""What a person sees while a line runs and when it has ended. All of it goes to stderr."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from pipeline.accounts import StreamAccount
+from pipeline.app import Pipeline
+
+log = logging.getLogger(__name__)
+
+REFRESH_SECONDS = 0.2
+PLAIN_SECONDS = 5.0
+
+
+class ProgressDisplay:
+    """Frames, FPS and drops while the line runs: bars on a terminal, a log line every 5 s elsewhere."""
+
+    def __init__(self, pipeline: Pipeline, console: Console, *, plain: bool) -> None:
+        self._pipeline = pipeline
+        self._console = console
+        self._done = threading.Event()
+        self._bars: Progress | None = None
+        self._tasks: dict[str, TaskID] = {}
+        self._last: tuple[float, int] = (0.0, 0)
+        if not plain:
+            self._bars = Progress(
+                TextColumn("{task.description}", markup=False),
+                BarColumn(),
+                TextColumn("{task.fields[numbers]}", markup=False),
+                TimeElapsedColumn(),
+                console=console,
+                auto_refresh=False,
+            )
+        self._thread = threading.Thread(target=self._tick, name="progress", daemon=True)
+
+    def __enter__(self) -> Self:
+        if self._bars is not None:
+            self._bars.start()
+            for name in self._pipeline.accounts.streams:
+                self._tasks[name] = self._bars.add_task(name, total=None, numbers="connecting")
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._done.set()
+        self._thread.join()
+        if self._bars is not None:
+            self._show()
+            self._bars.stop()
+
+    def _tick(self) -> None:
+        interval = PLAIN_SECONDS if self._bars is None else REFRESH_SECONDS
+        while not self._done.wait(interval):
+            self._show()
+
+    def _show(self) -> None:
+        accounts = self._pipeline.accounts
+        if self._bars is None:
+            totals = accounts.totals()
+            elapsed = accounts.elapsed()
+            since, before = self._last
+            fps = (totals.emitted - before) / (elapsed - since) if elapsed > since else 0.0
+            self._last = elapsed, totals.emitted
+            log.info(
+                "%d frames, %.1f FPS, %d dropped, %d in flight",
+                totals.emitted,
+                fps,
+                totals.dropped_total,
+                totals.in_flight,
+            )
+            return
+        elapsed = accounts.elapsed()
+        for name, account in accounts.streams.items():
+            self._bars.update(
+                self._tasks[name],
+                completed=_progress(account),
+                total=account.frame_count,
+                numbers=_numbers(account, elapsed),
+            )
+        self._bars.refresh()
+
+
+def _progress(account: StreamAccount) -> int:
+    counts = account.counts()
+    return counts.captured - counts.in_flight
+
+
+def _numbers(account: StreamAccount, elapsed: float) -> str:
+    counts = account.counts()
+    fps = counts.emitted / elapsed if elapsed > 0 else 0.0
+    of = f"/{account.frame_count}" if account.frame_count else ""
+    return f"{counts.emitted}{of} frames  {fps:.1f} FPS  {counts.dropped_total} dropped"
+
+
+def print_summary(summary: dict[str, Any], console: Console) -> None:
+    """The closing tables."""
+    streams = Table(title="Streams", title_justify="left")
+    streams.add_column("stream")
+    for heading in ("captured", "emitted", "dropped", "FPS"):
+        streams.add_column(heading, justify="right")
+    streams.add_column("size")
+    streams.add_column("ended")
+    seconds = summary["seconds"]
+    for name, stream in summary["streams"].items():
+        dropped = "\n".join(f"{count} {where}" for where, count in stream["dropped"].items()) or "0"
+        streams.add_row(
+            name,
+            str(stream["captured"]),
+            str(stream["emitted"]),
+            dropped,
+            f"{stream['emitted'] / seconds:.1f}" if seconds else "",
+            f"{stream['width']}x{stream['height']}" if stream["width"] else "",
+            stream["ending"] or "",
+        )
+    console.print(streams)
+    stages = Table(title="Time per frame (ms)", title_justify="left")
+    stages.add_column("stage")
+    for heading in ("frames", "p50", "p99"):
+        stages.add_column(heading, justify="right")
+    for name, stage in summary["stages"].items():
+        stages.add_row(name, str(stage["count"]), _ms(stage["p50_ms"]), _ms(stage["p99_ms"]))
+    latency = summary["latency_ms"]
+    stages.add_section()
+    stages.add_row("captured → emitted", "", _ms(latency["p50"]), _ms(latency["p99"]))
+    console.print(stages)
+    provider, model = summary["provider"], summary["model"]
+    nodes = ", ".join(f"{count} nodes on {where}" for where, count in provider["nodes"].items())
+    console.print(
+        f"{summary['fps']:.1f} FPS over {seconds:.1f} s; model {model['name']} ({model['family']}); "
+        f"provider asked: {provider['requested']}, running: {provider['active']} ({nodes})",
+        highlight=False,
+        markup=False,
+    )
+    totals = [(s["captured"], s["emitted"], sum(s["dropped"].values())) for s in summary["streams"].values()]
+    captured, emitted, dropped = (sum(column) for column in zip(*totals, strict=True))
+    verdict = "every frame is accounted for" if summary["conserved"] else "FRAMES ARE NOT ACCOUNTED FOR"
+    console.print(
+        f"{captured} captured = {emitted} emitted + {dropped} dropped: {verdict}",
+        highlight=False,
+        style="" if summary["conserved"] else "bold red",
+    )
+
+
+def _ms(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"

@@ -1,0 +1,81 @@
+"""One picture in, detections out: the stages of the line called one after the other."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import numpy as np
+
+from pipeline.detections import Detections
+from pipeline.errors import ConfigError
+from pipeline.frame import Frame, Image
+from pipeline.runtime.model import open_model
+from pipeline.runtime.session import usable_cores
+from pipeline.stages.infer import Infer
+from pipeline.stages.postprocess import Postprocess, Thresholds, class_ids_of
+from pipeline.stages.preprocess import BlobPool, Preprocess
+
+
+class Detector:
+    """A model, loaded and warmed up.
+
+    ``model`` is a card's name or the path of an ONNX file; ``provider`` as in
+    ``framerail run --provider``; ``threads`` the intra-op threads of a run (None: all cores).
+    Not for several threads at once: make one Detector each.
+
+    Raises ModelError, ProviderError or ConfigError.
+    """
+
+    def __init__(
+        self,
+        model: str = "nanodet-g",
+        *,
+        provider: str = "auto",
+        device: int = 0,
+        threads: int | None = None,
+    ) -> None:
+        self.model = open_model(model, provider, device, threads or usable_cores())
+        pool = BlobPool(self.model.spec)
+        self._preprocess = Preprocess(self.model.spec, pool)
+        self._infer = Infer(self.model.session, pool)
+
+    @property
+    def labels(self) -> Sequence[str]:
+        """Class names by class_id."""
+        return self.model.labels
+
+    def detect(
+        self,
+        image: Image,
+        *,
+        conf: float | None = None,
+        iou: float | None = None,
+        classes: Sequence[str] | None = None,
+        max_detections: int = 100,
+    ) -> Detections:
+        """Detect objects in ``image``: uint8 [H, W, 3], BGR (as ``cv2.imread`` gives it).
+
+        ``conf`` and ``iou`` in 0..1, None for the model's own; ``classes`` are labels to keep.
+        Returns boxes in pixels of ``image``, by falling confidence. Raises ValueError for
+        another kind of array, ConfigError for a class that the model lacks.
+        """
+        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
+            raise ValueError(
+                f"expected a BGR picture, uint8 [height, width, 3]; got {image.dtype} {image.shape}"
+            )
+        try:
+            class_ids = class_ids_of(self.model.labels, classes)
+        except KeyError as error:
+            raise ConfigError(
+                f"model {self.model.name!r} has no class {error.args[0]!r}; it has: {', '.join(self.labels)}"
+            ) from None
+        thresholds = Thresholds(
+            self.model.conf_threshold if conf is None else conf,
+            self.model.iou_threshold if iou is None else iou,
+            max_detections,
+            class_ids,
+        )
+        frame = Frame("", 0, image, None, None, time.monotonic(), time.time())
+        (result,) = Postprocess(self.model, thresholds)(self._infer(self._preprocess([frame])))
+        return result.detections

@@ -1,0 +1,249 @@
+"""Bounded hand-offs between threads.
+
+A :class:`Channel` joins two stages; a :class:`Merge` joins several channels, one per stream,
+to one taker and serves them in turn. Both end the same two ways, with no sentinels:
+
+* ``close()``: no more puts; takers drain what is there, then get :class:`EndOfStream`.
+* ``cancel()``: what is there is cleared and reported as dropped, both sides wake and get
+  :class:`Cancelled`.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Generic, Literal, TypeVar
+
+T = TypeVar("T")
+
+Policy = Literal["block", "drop_oldest"]
+OnDrop = Callable[[T, str], None]
+"""Called with an item that the channel discards and the reason; never under the channel's lock."""
+
+
+class EndOfStream(Exception):  # noqa: N818 - an ending, not an error
+    """A closed channel has been drained."""
+
+
+class Cancelled(Exception):  # noqa: N818 - an ending, not an error
+    """The channel was cancelled, or closed while somebody still wanted to put."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelStatistics:
+    """``depth`` and ``high_watermark`` in items, the counts since the channel was made."""
+
+    name: str
+    capacity: int
+    depth: int
+    high_watermark: int
+    puts: int
+    drops: int
+
+
+def _ignore(_item: object, _reason: str) -> None:
+    """For channels whose drops nobody counts (tests)."""
+
+
+class _Outlet(Generic[T]):
+    """The taking side, shared by a channel alone and by a merge of several."""
+
+    def __init__(self, on_drop: OnDrop[T] | None) -> None:
+        self._lock = threading.Lock()
+        self._ready = threading.Condition(self._lock)
+        self._cancelled = False
+        self._on_drop: OnDrop[T] = on_drop or _ignore
+
+    def take(self, limit: int = 1, linger: float = 0.0) -> list[T]:
+        """Block for one item, take what is ready up to ``limit``, wait at most ``linger`` s for more.
+
+        Raises EndOfStream when closed and drained, Cancelled when cancelled.
+        """
+        taken: list[T] = []
+        deadline = 0.0
+        with self._lock:
+            while not self._cancelled:
+                while len(taken) < limit and self._available():
+                    taken.append(self._pop())
+                if len(taken) >= limit or (taken and linger <= 0):
+                    return taken
+                if self._finished():
+                    if taken:
+                        return taken
+                    raise EndOfStream
+                if not taken:
+                    self._ready.wait()
+                    continue
+                # Lingering: the items are in hand already, so that their places in the channel
+                # are free for the ones that are waited for.
+                now = time.monotonic()
+                deadline = deadline or now + linger
+                if now >= deadline:
+                    return taken
+                self._ready.wait(deadline - now)
+        for item in taken:
+            self._on_drop(item, "cancelled")
+        raise Cancelled
+
+    def _available(self) -> bool:
+        raise NotImplementedError
+
+    def _pop(self) -> T:
+        raise NotImplementedError
+
+    def _finished(self) -> bool:
+        raise NotImplementedError
+
+
+class Channel(_Outlet[T]):
+    """A bounded first-in-first-out hand-off. All methods may be called from any thread.
+
+    ``policy`` says what ``put`` does when ``capacity`` items wait: ``block`` makes the putter
+    wait (nothing is lost), ``drop_oldest`` discards the item that has waited longest (the taker
+    always gets the freshest). It may be changed until the first put.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        capacity: int,
+        policy: Policy = "block",
+        on_drop: OnDrop[T] | None = None,
+        merge: Merge[T] | None = None,
+    ) -> None:
+        if capacity < 1:
+            raise ValueError(f"channel {name!r}: expected a capacity of at least 1, got {capacity}")
+        super().__init__(on_drop)
+        self.name = name
+        self.capacity = capacity
+        self.policy = policy
+        self._merge = merge
+        if merge is not None:
+            self._lock, self._ready = merge._lock, merge._ready
+        self._space = threading.Condition(self._lock)
+        self._items: deque[T] = deque()
+        self._closed = False
+        self._high_watermark = 0
+        self._puts = 0
+        self._drops = 0
+
+    def put(self, item: T) -> None:
+        """Hand over ``item``. Raises Cancelled if nobody will ever take it; it is then the caller's."""
+        evicted: T | None = None
+        with self._lock:
+            items = self._items
+            if self.policy == "block":
+                while len(items) >= self.capacity and not (self._cancelled or self._closed):
+                    self._space.wait()
+            if self._cancelled or self._closed:
+                raise Cancelled
+            if len(items) >= self.capacity:
+                evicted = items.popleft()
+                self._drops += 1
+            elif self._merge is not None and not items:
+                self._merge._turns.append(self)
+            items.append(item)
+            self._puts += 1
+            if len(items) > self._high_watermark:
+                self._high_watermark = len(items)
+            self._ready.notify()
+        if evicted is not None:
+            self._on_drop(evicted, "drop_oldest")
+
+    def close(self) -> None:
+        """No more puts; a putter that waits gets Cancelled. May be called again."""
+        with self._lock:
+            self._closed = True
+            self._ready.notify_all()
+            self._space.notify_all()
+
+    def cancel(self) -> None:
+        """Clear, report every cleared item as dropped (reason ``cancelled``) and wake both sides."""
+        with self._lock:
+            self._cancelled = True
+            cleared = list(self._items)
+            self._items.clear()
+            self._drops += len(cleared)
+            self._ready.notify_all()
+            self._space.notify_all()
+        for item in cleared:
+            self._on_drop(item, "cancelled")
+
+    def statistics(self) -> ChannelStatistics:
+        """A consistent snapshot."""
+        with self._lock:
+            return ChannelStatistics(
+                self.name, self.capacity, len(self._items), self._high_watermark, self._puts, self._drops
+            )
+
+    def _available(self) -> bool:
+        return bool(self._items)
+
+    def _pop(self) -> T:
+        item = self._items.popleft()
+        self._space.notify()
+        return item
+
+    def _finished(self) -> bool:
+        return self._closed
+
+    def __repr__(self) -> str:
+        return f"Channel({self.name!r}, {len(self._items)}/{self.capacity}, {self.policy})"
+
+
+class Merge(_Outlet[T]):
+    """Several channels with one taker, served in turn: a fast stream cannot crowd out a slow one.
+
+    Ends (EndOfStream) once ``seal()`` has said that no channel will be added and all are
+    closed and drained.
+    """
+
+    def __init__(self, on_drop: OnDrop[T] | None = None) -> None:
+        super().__init__(on_drop)
+        self._channels: list[Channel[T]] = []
+        # Channels that have something, in the order of their turns; each stands here at most once.
+        self._turns: deque[Channel[T]] = deque()
+        self._sealed = False
+
+    def channel(
+        self, name: str, capacity: int, policy: Policy = "block", on_drop: OnDrop[T] | None = None
+    ) -> Channel[T]:
+        """Add and return a channel."""
+        channel: Channel[T] = Channel(name, capacity, policy, on_drop or self._on_drop, self)
+        with self._lock:
+            if self._sealed or self._cancelled:
+                raise ValueError(f"cannot add channel {name!r}: the merge is sealed or cancelled")
+            self._channels.append(channel)
+        return channel
+
+    def seal(self) -> None:
+        """No more channels will be added."""
+        with self._lock:
+            self._sealed = True
+            self._ready.notify_all()
+
+    def cancel(self) -> None:
+        """Cancel every channel."""
+        with self._lock:
+            self._cancelled = True
+            channels = list(self._channels)
+            self._turns.clear()
+            self._ready.notify_all()
+        for channel in channels:
+            channel.cancel()
+
+    def _available(self) -> bool:
+        return bool(self._turns)
+
+    def _pop(self) -> T:
+        channel = self._turns.popleft()
+        item = channel._pop()
+        if channel._items:
+            self._turns.append(channel)
+        return item
+
+    def _finished(self) -> bool:
+        return self._sealed and all(channel._closed for channel in self._channels)

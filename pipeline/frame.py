@@ -1,0 +1,107 @@
+"""What walks down the line: a frame, and what each stage adds to it.
+
+``Frame`` → ``Prepared`` → ``Raw`` → ``Result``. Values are frozen; arrays inside them belong
+to the item that carries them and are not written to after the hand-over, except that a
+``Prepared.blob`` goes back to its pool once inference has read it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from pipeline.detections import Detections
+
+Image = NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Frame:
+    """One decoded picture and its timing.
+
+    ``image`` is uint8 [height, width, 3], BGR. ``seq`` counts the captured frames of the
+    stream from 0. ``pts`` is in units of ``time_base`` seconds, None where the source has no
+    clock. ``captured_at`` is monotonic seconds, ``wall_time`` Unix seconds (for people only).
+    ``timings`` maps a stage's name to the seconds it took over this frame; the line's
+    observer writes it, stages don't.
+    """
+
+    stream: str
+    seq: int
+    image: Image
+    pts: int | None
+    time_base: Fraction | None
+    captured_at: float
+    wall_time: float
+    timings: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def frame(self) -> Frame:
+        """Itself, so that whatever is on the line has a ``.frame``."""
+        return self
+
+    @property
+    def height(self) -> int:
+        """Pixels."""
+        return int(self.image.shape[0])
+
+    @property
+    def width(self) -> int:
+        """Pixels."""
+        return int(self.image.shape[1])
+
+    @property
+    def pts_seconds(self) -> float | None:
+        """Presentation time in seconds of the source's own clock, None where it has none."""
+        if self.pts is None or self.time_base is None:
+            return None
+        return float(self.pts * self.time_base)
+
+    def __repr__(self) -> str:
+        return f"Frame({self.stream!r}, {self.seq}, {self.width}x{self.height})"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Prepared:
+    """A frame and its blob: [1, 3, H, W] (NCHW), in the dtype that the model takes."""
+
+    frame: Frame
+    blob: NDArray[Any]
+    letterbox: Any
+
+    def __repr__(self) -> str:
+        return f"Prepared({self.frame!r}, blob {self.blob.shape} {self.blob.dtype})"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Raw:
+    """A frame and the model's raw outputs for it, each with a leading batch axis of 1."""
+
+    frame: Frame
+    letterbox: Any
+    outputs: Sequence[NDArray[Any]]
+
+    def __repr__(self) -> str:
+        return f"Raw({self.frame!r}, outputs {[o.shape for o in self.outputs]})"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Result:
+    """A frame and what was detected in it."""
+
+    frame: Frame
+    detections: Detections
+
+    @property
+    def stream(self) -> str:
+        """The stream's name."""
+        return self.frame.stream
+
+    def __repr__(self) -> str:
+        return f"Result({self.frame!r}, {len(self.detections)} detections)"

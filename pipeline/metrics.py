@@ -1,0 +1,236 @@
+"""Prometheus metrics, /healthz and /readyz. The only importer of prometheus_client.
+
+Nothing is counted here: at every scrape the collector reads the books (:mod:`pipeline.accounts`)
+and the channels, so that a frame costs the same whether or not anybody is watching.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from collections.abc import Iterable, Iterator
+from socketserver import ThreadingMixIn
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Protocol, Self
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
+
+from prometheus_client import CollectorRegistry, make_wsgi_app
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+    Metric,
+)
+
+from pipeline.accounts import Accounts, Histogram
+from pipeline.config import host_and_port
+from pipeline.errors import SinkOpenError
+
+if TYPE_CHECKING:
+    from pipeline.flow import Flow
+    from pipeline.runtime.model import Model
+
+log = logging.getLogger(__name__)
+
+
+class Observed(Protocol):
+    """What the metrics read: the running pipeline."""
+
+    @property
+    def accounts(self) -> Accounts:
+        """The books."""
+
+    @property
+    def model(self) -> Model | None:
+        """None until it is loaded."""
+
+    @property
+    def flow(self) -> Flow | None:
+        """None until the line has started."""
+
+
+class Collector:
+    """Makes every metric of a pipeline, at scrape time."""
+
+    def __init__(self, pipeline: Observed) -> None:
+        self._pipeline = pipeline
+
+    def collect(self) -> Iterator[Metric]:
+        """All metric families, each from one consistent snapshot per stream."""
+        yield from self._streams()
+        yield from self._stages()
+        yield from self._channels()
+        yield self._provider()
+
+    def _streams(self) -> Iterator[Metric]:
+        captured = CounterMetricFamily("framerail_frames_captured", "Frames decoded.", labels=["stream"])
+        emitted = CounterMetricFamily("framerail_frames_emitted", "Frames finished.", labels=["stream"])
+        dropped = CounterMetricFamily(
+            "framerail_frames_dropped", "Frames discarded.", labels=["stream", "stage", "reason"]
+        )
+        flight = GaugeMetricFamily(
+            "framerail_frames_in_flight", "Frames captured, not yet emitted or dropped.", labels=["stream"]
+        )
+        latency = HistogramMetricFamily(
+            "framerail_latency_seconds", "From captured to emitted.", labels=["stream"]
+        )
+        detections = CounterMetricFamily(
+            "framerail_detections", "Detections emitted.", labels=["stream", "label"]
+        )
+        up = GaugeMetricFamily(
+            "framerail_stream_up", "1 while the source is open and delivering.", labels=["stream"]
+        )
+        corrupt = CounterMetricFamily(
+            "framerail_corrupt_packets",
+            "Packets skipped because they could not be decoded.",
+            labels=["stream"],
+        )
+        for name, account in self._pipeline.accounts.streams.items():
+            counts = account.counts()
+            captured.add_metric([name], counts.captured)
+            emitted.add_metric([name], counts.emitted)
+            flight.add_metric([name], counts.in_flight)
+            for (stage, reason), count in counts.dropped.items():
+                dropped.add_metric([name, stage, reason], count)
+            _add_histogram(latency, [name], account.latency)
+            for label, count in account.detections().items():
+                detections.add_metric([name, label], count)
+            up.add_metric([name], account.up)
+            corrupt.add_metric([name], account.corrupt_packets)
+        yield from (captured, emitted, dropped, flight, latency, detections, up, corrupt)
+        # No source reconnects yet; the family is declared so that dashboards and alerts find it.
+        yield CounterMetricFamily(
+            "framerail_stream_reconnects", "Reconnections of a source.", labels=["stream", "cause"]
+        )
+
+    def _stages(self) -> Iterator[Metric]:
+        seconds = HistogramMetricFamily(
+            "framerail_stage_seconds", "Wall time that a stage took over a frame.", labels=["stage"]
+        )
+        for name, histogram in self._pipeline.accounts.stages.items():
+            _add_histogram(seconds, [name], histogram)
+        yield seconds
+        batches = dict(self._pipeline.accounts.batches)
+        sizes = sorted({1, 2, 4, 8, 16, 32, 64, *batches})
+        cumulative = [
+            (str(float(size)), sum(count for taken, count in batches.items() if taken <= size))
+            for size in sizes
+        ]
+        total = sum(batches.values())
+        family = HistogramMetricFamily("framerail_batch_size", "Frames per inference run.")
+        family.add_metric(
+            [], [*cumulative, ("+Inf", total)], sum(size * count for size, count in batches.items())
+        )
+        yield family
+
+    def _channels(self) -> Iterator[Metric]:
+        depth = GaugeMetricFamily("framerail_channel_depth", "Items waiting.", labels=["channel"])
+        capacity = GaugeMetricFamily("framerail_channel_capacity", "Most that may wait.", labels=["channel"])
+        flow = self._pipeline.flow
+        for statistics in flow.statistics() if flow is not None else ():
+            depth.add_metric([statistics.name], statistics.depth)
+            capacity.add_metric([statistics.name], statistics.capacity)
+        yield from (depth, capacity)
+
+    def _provider(self) -> Metric:
+        family = InfoMetricFamily(
+            "framerail_provider",
+            "The execution provider that was asked for and the one that runs.",
+            labels=["requested", "active", "device", "model"],
+        )
+        model = self._pipeline.model
+        if model is not None:
+            session = model.session
+            family.add_metric([session.requested, session.active, str(session.device), model.name], {})
+        return family
+
+
+def _add_histogram(family: HistogramMetricFamily, labels: list[str], histogram: Histogram) -> None:
+    cumulative, count, total = histogram.buckets()
+    buckets = [(str(bound), number) for bound, number in cumulative]
+    family.add_metric(labels, [*buckets, ("+Inf", count)], total)
+
+
+def health(pipeline: Observed) -> tuple[bool, dict[str, Any]]:
+    """Whether the line is alive: nothing in it has failed."""
+    flow = pipeline.flow
+    errors = [str(error) for error in flow.errors] if flow is not None else []
+    return not errors, {"status": "failed" if errors else "alive", "errors": errors}
+
+
+def readiness(pipeline: Observed) -> tuple[bool, dict[str, Any]]:
+    """Whether results can be expected: the model is loaded and every stream is up."""
+    streams = {
+        name: {"up": account.up, "ending": account.ending, "error": str(account.error or "") or None}
+        for name, account in pipeline.accounts.streams.items()
+    }
+    ready = pipeline.model is not None and all(account.up for account in pipeline.accounts.streams.values())
+    return ready, {"ready": ready, "model_loaded": pipeline.model is not None, "streams": streams}
+
+
+class MetricsServer:
+    """Serves /metrics, /healthz and /readyz on ``HOST:PORT`` while its context is open.
+
+    Raises SinkOpenError when the address cannot be had.
+    """
+
+    def __init__(self, address: str, pipeline: Observed) -> None:
+        host, port = host_and_port(address)
+        registry = CollectorRegistry()
+        registry.register(Collector(pipeline))  # type: ignore[arg-type]
+        metrics = make_wsgi_app(registry)
+        answers = {"/healthz": health, "/readyz": readiness}
+
+        def application(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+            path = environ.get("PATH_INFO", "/")
+            if path in answers:
+                good, body = answers[path](pipeline)
+                start_response(
+                    "200 OK" if good else "503 Service Unavailable", [("Content-Type", "application/json")]
+                )
+                return [json.dumps(body).encode() + b"\n"]
+            if path == "/metrics":
+                return metrics(environ, start_response)
+            start_response("404 Not Found", [("Content-Type", "text/plain; charset=utf-8")])
+            return [b"framerail: /metrics /healthz /readyz\n"]
+
+        try:
+            self._server = make_server(host, port, application, _Server, _Handler)
+        except OSError as error:
+            raise SinkOpenError(
+                f"cannot serve metrics on {address}: {error.strerror or error}; choose another --metrics HOST:PORT"
+            ) from None
+        self.port: int = self._server.server_address[1]
+        self._thread = threading.Thread(target=self._server.serve_forever, name="metrics", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        log.info("metrics on http://%s:%d/metrics", self._server.server_address[0], self.port)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+
+class _Server(ThreadingMixIn, WSGIServer):
+    """A thread per request: a slow scraper doesn't delay a health check."""
+
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        log.debug("a metrics client went away: %s", client_address)
+
+
+class _Handler(WSGIRequestHandler):
+    """Logs requests at debug level, not to stderr."""
+
+    timeout = 10
+
+    def log_message(self, format: str, *args: Any) -> None:
+        log.debug("metrics: " + format, *args)

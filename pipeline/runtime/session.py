@@ -1,0 +1,158 @@
+"""One verified ONNX Runtime session: opened on the provider that it says, warmed up, safe to share."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from pipeline.decoders import TensorInfo
+from pipeline.errors import ConfigError, ModelError, ProviderError
+from pipeline.runtime.providers import AUTO_ORDER, PROVIDERS, create_session, on_offer
+
+log = logging.getLogger(__name__)
+
+_DTYPES = {
+    "tensor(float)": "float32",
+    "tensor(float16)": "float16",
+    "tensor(double)": "float64",
+    "tensor(uint8)": "uint8",
+    "tensor(int8)": "int8",
+    "tensor(int32)": "int32",
+    "tensor(int64)": "int64",
+    "tensor(bool)": "bool",
+    "tensor(string)": "str",
+}
+
+
+def usable_cores() -> int:
+    """Cores that this process may use: its affinity, and a container's CPU quota where there is one."""
+    try:
+        cores = len(os.sched_getaffinity(0))
+    except AttributeError:  # not on macOS or Windows
+        cores = os.cpu_count() or 1
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
+    except (OSError, ValueError):  # no cgroup v2 here
+        return cores
+    if quota != "max":
+        cores = min(cores, max(1, round(int(quota) / int(period))))
+    return cores
+
+
+def concurrency(cores: int, workers: int | None, threads: int | None) -> tuple[int, int]:
+    """Concurrent runs × intra-op threads for the CPU.
+
+    Two runs on one thread each beat one run on two threads: 19.8-21.1 against 22-28 ms a frame
+    (YOLOv8n at 640, two cores), because a run's serial parts leave its second thread idle. More
+    than eight runs at once cost memory and latency for little.
+    """
+    if workers is None:
+        workers = max(1, min(8, cores // (threads or 1)))
+    return workers, threads or max(1, cores // workers)
+
+
+class Session:
+    """A model file on one provider.
+
+    ``active`` is the provider that really runs (ONNX Runtime's name), ``nodes`` how many graph
+    nodes each provider has. ``run`` may be called from several threads at once.
+
+    Raises ConfigError for an unknown provider name, ProviderError when an explicit provider
+    cannot be had, ModelError when the file cannot be loaded.
+    """
+
+    def __init__(self, path: Path, provider: str = "auto", device: int = 0, threads: int = 1) -> None:
+        if provider != "auto" and provider not in PROVIDERS:
+            raise ConfigError(f"unknown provider {provider!r}; this build has: {', '.join(on_offer())}")
+        self.path = path
+        self.requested = provider
+        self.device = device
+        self._session, self.nodes, self.provider = _open(path, provider, device, threads)
+        self.active = PROVIDERS[self.provider].ort_name
+        self.inputs = [_info(tensor) for tensor in self._session.get_inputs()]
+        self.outputs = [_info(tensor) for tensor in self._session.get_outputs()]
+        meta = self._session.get_modelmeta()
+        self.metadata: dict[str, str] = dict(meta.custom_metadata_map)
+        self._output_names = [tensor.name for tensor in self.outputs]
+        self._input_name = self.inputs[0].name if self.inputs else ""
+
+    def run(self, blob: NDArray[Any]) -> Sequence[NDArray[Any]]:
+        """Run on ``blob`` ([B, 3, H, W]); the raw outputs in the model's order. Releases the GIL."""
+        outputs: Sequence[NDArray[Any]] = self._session.run(self._output_names, {self._input_name: blob})
+        return outputs
+
+    def warm_up(self, shape: tuple[int, int, int, int], dtype: np.dtype[Any], runs: int = 2) -> None:
+        """Run on zeros, so that the first frame doesn't pay for allocations. Raises ModelError."""
+        blob = np.zeros(shape, dtype)
+        try:
+            for _ in range(runs):
+                self.run(blob)
+        except Exception as error:
+            raise ModelError(
+                f"model {self.path.name} does not run on input {shape} {dtype}: {error}"
+            ) from None
+
+
+def _open(
+    path: Path, provider: str, device: int, threads: int
+) -> tuple[ort.InferenceSession, dict[str, int], str]:
+    if provider != "auto":
+        return (*_create(path, provider, device, threads), provider)
+    for name in on_offer():
+        if name not in AUTO_ORDER:
+            continue
+        try:
+            return (*_create(path, name, device, threads), name)
+        except ProviderError as error:
+            # What auto means: the best that works. The log says what did not and why.
+            if name == "cpu":
+                raise
+            log.warning("provider auto: %s", error)
+    raise ProviderError("no execution provider can be had: reinstall onnxruntime")
+
+
+def _create(path: Path, name: str, device: int, threads: int) -> tuple[ort.InferenceSession, dict[str, int]]:
+    options = ort.SessionOptions()
+    options.log_severity_level = 4  # fatal only: errors reach us as exceptions, once
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    # Idle intra-op threads spin by default and take the cores that other stages need.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    try:
+        return create_session(str(path), name, device, options)
+    except ProviderError:
+        if name != "cpu":
+            _load_on_cpu(path)  # a broken file is a ModelError, whatever provider was asked
+        raise
+    except Exception as error:
+        raise _unreadable(path, error) from None
+
+
+def _load_on_cpu(path: Path) -> None:
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    try:
+        ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"], enable_fallback=0)
+    except Exception as error:
+        raise _unreadable(path, error) from None
+
+
+def _unreadable(path: Path, error: Exception) -> ModelError:
+    size = path.stat().st_size if path.exists() else 0
+    reason = str(error).removeprefix("[ONNXRuntimeError] : ")
+    return ModelError(
+        f"cannot load model {path} ({size:,} bytes): {reason}; is it a complete ONNX file for "
+        f"onnxruntime {ort.__version__}?"
+    )
+
+
+def _info(tensor: Any) -> TensorInfo:
+    shape = tuple(size if isinstance(size, int) and size > 0 else None for size in tensor.shape)
+    return TensorInfo(tensor.name, shape, _DTYPES.get(tensor.type, tensor.type))

@@ -1,0 +1,30 @@
+"""Blobs to raw outputs: one run of the session for all frames that were taken together."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from pipeline.frame import Prepared, Raw
+from pipeline.runtime.session import Session
+from pipeline.stages.preprocess import BlobPool
+
+
+class Infer:
+    """May be shared by several workers: a session's runs don't disturb each other."""
+
+    def __init__(self, session: Session, pool: BlobPool) -> None:
+        self._session = session
+        self._pool = pool
+
+    def __call__(self, batch: list[Prepared]) -> list[Raw]:
+        """Prepared to Raw, one each; the blobs go back to their pool."""
+        blobs = [item.blob for item in batch]
+        outputs = self._session.run(blobs[0] if len(blobs) == 1 else np.concatenate(blobs))
+        for blob in blobs:
+            self._pool.give_back(blob)
+        if len(batch) == 1:
+            return [Raw(batch[0].frame, batch[0].letterbox, outputs)]
+        return [
+            Raw(item.frame, item.letterbox, [output[index : index + 1] for output in outputs])
+            for index, item in enumerate(batch)
+        ]

@@ -1,0 +1,96 @@
+"""What a run did, as data: the summary file, and what the table at the end is made of."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from pipeline.accounts import Histogram
+from pipeline.app import Pipeline
+from pipeline.errors import SinkOpenError, SinkWriteError
+
+
+def summarize(pipeline: Pipeline) -> dict[str, Any]:
+    """The summary of a pipeline that has ended (or of one that runs, at this moment).
+
+    Times are milliseconds, FPS emitted frames over the whole run. ``conserved`` is whether
+    every frame is accounted for and nothing is left in the line.
+    """
+    accounts, model = pipeline.accounts, pipeline.model
+    streams = {}
+    latency = Histogram()
+    for name, account in accounts.streams.items():
+        counts = account.counts()
+        latency.add(account.latency)
+        streams[name] = {
+            "captured": counts.captured,
+            "emitted": counts.emitted,
+            "dropped": {
+                f"{stage}/{reason}": count for (stage, reason), count in sorted(counts.dropped.items())
+            },
+            "in_flight": counts.in_flight,
+            "width": account.width,
+            "height": account.height,
+            "corrupt_packets": account.corrupt_packets,
+            "ending": account.ending,
+            "error": str(account.error) if account.error is not None else None,
+            "source": account.description,
+        }
+    session = model.session if model is not None else None
+    return {
+        "streams": streams,
+        "conserved": not accounts.violations(pipeline.left_in_line()),
+        "fps": round(accounts.fps(), 3),
+        "seconds": round(accounts.elapsed(), 3),
+        "provider": {
+            "requested": session.requested if session else pipeline.config.provider,
+            "active": session.active if session else None,
+            "device": session.device if session else pipeline.config.device,
+            "nodes": session.nodes if session else {},
+        },
+        "model": {
+            "name": model.name if model else pipeline.config.model,
+            "family": model.family.name if model else None,
+            "sha256": model.sha256 if model else None,
+        },
+        "stages": {
+            name: {
+                "count": histogram.count,
+                "p50_ms": _milliseconds(histogram, 0.5),
+                "p99_ms": _milliseconds(histogram, 0.99),
+                "cpu_seconds": round(accounts.cpu_seconds[name], 3),
+            }
+            for name, histogram in accounts.stages.items()
+        },
+        "latency_ms": {"p50": _milliseconds(latency, 0.5), "p99": _milliseconds(latency, 0.99)},
+    }
+
+
+def _milliseconds(histogram: Histogram, q: float) -> float | None:
+    seconds = histogram.quantile(q)
+    return None if seconds is None else round(seconds * 1000, 3)
+
+
+def check_writable(path: str) -> None:
+    """Raise SinkOpenError now rather than after hours of running."""
+    folder = Path(path).expanduser().parent
+    if Path(path).is_dir():
+        raise SinkOpenError(f"cannot write summary {path}: it is a folder; give a file name")
+    if not folder.is_dir():
+        raise SinkOpenError(f"cannot write summary {path}: there is no folder {folder}; create it first")
+    if not os.access(folder, os.W_OK):
+        raise SinkOpenError(f"cannot write summary {path}: folder {folder} is not writable")
+
+
+def write_summary(path: str, summary: dict[str, Any]) -> None:
+    """Write it whole or not at all. Raises SinkWriteError."""
+    final = Path(path).expanduser()
+    part = final.with_name(final.name + ".part")
+    try:
+        part.write_text(json.dumps(summary, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        part.replace(final)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise SinkWriteError(f"cannot write summary {path}: {error.strerror}") from None

@@ -1,0 +1,33 @@
+"""Fixtures that every room's tests share."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def assets() -> Path:
+    """The folder of real models, clips and labelled images, which is not part of the project."""
+    folder = Path(os.environ.get("FRAMERAIL_ASSETS", ROOT.parent / "shared" / "assets"))
+    if not folder.is_dir():
+        pytest.skip(f"needs real models and clips: no folder {folder} (set FRAMERAIL_ASSETS)")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _no_thread_stays() -> Iterator[None]:
+    """Every thread that a test starts is joined by the end of it."""
+    before = set(threading.enumerate())
+    yield
+    stayed = [thread for thread in threading.enumerate() if thread not in before]
+    for thread in stayed:
+        thread.join(5)
+    alive = [thread.name for thread in stayed if thread.is_alive()]
+    assert not alive, f"threads were left behind: {alive}"

@@ -1,0 +1,239 @@
+"""Channels and merges: policies, endings, fairness, and that nothing is lost uncounted."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.flow import Cancelled, Channel, EndOfStream, Merge
+
+
+def test_first_in_first_out() -> None:
+    channel: Channel[int] = Channel("c", 3)
+    for item in (1, 2, 3):
+        channel.put(item)
+    assert channel.take() == [1]
+    assert channel.take(limit=5) == [2, 3]
+
+
+def test_close_drains_then_ends() -> None:
+    channel: Channel[int] = Channel("c", 3)
+    channel.put(1)
+    channel.close()
+    assert channel.take(limit=2) == [1]
+    for _ in range(2):
+        with pytest.raises(EndOfStream):
+            channel.take()
+    with pytest.raises(Cancelled):
+        channel.put(2)
+
+
+def test_cancel_clears_reports_and_refuses() -> None:
+    dropped: list[tuple[int, str]] = []
+    channel: Channel[int] = Channel("c", 3, on_drop=lambda item, reason: dropped.append((item, reason)))
+    channel.put(1)
+    channel.put(2)
+    channel.cancel()
+    assert dropped == [(1, "cancelled"), (2, "cancelled")]
+    with pytest.raises(Cancelled):
+        channel.take()
+    with pytest.raises(Cancelled):
+        channel.put(3)
+    assert channel.statistics().depth == 0
+
+
+def test_drop_oldest_keeps_the_freshest() -> None:
+    dropped: list[tuple[int, str]] = []
+    channel: Channel[int] = Channel(
+        "c", 2, "drop_oldest", on_drop=lambda item, reason: dropped.append((item, reason))
+    )
+    for item in range(5):
+        channel.put(item)
+    assert dropped == [(0, "drop_oldest"), (1, "drop_oldest"), (2, "drop_oldest")]
+    assert channel.take(limit=9) == [3, 4]
+    statistics = channel.statistics()
+    assert (statistics.puts, statistics.drops, statistics.high_watermark) == (5, 3, 2)
+
+
+def test_block_waits_for_space() -> None:
+    channel: Channel[int] = Channel("c", 1)
+    channel.put(1)
+    with ThreadPoolExecutor(1) as pool:
+        second = pool.submit(channel.put, 2)
+        time.sleep(0.05)
+        assert not second.done()
+        assert channel.take() == [1]
+        second.result(timeout=5)
+    assert channel.take() == [2]
+
+
+@pytest.mark.parametrize("end", ["cancel", "close"])
+def test_endings_wake_a_waiting_putter(end: str) -> None:
+    channel: Channel[int] = Channel("c", 1)
+    channel.put(1)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(channel.put, 2)
+        time.sleep(0.02)
+        getattr(channel, end)()
+        with pytest.raises(Cancelled):
+            waiting.result(timeout=5)
+
+
+@pytest.mark.parametrize(("end", "raised"), [("cancel", Cancelled), ("close", EndOfStream)])
+def test_endings_wake_a_waiting_taker(end: str, raised: type[Exception]) -> None:
+    channel: Channel[int] = Channel("c", 1)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(channel.take)
+        time.sleep(0.02)
+        getattr(channel, end)()
+        with pytest.raises(raised):
+            waiting.result(timeout=5)
+
+
+def test_linger_fills_a_batch_larger_than_the_capacity() -> None:
+    channel: Channel[int] = Channel("c", 1)
+    with ThreadPoolExecutor(1) as pool:
+        feeding = pool.submit(lambda: [channel.put(item) for item in range(4)])
+        assert channel.take(limit=4, linger=5) == [0, 1, 2, 3]
+        feeding.result(timeout=5)
+
+
+def test_linger_ends_with_what_there_is() -> None:
+    channel: Channel[int] = Channel("c", 4)
+    channel.put(1)
+    started = time.monotonic()
+    assert channel.take(limit=4, linger=0.05) == [1]
+    assert time.monotonic() - started >= 0.05
+    channel.put(2)
+    channel.close()
+    assert channel.take(limit=4, linger=60) == [2]
+
+
+def test_cancel_during_linger_reports_what_was_in_hand() -> None:
+    dropped: list[int] = []
+    channel: Channel[int] = Channel("c", 4, on_drop=lambda item, _: dropped.append(item))
+    channel.put(1)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(channel.take, 4, 60)
+        while channel.statistics().depth:
+            time.sleep(0.001)
+        channel.cancel()
+        with pytest.raises(Cancelled):
+            waiting.result(timeout=5)
+    assert dropped == [1]
+
+
+def test_merge_serves_streams_in_turn() -> None:
+    merge: Merge[str] = Merge()
+    fast, slow = merge.channel("fast", 8), merge.channel("slow", 8)
+    for number in range(6):
+        fast.put(f"f{number}")
+    slow.put("s0")
+    slow.put("s1")
+    assert merge.take(limit=8) == ["f0", "s0", "f1", "s1", "f2", "f3", "f4", "f5"]
+
+
+def test_merge_ends_when_sealed_and_all_are_drained() -> None:
+    merge: Merge[int] = Merge()
+    first, second = merge.channel("a", 2), merge.channel("b", 2)
+    first.put(1)
+    first.close()
+    merge.seal()
+    assert merge.take() == [1]
+    second.put(2)
+    second.close()
+    assert merge.take() == [2]
+    with pytest.raises(EndOfStream):
+        merge.take()
+    with pytest.raises(ValueError, match="sealed"):
+        merge.channel("c", 1)
+
+
+def test_merge_drops_within_a_stream_only() -> None:
+    dropped: list[str] = []
+    merge: Merge[str] = Merge(lambda item, _: dropped.append(item))
+    flood, calm = merge.channel("flood", 1, "drop_oldest"), merge.channel("calm", 1, "drop_oldest")
+    calm.put("c")
+    for number in range(10):
+        flood.put(f"f{number}")
+    assert sorted(merge.take(limit=5)) == ["c", "f9"]
+    assert dropped == [f"f{number}" for number in range(9)]
+
+
+def test_cancelled_merge_drops_everything_once() -> None:
+    dropped: Counter[int] = Counter()
+    merge: Merge[int] = Merge(lambda item, _: dropped.update([item]))
+    for start in (0, 10):
+        channel = merge.channel(str(start), 4)
+        for number in range(3):
+            channel.put(start + number)
+    merge.cancel()
+    assert dropped == Counter([0, 1, 2, 10, 11, 12])
+    with pytest.raises(Cancelled):
+        merge.take()
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    streams=st.integers(1, 4),
+    count=st.integers(0, 60),
+    capacity=st.integers(1, 4),
+    limit=st.integers(1, 5),
+    policy=st.sampled_from(["block", "drop_oldest"]),
+    cancel_after=st.one_of(st.none(), st.integers(0, 80)),
+    seed=st.integers(0, 2**16),
+)
+def test_every_item_is_taken_dropped_or_refused_once(
+    streams: int, count: int, capacity: int, limit: int, policy: str, cancel_after: int | None, seed: int
+) -> None:
+    """With real threads, any interleaving: each item ends in exactly one place, in order per stream."""
+    lock = threading.Lock()
+    dropped: Counter[tuple[int, int]] = Counter()
+
+    def on_drop(item: tuple[int, int], _reason: str) -> None:
+        with lock:
+            dropped[item] += 1
+
+    merge: Merge[tuple[int, int]] = Merge(on_drop)
+    channels = [merge.channel(str(index), capacity, policy) for index in range(streams)]  # type: ignore[arg-type]
+    merge.seal()
+    refused: Counter[tuple[int, int]] = Counter()
+
+    def feed(index: int) -> None:
+        jitter = random.Random(seed + index)
+        for number in range(count):
+            try:
+                channels[index].put((index, number))
+            except Cancelled:
+                with lock:
+                    refused[index, number] += 1
+            if jitter.random() < 0.1:
+                time.sleep(0)
+        channels[index].close()
+
+    taken: list[tuple[int, int]] = []
+    with ThreadPoolExecutor(streams) as pool:
+        feeding = [pool.submit(feed, index) for index in range(streams)]
+        try:
+            while True:
+                taken += merge.take(limit)
+                if cancel_after is not None and len(taken) >= cancel_after:
+                    merge.cancel()
+        except (EndOfStream, Cancelled):
+            pass
+        for future in feeding:
+            future.result(timeout=10)
+    everything = Counter((index, number) for index in range(streams) for number in range(count))
+    assert Counter(taken) + dropped + refused == everything
+    for index in range(streams):
+        numbers = [number for stream, number in taken if stream == index]
+        assert numbers == sorted(numbers)
+    if policy == "block" and cancel_after is None:
+        assert not dropped

@@ -1,0 +1,100 @@
+"""A room may import only from floors below its own (or from itself)."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "pipeline"
+
+FLOORS = {
+    "cli": 5, "__main__": 5, "console": 4, "doctor": 4, "model_commands": 4,
+    "app": 4, "detector": 4, "summary": 4, "shutdown": 4,
+    "stages": 3,
+    "sources": 2, "runtime": 2, "sinks": 2, "accounts": 2, "metrics": 2,
+    "vision": 1, "decoders": 1, "flow": 1, "sample": 1,
+    "errors": 0, "redact": 0, "frame": 0, "detections": 0, "config": 0, "dependencies": 0, "logs": 0,
+}  # fmt: skip
+
+# Within a floor: who may lean on whom, beyond itself.
+NEIGHBOURS = {
+    ("summary", "app"), ("console", "app"), ("__main__", "cli"),
+    ("errors", "redact"), ("frame", "detections"), ("config", "errors"), ("dependencies", "errors"),
+    ("logs", "redact"), ("metrics", "accounts"), ("metrics", "runtime"),
+}  # fmt: skip
+
+ONLY_IMPORTERS = {
+    "onnxruntime": {"runtime", "doctor"},
+    "prometheus_client": {"metrics", "doctor"},
+    "typer": {"cli"},
+    "av": {"sources", "sinks", "doctor"},
+}
+
+
+def room_of(path: Path) -> str:
+    relative = path.relative_to(PACKAGE)
+    return relative.parts[0] if len(relative.parts) > 1 else relative.stem
+
+
+def modules() -> list[Path]:
+    return [path for path in sorted(PACKAGE.rglob("*.py")) if "_models" not in path.parts]
+
+
+def imports(path: Path) -> list[str]:
+    names = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            assert node.module is not None
+            names.append(node.module)
+            if node.module == "pipeline":
+                names += [f"pipeline.{alias.name}" for alias in node.names]
+    return names
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_no_upward_import(path: Path) -> None:
+    room = room_of(path)
+    if room == "__init__":
+        pytest.skip("the package's own front door imports lazily")
+    assert room in FLOORS, (
+        f"{path} is in no room: give {room!r} a floor here and a sentence in ARCHITECTURE.md"
+    )
+    for name in imports(path):
+        parts = name.split(".")
+        if parts[0] != "pipeline" or len(parts) == 1 or parts[1] in ("__version__", room):
+            continue
+        other = parts[1]
+        assert other in FLOORS, f"{path} imports the unknown room {other!r}"
+        below = FLOORS[other] < FLOORS[room]
+        assert below or (room, other) in NEIGHBOURS, (
+            f"{room} (floor {FLOORS[room]}) imports {name} from above"
+        )
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_each_library_has_its_room(path: Path) -> None:
+    for name in imports(path):
+        allowed = ONLY_IMPORTERS.get(name.split(".")[0])
+        assert allowed is None or room_of(path) in allowed, f"{path} imports {name}"
+
+
+def test_flow_needs_the_standard_library_only() -> None:
+    for path in (PACKAGE / "flow").glob("*.py"):
+        for name in imports(path):
+            assert name.split(".")[0] in sys.stdlib_module_names or name.startswith("pipeline.flow"), (
+                path,
+                name,
+            )
+
+
+def test_rooms_are_in_the_architecture() -> None:
+    text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    missing = [room for room in FLOORS if f"`{room}" not in text and f" {room}" not in text]
+    assert not missing, f"ARCHITECTURE.md has no sentence for {missing}"
