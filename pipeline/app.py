@@ -125,6 +125,7 @@ class Pipeline:
         self.sources = name_streams(self.config.streams)
         self.accounts = Accounts(list(self.sources), list(STAGES))
         self.model: Model | None = None
+        self.metrics: MetricsServer | None = None
         self._sinks: list[Sink] = list(sinks)
         self._stop = threading.Event()
         self._stopper: threading.Thread | None = None
@@ -143,7 +144,7 @@ class Pipeline:
             batch_limit(config, self.model)
             thresholds(config, self.model)
             if config.metrics is not None:
-                opened.enter_context(MetricsServer(config.metrics, self))
+                self.metrics = opened.enter_context(MetricsServer(config.metrics, self))
             self._sinks += open_sinks(config, list(self.sources), on_quit=self.stop)
             self._resources = opened.pop_all()
         return self

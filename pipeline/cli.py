@@ -21,7 +21,7 @@ from rich.console import Console
 
 from pipeline import __version__
 from pipeline.config import PROVIDER_NAMES, Config, load_config, make_config
-from pipeline.errors import ConfigError, PipelineError
+from pipeline.errors import ConfigError, PipelineError, SourceError
 from pipeline.redact import redact
 
 log = logging.getLogger("framerail")
@@ -53,21 +53,27 @@ def main() -> None:
 
 
 @contextmanager
-def _reporting(debug: bool) -> Iterator[None]:
+def _reporting() -> Iterator[None]:
     """Errors become one line each and an exit code; a traceback only with ``--debug``."""
     try:
         yield
-    except* (typer.Exit, SystemExit, KeyboardInterrupt):
+    except (typer.Exit, SystemExit):
         raise
-    except* BaseException as group:
-        errors = list(_leaves(group))
-        if debug:
-            log.debug("raised:", exc_info=group)
+    except KeyboardInterrupt:
+        raise typer.Exit(CANCELLED) from None
+    except Exception as raised:
+        log.debug("raised:", exc_info=raised)
+        errors = list(_leaves(raised))
         for error in errors:
-            log.error("%s", _one_line(error))
+            # A source's error that comes in a group was logged when its stream ended.
+            if error is raised or not isinstance(error, SourceError):
+                log.error("%s", _one_line(error))
         # Failed while running outranks what could not be opened.
-        code = max(error.exit_code if isinstance(error, PipelineError) else 4 for error in errors)
-        raise typer.Exit(code) from None
+        raise typer.Exit(max(_exit_code(error) for error in errors)) from None
+
+
+def _exit_code(error: BaseException) -> int:
+    return error.exit_code if isinstance(error, PipelineError) else PipelineError.exit_code
 
 
 def _leaves(error: BaseException) -> Iterator[BaseException]:
@@ -275,7 +281,7 @@ def run(
         "quiet": quiet or None,
         "log_format": log_format,
     }
-    with _reporting(debug):
+    with _reporting():
         chosen = _config(config, sources or [], name or [], _given(per_stream), _given(options))
         logs.set_up(chosen.log_format, quiet=chosen.quiet, debug=debug, console=console)
         _run(chosen)
@@ -386,7 +392,7 @@ def doctor(
     from pipeline.doctor import examine, print_report
 
     logs.set_up("text", quiet=True, debug=debug, console=console)
-    with _reporting(debug):
+    with _reporting():
         report = examine()
         if as_json:
             typer.echo(json.dumps(report, indent=2, ensure_ascii=False))
@@ -432,6 +438,6 @@ def _models() -> Iterator[None]:
     from pipeline import dependencies, logs
 
     logs.set_up("text", quiet=True, debug=False, console=console)
-    with _reporting(debug=False):
+    with _reporting():
         dependencies.check()
         yield

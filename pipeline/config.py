@@ -115,6 +115,16 @@ class Config(_Strict):
     """How long a run may wait for its batch to fill."""
     channel_capacity: Annotated[int, Field(ge=1, le=10_000)] = 2
 
+    @field_validator("provider", mode="before")
+    @classmethod
+    def _provider(cls, value: Any) -> Any:
+        if value not in PROVIDER_NAMES:
+            near = nearest(str(value), PROVIDER_NAMES)
+            raise ValueError(
+                f"unknown provider {value!r}; did you mean {near!r}? Known: {', '.join(PROVIDER_NAMES)}"
+            )
+        return value
+
     @field_validator("classes", mode="before")
     @classmethod
     def _classes(cls, value: Any) -> Any:
@@ -203,7 +213,8 @@ def _problem(entry: Any) -> str:
     if entry["type"] == "missing":
         return f"{place!r} is missing"
     message = entry["msg"].removeprefix("Value error, ")
-    shown = "" if isinstance(entry["input"], dict) else f" (got {entry['input']!r})"
+    said = isinstance(entry["input"], dict) or repr(entry["input"]) in message
+    shown = "" if said else f" (got {entry['input']!r})"
     return f"{place}: {message}{shown}" if place else f"{message}"
 
 

@@ -140,6 +140,7 @@ def print_summary(summary: dict[str, Any], console: Console) -> None:
         f"provider asked: {provider['requested']}, running: {provider['active']} ({nodes})",
         highlight=False,
         markup=False,
+        soft_wrap=True,
     )
     totals = [(s["captured"], s["emitted"], sum(s["dropped"].values())) for s in summary["streams"].values()]
     captured, emitted, dropped = (sum(column) for column in zip(*totals, strict=True))
@@ -147,6 +148,7 @@ def print_summary(summary: dict[str, Any], console: Console) -> None:
     console.print(
         f"{captured} captured = {emitted} emitted + {dropped} dropped: {verdict}",
         highlight=False,
+        soft_wrap=True,
         style="" if summary["conserved"] else "bold red",
     )
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import socket
 import threading
 from collections.abc import Iterable, Iterator
 from socketserver import ThreadingMixIn
@@ -196,8 +197,9 @@ class MetricsServer:
             start_response("404 Not Found", [("Content-Type", "text/plain; charset=utf-8")])
             return [b"framerail: /metrics /healthz /readyz\n"]
 
+        server = _ServerV6 if ":" in host else _Server
         try:
-            self._server = make_server(host, port, application, _Server, _Handler)
+            self._server = make_server(host, port, application, server, _Handler)
         except OSError as error:
             raise SinkOpenError(
                 f"cannot serve metrics on {address}: {error.strerror or error}; choose another --metrics HOST:PORT"
@@ -225,6 +227,10 @@ class _Server(ThreadingMixIn, WSGIServer):
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         log.debug("a metrics client went away: %s", client_address)
+
+
+class _ServerV6(_Server):
+    address_family = socket.AF_INET6
 
 
 class _Handler(WSGIRequestHandler):

@@ -31,7 +31,7 @@ ONLY_IMPORTERS = {
     "onnxruntime": {"runtime", "doctor"},
     "prometheus_client": {"metrics", "doctor"},
     "typer": {"cli"},
-    "av": {"sources", "sinks", "doctor"},
+    "av": {"sources", "sinks", "doctor", "sample"},
 }
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from pipeline.decoders import DECODERS, Candidates, Family, Identification, identify
+from pipeline.decoders import Candidates, Family, Identification, identify
 from pipeline.errors import ModelError
 from pipeline.runtime.card import ModelCard, read_labels
 from pipeline.runtime.catalog import Located, locate, models_dir
@@ -51,8 +51,7 @@ def open_model(model: str, provider: str = "auto", device: int = 0, threads: int
     located = locate(model)
     session = Session(located.path, provider, device, threads)
     opened = describe(located, session)
-    spec = opened.spec
-    session.warm_up((1, 3, spec.height, spec.width), spec.dtype)
+    session.warm_up(opened.spec.blob_shape, opened.spec.dtype)
     log.info(
         "model %s (%s) runs on %s: %s",
         opened.name,
@@ -64,61 +63,53 @@ def open_model(model: str, provider: str = "auto", device: int = 0, threads: int
 
 
 def describe(located: Located, session: Session) -> Model:
-    """Put together what card, file and family say of a model; the card wins."""
+    """Put together what card, file and family say of a model; the card wins.
+
+    Raises UnknownLayoutError when neither tells the layout, ModelError when they contradict.
+    """
     card = located.card
-    found = identify(session.inputs, session.outputs, session.metadata)
+    stated_labels = _card_labels(card, located) if card is not None else ()
+    found = identify(
+        session.inputs,
+        session.outputs,
+        session.metadata,
+        family=card.family if card is not None else None,
+        num_classes=len(stated_labels) or None,
+    )
     reasons = dict(found.reasons)
-    if card is not None:
-        _check_family(card, found, reasons)
-    labels = tuple(found.labels)
-    if card is not None and card.labels is not None:
-        labels = _labels_of(card, located)
+    labels = stated_labels or found.labels
+    if stated_labels:
         reasons["labels"] = "model card"
-    if len(labels) != found.num_classes:
-        if labels:
-            raise ModelError(
-                f"model {located.name!r} has {found.num_classes} classes, but {len(labels)} labels "
-                f"({reasons.get('labels', '')})"
-            )
+    elif not labels:
         labels = _default_labels(found.num_classes, reasons)
-    spec = _merge_spec(found.spec, card, reasons)
     conf, iou = found.family.conf_threshold, found.family.iou_threshold
     reasons["thresholds"] = f"default of the family {found.family.name}"
-    if card is not None and (card.conf_threshold is not None or card.iou_threshold is not None):
-        conf = card.conf_threshold if card.conf_threshold is not None else conf
-        iou = card.iou_threshold if card.iou_threshold is not None else iou
-        reasons["thresholds"] = "model card"
-    batch = session.inputs[0].shape[0]
+    params = dict(found.params)
+    if card is not None:
+        conf = conf if card.conf_threshold is None else card.conf_threshold
+        iou = iou if card.iou_threshold is None else card.iou_threshold
+        if card.conf_threshold is not None or card.iou_threshold is not None:
+            reasons["thresholds"] = "model card"
+        params |= _card_params(card, found.family, reasons)
     return Model(
         name=located.name,
         sha256=located.sha256,
         session=session,
         family=found.family,
         labels=labels,
-        spec=spec,
+        spec=_input_of(found, card, session, reasons),
         conf_threshold=conf,
         iou_threshold=iou,
-        max_batch=batch,
-        params={**found.params, **(card.params if card is not None else {})},
+        max_batch=session.inputs[0].shape[0],
+        params=params,
         reasons=reasons,
         license=(card.license if card is not None else "") or session.metadata.get("license", ""),
     )
 
 
-def _check_family(card: ModelCard, found: Identification, reasons: dict[str, str]) -> None:
-    if card.family not in DECODERS:
-        raise ModelError(
-            f"model card {card.name!r}: unknown family {card.family!r}; known: {', '.join(DECODERS)}"
-        )
-    if card.family != found.family.name:
-        raise ModelError(
-            f"model card {card.name!r} says family {card.family!r}, but the file looks like "
-            f"{found.family.name!r} ({found.reasons.get('family', '')})"
-        )
-    reasons["family"] = f"model card, and {reasons.get('family', 'the file agrees')}"
-
-
-def _labels_of(card: ModelCard, located: Located) -> tuple[str, ...]:
+def _card_labels(card: ModelCard, located: Located) -> tuple[str, ...]:
+    if card.labels is None:
+        return ()
     if isinstance(card.labels, list):
         return tuple(card.labels)
     beside = located.path.parent / f"{card.labels}.txt"
@@ -133,21 +124,34 @@ def _default_labels(classes: int, reasons: dict[str, str]) -> tuple[str, ...]:
     return tuple(f"class {index}" for index in range(classes))
 
 
-def _merge_spec(spec: InputSpec, card: ModelCard | None, reasons: dict[str, str]) -> InputSpec:
-    if card is None:
-        return spec
-    stated = card.input.model_dump(exclude_none=True)
-    size = stated.pop("size", None)
-    if size is not None:
-        if tuple(size) != (spec.height, spec.width) and "shape" in reasons.get("size", ""):
+def _card_params(card: ModelCard, family: Family, reasons: dict[str, str]) -> dict[str, Any]:
+    unknown = set(card.params) - set(family.params)
+    if unknown:
+        raise ModelError(
+            f"model card {card.name!r}: family {family.name} has no parameter {min(unknown)!r}; "
+            f"it has: {', '.join(family.params) or 'none'}"
+        )
+    reasons.update(dict.fromkeys(card.params, "model card"))
+    return card.params
+
+
+def _input_of(
+    found: Identification, card: ModelCard | None, session: Session, reasons: dict[str, str]
+) -> InputSpec:
+    """What was found, with what the card states over it."""
+    fields = dict(found.input)
+    stated = card.input.model_dump(exclude_none=True) if card is not None else {}
+    if "size" in stated:
+        stated["height"], stated["width"] = size = tuple(stated.pop("size"))
+        declared = session.inputs[0].shape[2:]
+        if any(fixed not in (None, asked) for fixed, asked in zip(declared, size, strict=True)):
             raise ModelError(
-                f"model card {card.name!r} says input size {size[0]}x{size[1]}, but the file takes "
-                f"{spec.height}x{spec.width}"
+                f"model {found.family.name}: its card says input {size[0]}x{size[1]} (height x width), "
+                f"but the file takes {declared[0]}x{declared[1]}"
             )
-        stated["height"], stated["width"] = size
         reasons["size"] = "model card"
-    for key in stated:
-        if key not in ("height", "width"):
-            reasons[key] = "model card"
-    current = {name: getattr(spec, name) for name in spec.__slots__}
-    return InputSpec(**{**current, **stated})
+    reasons.update({key: "model card" for key in stated if key not in ("height", "width")})
+    try:
+        return InputSpec(**(fields | stated))
+    except ValueError as error:
+        raise ModelError(f"model {session.path.name}: its input cannot be so: {error}") from None

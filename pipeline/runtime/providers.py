@@ -138,7 +138,9 @@ def create_session(
         # A model that the CPU cannot load either is the model's fault, not the provider's.
         session = _accelerated(path, provider, device, options)
     nodes = _assignment(session)
-    if provider.ort_name not in session.get_providers() or not nodes.get(provider.ort_name):
+    # A graph that folds to constants has no nodes at all; the CPU may have that.
+    proven = nodes.get(provider.ort_name) or (provider.ort_name == CPU and not nodes)
+    if provider.ort_name not in session.get_providers() or not proven:
         shown = ", ".join(f"{count} on {where}" for where, count in nodes.items()) or "none anywhere"
         raise ProviderError(
             f"provider {name!r} was asked for, but ONNX Runtime put no node of the model on it ({shown}); "

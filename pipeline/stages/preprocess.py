@@ -20,7 +20,7 @@ class BlobPool:
     """
 
     def __init__(self, spec: InputSpec) -> None:
-        self.shape = (1, 3, spec.height, spec.width)
+        self.shape = spec.blob_shape
         self.dtype = spec.dtype
         self._free: deque[NDArray[Any]] = deque()
 

@@ -1,0 +1,65 @@
+"""A real ONNX model that costs next to nothing: what is left of a run is the line itself.
+
+It has the output layout of a YOLOv8 export and answers every picture with the same boxes, so a
+test knows what has to come out. Needs the package `onnx`, which only development needs.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+NAMES = tuple(f"thing{number}" for number in range(80))
+
+
+def write_cheap_model(
+    path: Path,
+    *,
+    size: int = 32,
+    boxes_cxcywh: tuple[tuple[float, float, float, float], ...] = ((16.0, 16.0, 8.0, 8.0),),
+    scores: tuple[float, ...] = (0.9,),
+    dynamic_batch: bool = False,
+    dtype: int = TensorProto.FLOAT,
+) -> Path:
+    """Write it. The n-th box (in input pixels) has class n; ``size`` is a multiple of 32."""
+    cells = sum((size // stride) ** 2 for stride in (8, 16, 32))
+    output = np.zeros((1, 4 + len(NAMES), cells), np.float32)
+    for index, (box, score) in enumerate(zip(boxes_cxcywh, scores, strict=True)):
+        output[0, :4, index] = box
+        output[0, 4 + index, index] = score
+    output = output.astype(helper.tensor_dtype_to_np_dtype(dtype))
+    batch = "batch" if dynamic_batch else 1
+    constants = {
+        "starts": np.zeros(3, np.int64),
+        "ends": np.ones(3, np.int64),
+        "axes": np.array([1, 2, 3], np.int64),
+        "zero": np.zeros(1, output.dtype),
+        "last": np.array([3], np.int64),
+        "answer": output,
+    }
+    # answer + 0 × (one value of each picture): nodes that really run, as many answers as pictures.
+    nodes = [
+        helper.make_node("Slice", ["images", "starts", "ends", "axes"], ["corner"]),
+        helper.make_node("Mul", ["corner", "zero"], ["nothing"]),
+        helper.make_node("Squeeze", ["nothing", "last"], ["flat"]),
+        helper.make_node("Add", ["answer", "flat"], ["output0"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "cheap",
+        [helper.make_tensor_value_info("images", dtype, [batch, 3, size, size])],
+        [helper.make_tensor_value_info("output0", dtype, [batch, *output.shape[1:]])],
+        [numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
+    model.ir_version = 8
+    helper.set_model_props(
+        model,
+        {"task": "detect", "names": repr(dict(enumerate(NAMES))), "imgsz": f"[{size}, {size}]", "stride": "32"},
+    )
+    onnx.checker.check_model(model)
+    onnx.save(model, path)
+    return path

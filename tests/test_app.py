@@ -1,0 +1,413 @@
+"""The whole line on real threads, a real session and real pictures: conservation however it ends."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from benchmarks.cheap_model import write_cheap_model
+from pipeline import Pipeline
+from pipeline.accounts import StreamCounts
+from pipeline.errors import ConfigError, ModelError, SinkWriteError, SourceOpenError
+from pipeline.frame import Result
+from pipeline.sources.synthetic import read_number
+from pipeline.summary import summarize
+
+FRAMES = 60
+SOURCE = f"synthetic:64x48@1000?frames={FRAMES}"
+
+
+def counts(line: Pipeline) -> dict[str, StreamCounts]:
+    return {name: account.counts() for name, account in line.accounts.streams.items()}
+
+
+def assert_conserved(line: Pipeline) -> None:
+    """By the books, by the channels, and by the summary that a user sees."""
+    for each in counts(line).values():
+        assert each.captured == each.emitted + each.dropped_total
+        assert each.in_flight == 0
+    assert line.left_in_line() == 0
+    assert summarize(line)["conserved"] is True
+
+
+class Recorder:
+    """A sink that keeps what it is given, or fails at a given result."""
+
+    def __init__(self, fail_at: int | None = None, delay: float = 0.0) -> None:
+        self.results: list[tuple[str, int, int]] = []
+        self.ended: list[str] = []
+        self._fail_at = fail_at
+        self._delay = delay
+
+    def write(self, result: Result, dropped_before: int) -> None:
+        if len(self.results) == self._fail_at:
+            raise SinkWriteError("the sink is full")
+        if self._delay:
+            time.sleep(self._delay)
+        self.results.append((result.stream, result.frame.seq, dropped_before))
+
+    def close(self) -> None:
+        self.ended.append("closed")
+
+    def abort(self) -> None:
+        self.ended.append("aborted")
+
+    def __enter__(self) -> Recorder:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+@pytest.mark.parametrize("workers", [1, 2, 5])
+def test_a_file_loses_nothing_and_keeps_order(cheap_model: str, workers: int) -> None:
+    with Pipeline(
+        SOURCE, model=cheap_model, infer_workers=workers, preprocess_workers=workers, postprocess_workers=workers
+    ) as line:
+        results = list(line)
+    assert [result.frame.seq for result in results] == list(range(FRAMES))
+    assert [read_number(result.frame.image) for result in results] == list(range(FRAMES))
+    assert counts(line)["synthetic"] == StreamCounts(FRAMES, FRAMES, {})
+    assert_conserved(line)
+
+
+def test_what_is_detected_is_what_the_model_says(cheap_model: str) -> None:
+    with Pipeline(SOURCE, model=cheap_model, max_detections=5) as line:
+        for result in line:
+            found = result.detections
+            assert found.labels == ["thing0"]
+            assert found.confidence == pytest.approx([0.9], abs=1e-6)
+            # (16, 16, 8, 8) in the 32x32 input is a letterboxed 64x48: twice as large, 8 px up.
+            np.testing.assert_allclose(found.xyxy, [[24, 16, 40, 32]], atol=1e-4)
+
+
+def test_options_reach_the_stages(cheap_model: str) -> None:
+    with Pipeline(SOURCE, model=cheap_model, conf_threshold=0.95) as line:
+        assert all(len(result.detections) == 0 for result in line)
+    with Pipeline(SOURCE, model=cheap_model, classes=["THING1", "thing2"]) as line:
+        assert all(len(result.detections) == 0 for result in line)
+    with (
+        pytest.raises(ConfigError, match="has no class 'dog'; it has: thing0"),
+        Pipeline(SOURCE, model=cheap_model, classes=["dog"]),
+    ):
+        pass
+
+
+def test_every_nth_and_max_frames_are_counted(cheap_model: str) -> None:
+    config = {"streams": [{"source": SOURCE, "every_nth": 3, "max_frames": 10}], "model": cheap_model}
+    recorder = Recorder()
+    from pipeline.config import make_config
+
+    with Pipeline(make_config(config), sinks=[recorder]) as line:
+        line.run()
+    assert recorder.results == [("synthetic", 0, 0), ("synthetic", 3, 2), ("synthetic", 6, 2), ("synthetic", 9, 2)]
+    assert counts(line)["synthetic"] == StreamCounts(10, 4, {("capture", "every_nth"): 6})
+    assert_conserved(line)
+
+
+def test_several_streams_keep_their_own_order_and_names(cheap_model: str) -> None:
+    with Pipeline([SOURCE, SOURCE, SOURCE], model=cheap_model, infer_workers=2) as line:
+        seen: dict[str, list[int]] = {}
+        for result in line:
+            seen.setdefault(result.stream, []).append(result.frame.seq)
+    assert seen == {name: list(range(FRAMES)) for name in ("synthetic", "synthetic-2", "synthetic-3")}
+    assert_conserved(line)
+
+
+def test_live_drops_are_counted_in_one_place_and_seen_in_the_gaps(cheap_model: str) -> None:
+    recorder = Recorder(delay=0.01)
+    from pipeline.config import make_config
+
+    config = make_config(
+        {"streams": [{"source": "synthetic:64x48@400?frames=200", "live": True}], "model": cheap_model}
+    )
+    with Pipeline(config, sinks=[recorder]) as line:
+        line.run()
+    (found,) = counts(line).values()
+    assert found.captured == 200
+    assert set(found.dropped) == {("capture", "drop_oldest")}
+    assert found.emitted == len(recorder.results) < 200
+    # The gaps are the drops, but for those after the last result.
+    last = recorder.results[-1][1]
+    assert sum(before for _, _, before in recorder.results) == last + 1 - found.emitted
+    assert_conserved(line)
+
+
+def test_live_latency_does_not_grow_under_overload(cheap_model: str) -> None:
+    """With everything behind the first channel lossless and small, age is bounded: here by about ten
+    periods of a stage that takes 10 ms, while the source runs for 1 s at four times its rate."""
+    from pipeline.config import make_config
+
+    config = make_config(
+        {"streams": [{"source": "synthetic:64x48@400?frames=400", "live": True}], "model": cheap_model}
+    )
+    ages = []
+    with Pipeline(config, sinks=[Recorder(delay=0.01)]) as line:
+        for result in line:
+            ages.append(time.monotonic() - result.frame.captured_at)
+    assert np.median(ages[-20:]) < 2 * np.median(ages[20:40]) + 0.1
+
+
+def test_batching_takes_frames_together_and_keeps_each_its_own(tmp_path: Path) -> None:
+    model = str(write_cheap_model(tmp_path / "b.onnx", dynamic_batch=True))
+    with Pipeline([SOURCE, SOURCE], model=model, batch=4, linger_ms=20, channel_capacity=8) as line:
+        results = list(line)
+    assert len(results) == 2 * FRAMES
+    assert max(line.accounts.batches) > 1
+    assert sum(size * times for size, times in line.accounts.batches.items()) == 2 * FRAMES
+    assert all(result.detections.labels == ["thing0"] for result in results)
+    assert_conserved(line)
+
+
+def test_a_batch_that_the_model_cannot_take(cheap_model: str) -> None:
+    with (
+        pytest.raises(ConfigError, match="takes exactly 1 a run"),
+        Pipeline(SOURCE, model=cheap_model, batch=2),
+    ):
+        pass
+
+
+# Ways of ending ---------------------------------------------------------------------------------
+
+ENDLESS = "synthetic:64x48@500"
+
+
+@pytest.mark.parametrize("live", [True, False])
+def test_stop_drains(cheap_model: str, live: bool) -> None:
+    from pipeline.config import make_config
+
+    recorder = Recorder(delay=0.002)
+    config = make_config({"streams": [{"source": ENDLESS, "live": live}], "model": cheap_model})
+    with Pipeline(config, sinks=[recorder]) as line:
+        timer = threading.Timer(0.3, line.stop)
+        timer.start()
+        line.run()
+        timer.join()
+    (found,) = counts(line).values()
+    assert found.emitted == len(recorder.results) > 0
+    assert {reason for _, reason in found.dropped} <= {"drop_oldest"}
+    assert recorder.ended == ["closed"]
+    assert line.accounts.streams["synthetic"].ending == "stopped"
+    assert_conserved(line)
+
+
+def test_duration_stops(cheap_model: str) -> None:
+    started = time.monotonic()
+    with Pipeline(ENDLESS, model=cheap_model, duration=0.3) as line:
+        line.run()
+    assert 0.3 <= time.monotonic() - started < 10
+    assert_conserved(line)
+
+
+@pytest.mark.parametrize("after", [0, 1, 30])
+def test_leaving_the_loop_cancels_and_counts(cheap_model: str, after: int) -> None:
+    recorder = Recorder()
+    with Pipeline(ENDLESS, model=cheap_model, sinks=[recorder]) as line:
+        for number, _ in enumerate(line):
+            if number == after:
+                break
+    (found,) = counts(line).values()
+    assert found.emitted == after + 1
+    assert {reason for _, reason in found.dropped} <= {"cancelled"}
+    assert recorder.ended == ["aborted"]
+    assert_conserved(line)
+
+
+def test_cancel_from_another_thread(cheap_model: str) -> None:
+    with Pipeline(ENDLESS, model=cheap_model) as line:
+        timer = threading.Timer(0.2, line.cancel)
+        timer.start()
+        line.run()
+        timer.join()
+    assert_conserved(line)
+
+
+def test_an_exception_in_the_callers_loop_comes_out_and_the_books_close(cheap_model: str) -> None:
+    with pytest.raises(ZeroDivisionError), Pipeline(ENDLESS, model=cheap_model) as line:
+        for number, _ in enumerate(line):
+            1 / (5 - number)
+    assert_conserved(line)
+
+
+def test_never_iterated(cheap_model: str) -> None:
+    recorder = Recorder()
+    with Pipeline(SOURCE, model=cheap_model, sinks=[recorder]) as line:
+        pass
+    assert recorder.ended == ["closed"]
+    assert_conserved(line)
+
+
+# Faults -----------------------------------------------------------------------------------------
+
+
+class Fault(Exception):
+    """What the tests throw."""
+
+
+def failing_call(original: Callable[..., Any], at: int) -> Callable[..., Any]:
+    """``original``, raising at its ``at``-th call."""
+    lock, calls = threading.Lock(), iter(range(1_000_000))
+
+    def call(*arguments: Any) -> Any:
+        with lock:
+            number = next(calls)
+        if number == at:
+            raise Fault(f"call {at}")
+        return original(*arguments)
+
+    return call
+
+
+def failing_source(original: Callable[..., Any], at: int) -> Callable[..., Any]:
+    class Failing:
+        def __init__(self, source: Any) -> None:
+            self._source = source
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._source, name)
+
+        def __iter__(self) -> Iterator[Any]:
+            for number, picture in enumerate(self._source):
+                if number == at:
+                    raise Fault(f"picture {at}")
+                yield picture
+
+    return lambda *arguments: Failing(original(*arguments))
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("at", [0, FRAMES // 2, FRAMES - 1])
+@pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.parametrize("stage", ["capture", "preprocess", "infer", "postprocess", "emit"])
+def test_a_fault_in_any_stage_ends_the_run_and_is_named(
+    cheap_model: str, monkeypatch: pytest.MonkeyPatch, stage: str, workers: int, at: int
+) -> None:
+    from pipeline import app
+    from pipeline.stages import capture, emit, infer, postprocess, preprocess
+
+    if stage == "capture":
+        monkeypatch.setattr(
+            app, "Capture", lambda *a: capture.Capture(*a, open_source=failing_source(capture.open_source, at))
+        )
+    else:
+        kind = {
+            "preprocess": preprocess.Preprocess,
+            "infer": infer.Infer,
+            "postprocess": postprocess.Postprocess,
+            "emit": emit.Emit,
+        }[stage]
+        monkeypatch.setattr(kind, "__call__", failing_call(kind.__call__, at))
+    recorder = Recorder()
+    with (
+        pytest.raises(ExceptionGroup) as raised,
+        Pipeline(
+            SOURCE,
+            model=cheap_model,
+            infer_workers=workers,
+            preprocess_workers=workers,
+            postprocess_workers=workers,
+            sinks=[recorder],
+        ) as line,
+    ):
+        line.run()
+    (fault,) = raised.value.exceptions
+    assert isinstance(fault, Fault)
+    assert fault.__notes__ == [f"raised in stage {stage!r}"]
+    sequence = [seq for _, seq, _ in recorder.results]
+    assert sequence == list(range(len(sequence)))
+    assert len(sequence) <= at
+    assert_conserved(line)
+
+
+@pytest.mark.parametrize("at", [0, FRAMES // 2, FRAMES - 1])
+def test_a_sink_that_fails_ends_the_run_and_the_others_are_finished(cheap_model: str, at: int) -> None:
+    good, bad = Recorder(), Recorder(fail_at=at)
+    with (
+        pytest.raises(ExceptionGroup) as raised,
+        Pipeline(SOURCE, model=cheap_model, sinks=[good, bad]) as line,
+    ):
+        line.run()
+    assert [type(error) for error in raised.value.exceptions] == [SinkWriteError]
+    assert good.ended == ["closed"]
+    assert counts(line)["synthetic"].emitted == at
+    assert counts(line)["synthetic"].dropped["emit", "failed"] == 1
+    assert_conserved(line)
+
+
+def test_one_stream_that_cannot_be_opened_does_not_stop_the_others(cheap_model: str, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.mp4"
+    broken.write_text("this is no video")
+    with Pipeline([str(broken), SOURCE], model=cheap_model) as line:
+        results = list(line)
+    assert len(results) == FRAMES
+    assert isinstance(line.accounts.streams["broken"].error, SourceOpenError)
+    assert line.accounts.streams["broken"].ending == "format"
+    assert line.accounts.streams["synthetic"].error is None
+    assert_conserved(line)
+
+
+def test_no_stream_that_can_be_opened_is_an_error(cheap_model: str, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.mp4"
+    broken.write_text("this is no video")
+    with pytest.raises(ExceptionGroup) as raised, Pipeline(str(broken), model=cheap_model) as line:
+        line.run()
+    assert [type(error) for error in raised.value.exceptions] == [SourceOpenError]
+
+
+def test_one_bad_picture_among_many_is_a_counted_skip(cheap_model: str, tmp_path: Path) -> None:
+    import cv2
+
+    for number in (1, 2, 10):
+        cv2.imwrite(str(tmp_path / f"img{number}.png"), np.full((8, 8, 3), number, np.uint8))
+    (tmp_path / "img3.png").write_bytes(b"not a picture")
+    with Pipeline(str(tmp_path), model=cheap_model) as line:
+        results = list(line)
+    assert [(result.frame.seq, int(result.frame.image[0, 0, 0])) for result in results] == [(0, 1), (1, 2), (3, 10)]
+    (found,) = counts(line).values()
+    assert found == StreamCounts(4, 3, {("capture", "unreadable"): 1})
+    assert_conserved(line)
+
+
+def test_a_model_error_comes_before_anything_is_touched(tmp_path: Path) -> None:
+    kept = tmp_path / "kept.jsonl"
+    kept.write_text("precious\n")
+    with pytest.raises(ModelError), Pipeline(SOURCE, model="no-such-model", jsonl=str(kept)):
+        pass
+    assert kept.read_text() == "precious\n"
+
+
+def test_the_line_can_be_iterated_once(cheap_model: str) -> None:
+    with Pipeline(SOURCE, model=cheap_model) as line:
+        line.run()
+        with pytest.raises(RuntimeError, match="iterated once"):
+            iter(line)
+    with pytest.raises(RuntimeError, match="enter the pipeline first"):
+        iter(Pipeline(SOURCE, model=cheap_model))
+
+
+def test_summary_has_what_is_promised(cheap_model: str) -> None:
+    with Pipeline(SOURCE, model=cheap_model) as line:
+        line.run()
+    summary = json.loads(json.dumps(summarize(line)))
+    stream = summary["streams"]["synthetic"]
+    assert {key: stream[key] for key in ("captured", "emitted", "dropped", "in_flight", "width", "height")} == {
+        "captured": FRAMES, "emitted": FRAMES, "dropped": {}, "in_flight": 0, "width": 64, "height": 48,
+    }  # fmt: skip
+    assert summary["conserved"] is True
+    assert summary["fps"] > 0
+    provider = summary["provider"]
+    assert (provider["requested"], provider["active"]) == ("auto", "CPUExecutionProvider")
+    assert provider["nodes"]["CPUExecutionProvider"] >= 1
+    assert summary["model"]["family"] == "yolov8"
+    assert len(summary["model"]["sha256"]) == 64
+    for stage in ("capture", "preprocess", "infer", "postprocess", "emit"):
+        assert summary["stages"][stage]["count"] == FRAMES
+        assert 0 <= summary["stages"][stage]["p50_ms"] <= summary["stages"][stage]["p99_ms"]
+    assert 0 < summary["latency_ms"]["p50"] <= summary["latency_ms"]["p99"]

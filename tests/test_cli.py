@@ -1,0 +1,274 @@
+"""The command as a user runs it: a process of its own, its exit code, what it says and leaves."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import av
+import pytest
+
+SAMPLE_FRAMES = 250
+
+
+def framerail(*arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "pipeline", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=50,
+        **options,  # type: ignore[call-overload]
+    )
+
+
+def assert_one_line(done: subprocess.CompletedProcess[str], code: int, *says: str) -> None:
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    errors = [line for line in done.stderr.splitlines() if "ERROR" in line]
+    assert len(errors) == 1, done.stderr
+    for text in says:
+        assert text in errors[0]
+
+
+def test_a_run_leaves_everything_it_promises(cheap_model: str, tmp_path: Path) -> None:
+    done = framerail(
+        "run", "synthetic:64x48@25?frames=50", "--name", "one", "--model", cheap_model,
+        "--jsonl", "-", "--video", "v.mp4", "--summary", "s.json", cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [line["frame"] for line in lines] == list(range(50))
+    assert all(line["stream"] == "one" for line in lines)
+    with av.open(tmp_path / "v.mp4") as container:
+        assert sum(1 for _ in container.decode(video=0)) == 50
+    summary = json.loads((tmp_path / "s.json").read_text())
+    assert summary["streams"]["one"]["captured"] == 50
+    assert summary["conserved"] is True
+    assert "50 captured = 50 emitted + 0 dropped: every frame is accounted for" in done.stderr
+    assert "running: CPUExecutionProvider" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        ([], 2, "give a SOURCE or --config"),
+        (["missing.mp4"], 2, "missing.mp4"),
+        (["synthetic:64x48", "--provider", "cuda12"], 2, "unknown provider 'cuda12'"),
+        (["synthetic:64x48", "--provider", "tensorrt"], 3, "this build (onnxruntime"),
+        (["synthetic:64x48", "--model", "nanodet-q"], 3, "did you mean 'nanodet-g'"),
+        (["synthetic:64x48", "--model", "no/such.onnx"], 3, "no/such.onnx"),
+        (["synthetic:64x48", "--classes", "unicorn"], 2, "no class 'unicorn'"),
+        (["synthetic:64x48", "--jsonl", "no/such/dir.jsonl"], 2, "no/such"),
+        (["synthetic:64x48", "--video", "v.xyz"], 2, ".mp4"),
+        (["synthetic:64x48", "--summary", "no/such/s.json"], 2, "no/such"),
+        (["synthetic:64x48", "--config", "none.yaml"], 2, "none.yaml"),
+        (["synthetic:64x48", "--metrics", "nonsense"], 2, "HOST:PORT"),
+        (["synthetic:64x48", "--name", "a", "--name", "b"], 2, "--name"),
+        (["synthetic:64x48", "synthetic:64x48", "--video", "v.mp4"], 2, "{stream}"),
+        (["rtps://cam/1"], 2, "rtsp"),
+        (["synthetic:0x0"], 2, "synthetic"),
+    ],
+)
+def test_bad_usage_is_one_line_and_the_right_code(
+    tmp_path: Path, arguments: list[str], code: int, says: str
+) -> None:
+    assert_one_line(framerail("run", *arguments, cwd=tmp_path), code, says)
+    assert os.listdir(tmp_path) == []
+
+
+BAD_SOURCES = {
+    "empty.mp4": b"",
+    "text.mp4": b"this is only text\n" * 50,
+    "empty.png": b"",
+    "text.jpg": b"this is only text",
+}
+
+
+@pytest.mark.parametrize("name", BAD_SOURCES)
+def test_bad_files_are_one_line(cheap_model: str, tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(BAD_SOURCES[name])
+    done = framerail("run", name, "--model", cheap_model, "--video", "out.mp4", cwd=tmp_path)
+    assert_one_line(done, 2, name)
+    assert sorted(os.listdir(tmp_path)) == [name]
+
+
+def test_a_truncated_video_keeps_what_it_had_and_says_so(cheap_model: str, tmp_path: Path) -> None:
+    from pipeline.sample import SAMPLE
+
+    whole = SAMPLE.read_bytes()
+    (tmp_path / "cut.mp4").write_bytes(whole[: len(whole) // 2])
+    done = framerail(
+        "run", "cut.mp4", "--model", cheap_model, "--video", "out.mp4", "--summary", "s.json", cwd=tmp_path
+    )
+    assert_one_line(done, 4, "cut.mp4")
+    summary = json.loads((tmp_path / "s.json").read_text())
+    stream = summary["streams"]["cut"]
+    assert 0 < stream["emitted"] == stream["captured"] < SAMPLE_FRAMES
+    assert stream["error"]
+    with av.open(tmp_path / "out.mp4") as container:
+        assert sum(1 for _ in container.decode(video=0)) == stream["emitted"]
+
+
+BAD_MODELS = {"truncated": None, "text": b"no protobuf", "empty": b""}
+
+
+@pytest.mark.parametrize("kind", BAD_MODELS)
+def test_bad_models_are_one_line(cheap_model: str, tmp_path: Path, kind: str) -> None:
+    data = BAD_MODELS[kind]
+    path = tmp_path / "m.onnx"
+    path.write_bytes(Path(cheap_model).read_bytes()[:2000] if data is None else data)
+    assert_one_line(framerail("run", "synthetic:64x48", "--model", str(path)), 3, "m.onnx")
+
+
+def test_a_full_disk_is_one_line_and_leaves_whole_lines(cheap_model: str) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("no /dev/full on this system")
+    done = framerail("run", "synthetic:64x48?frames=20", "--model", cheap_model, "--jsonl", "/dev/full")
+    assert_one_line(done, 4, "/dev/full")
+
+
+def test_everything_from_a_config_file(cheap_model: str, tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text(
+        f"streams:\n- {{source: 'synthetic:64x48?frames=9', name: a}}\n"
+        f"- {{source: 'synthetic:64x48?frames=7', name: b}}\nmodel: {json.dumps(cheap_model)}\n"
+        "jsonl: out.jsonl\nsummary: s.json\nquiet: true\n"
+    )
+    done = framerail("run", "--config", "c.yaml", "--max-frames", "8", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    streams = json.loads((tmp_path / "s.json").read_text())["streams"]
+    assert {name: stream["emitted"] for name, stream in streams.items()} == {"a": 8, "b": 7}
+
+
+def test_json_logs_are_json_to_the_last_line(cheap_model: str) -> None:
+    done = framerail("run", "synthetic:64x48?frames=9", "--model", cheap_model, "--log-format", "json")
+    records = [json.loads(line) for line in done.stderr.splitlines()]
+    assert records[-1]["message"] == "summary"
+    assert records[-1]["data"]["conserved"] is True
+    assert done.stdout == ""
+
+
+class Running:
+    """A run in the background that has begun to emit; killed at the end whatever happens."""
+
+    def __init__(self, folder: Path, *arguments: str) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "pipeline", "run", *arguments, "--jsonl", "-"],
+            cwd=folder,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert self.process.stdout is not None
+        self.first = self.process.stdout.readline()
+
+    def __enter__(self) -> Running:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.communicate()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_first_signal_drains_and_finalises(cheap_model: str, tmp_path: Path, number: int) -> None:
+    with Running(
+        tmp_path, "synthetic:320x240@100", "--live", "--model", cheap_model, "--video", "v.mp4", "--summary", "s.json"
+    ) as run:
+        assert json.loads(run.first)["frame"] == 0
+        time.sleep(0.5)
+        run.process.send_signal(number)
+        out, err = run.process.communicate(timeout=20)
+    assert run.process.returncode == 0, err
+    assert "Traceback" not in err
+    summary = json.loads((tmp_path / "s.json").read_text())
+    (stream,) = summary["streams"].values()
+    assert summary["conserved"] is True
+    assert stream["emitted"] == 1 + len(out.splitlines())
+    with av.open(tmp_path / "v.mp4") as container:
+        assert sum(1 for _ in container.decode(video=0)) == stream["emitted"]
+
+
+def test_the_second_signal_is_out_within_a_second(tmp_path: Path) -> None:
+    # A real model and a backlog: there is something to give up.
+    with Running(tmp_path, "sample:", "--video", "v.mp4") as run:
+        run.process.send_signal(signal.SIGINT)
+        run.process.send_signal(signal.SIGTERM)
+        started = time.monotonic()
+        _, err = run.process.communicate(timeout=20)
+        took = time.monotonic() - started
+    assert run.process.returncode in (0, 130), err
+    assert "Traceback" not in err
+    assert took < 3  # a second, and as much again and more for a busy machine to end a process
+    if run.process.returncode == 130:
+        assert not (tmp_path / "v.mp4").exists()
+
+
+def test_metrics_are_served_while_it_runs(cheap_model: str, tmp_path: Path) -> None:
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    with Running(
+        tmp_path, "synthetic:64x48@50", "--live", "--name", "cam", "--model", cheap_model,
+        "--metrics", f"127.0.0.1:{port}",
+    ) as run:  # fmt: skip
+        text = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5).read().decode()
+        assert 'framerail_frames_captured_total{stream="cam"}' in text
+        ready = json.load(urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=5))
+        assert ready["ready"] is True
+        taken = framerail("run", "synthetic:64x48", "--model", cheap_model, "--metrics", f"127.0.0.1:{port}")
+        assert_one_line(taken, 2, "cannot serve metrics")
+        run.process.send_signal(signal.SIGTERM)
+        run.process.communicate(timeout=20)
+    assert run.process.returncode == 0
+
+
+def test_a_reader_that_goes_away_ends_the_run(cheap_model: str) -> None:
+    command = f"{sys.executable} -m pipeline run 'synthetic:64x48' --model {cheap_model} --jsonl - | head -n 1"
+    done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, timeout=30)
+    assert done.returncode == 4, done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["models", "--help"], ["doctor", "--help"]])
+def test_help(arguments: list[str]) -> None:
+    done = framerail(*arguments)
+    assert done.returncode == 0
+    assert "Usage" in done.stdout
+
+
+def test_version() -> None:
+    from pipeline import __version__
+
+    assert framerail("--version").stdout == f"framerail {__version__}\n"
+
+
+def test_doctor() -> None:
+    report = json.loads(framerail("doctor", "--json").stdout)
+    assert report["providers"]["cpu"]["proven"] is True
+    assert report["providers"]["cuda"]["proven"] is False
+    assert "h264" in report["video"]["decoders"]
+    assert "Execution providers" in framerail("doctor").stdout
+
+
+def test_models_list_info_verify(cheap_model: str) -> None:
+    listed = json.loads(framerail("models", "list", "--json").stdout)
+    assert [(entry["name"], entry["present"]) for entry in listed] == [("nanodet-g", True)]
+    info = json.loads(framerail("models", "info", "nanodet-g", "--json").stdout)
+    assert (info["family"], info["input"]["color"], info["input"]["pad"]) == ("nanodet", "BGR", 0)
+    assert info["reasons"]["color"] == "model card"
+    guessed = framerail("models", "info", cheap_model)
+    assert "yolov8" in guessed.stdout
+    assert guessed.returncode == 0
+    verified = framerail("models", "verify", "nanodet-g")
+    assert verified.returncode == 0
+    assert "person" in verified.stdout
+    assert_one_line(framerail("models", "info", "nothing"), 3, "unknown model")

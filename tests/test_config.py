@@ -1,0 +1,81 @@
+"""Configuration: everything checked once, with errors that say what was meant."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pipeline.config import host_and_port, load_config, make_config, nearest
+from pipeline.errors import ConfigError
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "line.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_a_file_says_all_that_flags_can_and_flags_win(tmp_path: Path) -> None:
+    path = write(
+        tmp_path,
+        "streams:\n- {source: 'rtsp://cam/1', name: yard, live: true, every_nth: 2}\n- source: b.mp4\n"
+        "model: nanodet-g\nclasses: person, car\nconf_threshold: 0.3\nmetrics: '127.0.0.1:9108'\n",
+    )
+    config = load_config(path, {"conf_threshold": 0.6})
+    assert [stream.name for stream in config.streams] == ["yard", None]
+    assert config.streams[0].every_nth == 2
+    assert config.classes == ["person", "car"]
+    assert config.conf_threshold == 0.6
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("streams: [{source: a, nmae: x}]", "unknown key 'streams.0.nmae'; did you mean 'name'?"),
+        ("streams: [{source: a}]\nconf: 0.3", "unknown key 'conf'; did you mean 'conf_threshold'?"),
+        ("streams: [{source: a, camera: {widht: 3}}]", "unknown key 'streams.0.camera.widht'; did you mean 'width'"),
+        ("stream: []", "'streams' is missing"),
+        ("streams: []", "at least 1 item"),
+        ("streams: [{source: a}]\nconf_threshold: 1.5", "conf_threshold: Input should be less than or equal to 1"),
+        ("streams: [{source: a, name: x}, {source: b, name: x}]", "two streams are called 'x'"),
+        ("streams: [{source: a, name: 'x/y'}]", "has no slash"),
+        ("streams: [{source: a}]\nmetrics: '9108'", "expected HOST:PORT"),
+        ("streams: [{source: a}]\nclasses: ','", "expected class labels separated by commas"),
+        ("- a\n- b", "expected a mapping"),
+        ("", "an empty file"),
+        ("a: [", "not valid YAML"),
+    ],
+)
+def test_what_cannot_be_meant_is_said(tmp_path: Path, text: str, says: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        load_config(write(tmp_path, text))
+    assert says in str(raised.value)
+    assert "line.yaml" in str(raised.value)
+
+
+def test_an_unknown_provider_is_named_with_the_valid_ones() -> None:
+    with pytest.raises(ConfigError, match=r"unknown provider 'cuda12'; did you mean 'cuda'\? Known: auto, cpu, cuda, "):
+        make_config({"streams": [{"source": "a"}], "provider": "cuda12"})
+
+
+def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="No such file"):
+        load_config(tmp_path / "none.yaml")
+    binary = tmp_path / "b.yaml"
+    binary.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ConfigError, match="not UTF-8"):
+        load_config(binary)
+
+
+def test_nearest() -> None:
+    assert nearest("conf", ["jsonl", "conf_threshold", "config_x"]) in ("conf_threshold", "config_x")
+    assert nearest("modle", ["model", "metrics"]) == "model"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("127.0.0.1:9108", ("127.0.0.1", 9108)), ("[::1]:80", ("::1", 80)), ("localhost:0", ("localhost", 0))],
+)
+def test_host_and_port(text: str, expected: tuple[str, int]) -> None:
+    assert host_and_port(text) == expected

@@ -1,0 +1,121 @@
+"""Right answers: the published AP of real models, and the plain API for one picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from pipeline import Detections, Detector
+from pipeline.errors import ConfigError
+from pipeline.sample import SAMPLE
+from tests.ap import coco_ap
+
+# AP and AP50 of the models in the assets' README: score .01, top 100, and the family's NMS.
+PUBLISHED = [
+    ("nanodet_g_416.onnx", 0.6, 0.289, 0.436),
+    ("nanodet_m_320.onnx", 0.6, 0.281, 0.431),
+    ("yolox_nano.onnx", 0.45, 0.335, 0.487),
+    ("yolov8n_640_deq.onnx", 0.65, 0.413, 0.566),
+]
+
+
+@pytest.mark.assets
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize(("file", "iou", "ap", "ap50"), PUBLISHED)
+def test_ap_is_what_the_model_is_known_for(assets: Path, file: str, iou: float, ap: float, ap50: float) -> None:
+    detector = Detector(str(assets / "models" / file))
+
+    def detect(image: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        found = detector.detect(image, conf=0.01, iou=iou, max_detections=100)
+        return found.xyxy, found.confidence, found.class_id
+
+    measured = coco_ap(detect, assets)
+    assert measured["AP"] == pytest.approx(ap, abs=0.005)
+    assert measured["AP50"] == pytest.approx(ap50, abs=0.005)
+
+
+def test_the_bundled_model_has_the_same_ap(assets: Path) -> None:
+    detector = Detector()
+    found = [
+        (d.xyxy, d.confidence, d.class_id)
+        for path in sorted((assets / "coco-val128" / "images").glob("*.jpg"))[:8]
+        for d in [detector.detect(cv2.imread(str(path)), conf=0.01)]
+    ]
+    reference = Detector(str(assets / "models" / "nanodet_g_416.onnx"))
+    for path, (boxes, scores, classes) in zip(
+        sorted((assets / "coco-val128" / "images").glob("*.jpg"))[:8], found, strict=True
+    ):
+        other = reference.detect(cv2.imread(str(path)), conf=0.01)
+        np.testing.assert_array_equal(boxes, other.xyxy)
+        np.testing.assert_array_equal(scores, other.confidence)
+        np.testing.assert_array_equal(classes, other.class_id)
+
+
+@pytest.fixture(scope="module")
+def detector() -> Detector:
+    return Detector()
+
+
+def sample_frame(number: int) -> np.ndarray:
+    capture = cv2.VideoCapture(str(SAMPLE))
+    try:
+        for _ in range(number):
+            capture.grab()
+        good, image = capture.read()
+    finally:
+        capture.release()
+    assert good
+    return image
+
+
+def test_the_persons_of_the_clip_are_found(detector: Detector) -> None:
+    found = detector.detect(sample_frame(100))
+    assert "person" in found.labels
+    assert np.all(np.diff(found.confidence) <= 0)
+    assert found.xyxy.dtype == found.confidence.dtype == np.float32
+    height, width = 720, 1280
+    assert np.all(found.xyxy >= 0)
+    assert np.all(found.xyxy[:, 0::2] <= width)
+    assert np.all(found.xyxy[:, 1::2] <= height)
+    assert np.all(found.xyxy[:, 2:] > found.xyxy[:, :2])
+
+
+def test_the_picture_is_not_touched(detector: Detector) -> None:
+    image = sample_frame(100)
+    before = image.copy()
+    detector.detect(image)
+    np.testing.assert_array_equal(image, before)
+
+
+def test_thresholds_classes_and_limit(detector: Detector) -> None:
+    image = sample_frame(100)
+    many = detector.detect(image, conf=0.05)
+    assert len(many) > len(detector.detect(image, conf=0.5))
+    assert set(detector.detect(image, conf=0.05, classes=["Person"]).labels) == {"person"}
+    assert len(detector.detect(image, conf=0.05, max_detections=1)) == 1
+    with pytest.raises(ConfigError, match="no class 'unicorn'"):
+        detector.detect(image, classes=["unicorn"])
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 3), (1, 300, 3), (300, 1, 3), (7, 5, 3)])
+def test_tiny_pictures_are_pictures(detector: Detector, shape: tuple[int, int, int]) -> None:
+    found = detector.detect(np.zeros(shape, np.uint8), conf=0.0)
+    assert isinstance(found, Detections)
+    assert np.all(found.xyxy[:, 2] <= shape[1])
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        np.zeros((4, 4), np.uint8),
+        np.zeros((4, 4, 4), np.uint8),
+        np.zeros((0, 4, 3), np.uint8),
+        np.zeros((4, 4, 3), np.float32),
+    ],
+)
+def test_what_is_no_bgr_picture_is_refused(detector: Detector, image: np.ndarray) -> None:
+    with pytest.raises(ValueError, match="expected a BGR picture"):
+        detector.detect(image)

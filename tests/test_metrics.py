@@ -1,0 +1,155 @@
+"""Metrics as a scraper sees them, against the books and against what really happened."""
+
+from __future__ import annotations
+
+import json
+import threading
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from pipeline import Pipeline
+from pipeline.accounts import BUCKETS
+from pipeline.config import make_config
+from pipeline.errors import SinkOpenError
+from pipeline.metrics import Collector, MetricsServer
+
+PROMISED = {
+    "framerail_frames_captured": {"stream"},
+    "framerail_frames_emitted": {"stream"},
+    "framerail_frames_dropped": {"stream", "stage", "reason"},
+    "framerail_frames_in_flight": {"stream"},
+    "framerail_stage_seconds": {"stage"},
+    "framerail_latency_seconds": {"stream"},
+    "framerail_channel_depth": {"channel"},
+    "framerail_channel_capacity": {"channel"},
+    "framerail_batch_size": set(),
+    "framerail_detections": {"stream", "label"},
+    "framerail_stream_up": {"stream"},
+    "framerail_stream_reconnects": {"stream", "cause"},
+    "framerail_provider_info": {"requested", "active", "device", "model"},
+}
+
+
+def fetch(port: int, path: str) -> tuple[int, str]:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read().decode()
+
+
+def scrape(port: int) -> dict[str, dict[tuple[str, ...], float]]:
+    """Sample values by sample name and sorted label values."""
+    status, text = fetch(port, "/metrics")
+    assert status == 200
+    found: dict[str, dict[tuple[str, ...], float]] = {}
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            key = tuple(value for _, value in sorted(sample.labels.items()))
+            found.setdefault(sample.name, {})[key] = sample.value
+    return found
+
+
+def test_every_promised_metric_has_its_labels(cheap_model: str) -> None:
+    config = make_config(
+        {"streams": [{"source": "synthetic:64x48?frames=30", "name": "cam", "every_nth": 2}], "model": cheap_model}
+    )
+    with Pipeline(config) as line:
+        line.run()
+        families = {family.name: family for family in Collector(line).collect()}
+    families["framerail_provider_info"] = families.pop("framerail_provider")
+    assert set(families) - {"framerail_corrupt_packets"} == set(PROMISED)
+    for name, labels in PROMISED.items():
+        for sample in families[name].samples:
+            assert set(sample.labels) - {"le"} == labels, name
+        if name != "framerail_stream_reconnects":
+            assert families[name].samples, name
+
+
+def test_what_is_served_is_what_happened(cheap_model: str) -> None:
+    config = make_config(
+        {
+            "streams": [{"source": "synthetic:64x48?frames=30", "name": "cam", "every_nth": 3}],
+            "model": cheap_model,
+            "metrics": "127.0.0.1:0",
+        }
+    )
+    with Pipeline(config) as line:
+        assert line.metrics is not None
+        port = line.metrics.port
+        assert json.loads(fetch(port, "/readyz")[1])["streams"]["cam"]["up"] is False
+        results = iter(line)
+        next(results)
+        assert scrape(port)["framerail_frames_emitted_total"]["cam",] >= 1
+        list(results)
+        found = scrape(port)
+        assert fetch(port, "/healthz")[0] == 200
+        assert fetch(port, "/nothing")[0] == 404
+    assert found["framerail_frames_captured_total"] == {("cam",): 30}
+    assert found["framerail_frames_emitted_total"] == {("cam",): 10}
+    # Label values in the order of the labels' names: reason, stage, stream.
+    assert found["framerail_frames_dropped_total"] == {("every_nth", "capture", "cam"): 20}
+    assert found["framerail_frames_in_flight"] == {("cam",): 0}
+    assert found["framerail_detections_total"] == {("thing0", "cam"): 10}
+    assert found["framerail_latency_seconds_count"] == {("cam",): 10}
+    assert found["framerail_stage_seconds_count"]["infer",] == 10
+    assert found["framerail_batch_size_sum"] == {(): 10}
+    assert found["framerail_channel_capacity"]["blobs",] == 2
+    assert found["framerail_provider_info"] == {("CPUExecutionProvider", "0", "cheap", "auto"): 1}
+    bounds = sorted(float(le) for le, stage in found["framerail_stage_seconds_bucket"] if stage == "infer")
+    assert bounds == [*BUCKETS, float("inf")]
+
+
+def test_ready_means_model_loaded_and_streams_up(cheap_model: str, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.mp4"
+    broken.write_text("no video")
+    with Pipeline(["synthetic:64x48@100", str(broken)], model=cheap_model, metrics="127.0.0.1:0") as line:
+        assert line.metrics is not None
+        port = line.metrics.port
+        results = iter(line)
+        for _ in range(50):
+            next(results)
+        status, text = fetch(port, "/readyz")
+        answer = json.loads(text)
+        assert status == 503
+        assert answer["streams"]["synthetic"]["up"] is True
+        assert answer["streams"]["broken"]["ending"] == "format"
+        assert scrape(port)["framerail_stream_up"] == {("synthetic",): 1, ("broken",): 0}
+
+
+def test_health_tells_a_failed_line(cheap_model: str) -> None:
+    with Pipeline("synthetic:64x48", model=cheap_model, metrics="127.0.0.1:0") as line:
+        assert line.metrics is not None
+        results = iter(line)
+        next(results)
+        assert fetch(line.metrics.port, "/healthz")[0] == 200
+        assert line.flow is not None
+        line.flow.fail("infer", RuntimeError("device lost"))
+        status, text = fetch(line.metrics.port, "/healthz")
+        assert status == 503
+        assert "device lost" in text
+        with pytest.raises(ExceptionGroup):
+            list(results)
+
+
+def test_a_port_that_is_taken(cheap_model: str) -> None:
+    with (
+        Pipeline("synthetic:64x48", model=cheap_model, metrics="127.0.0.1:0") as line,
+        pytest.raises(SinkOpenError, match="cannot serve metrics on 127"),
+    ):
+        assert line.metrics is not None
+        MetricsServer(f"127.0.0.1:{line.metrics.port}", line)
+
+
+def test_the_server_ends_with_the_pipeline(cheap_model: str) -> None:
+    with Pipeline("synthetic:64x48", model=cheap_model, metrics="127.0.0.1:0") as line:
+        assert line.metrics is not None
+        port = line.metrics.port
+        assert "metrics" in {thread.name for thread in threading.enumerate()}
+    with pytest.raises(urllib.error.URLError):
+        fetch(port, "/healthz")

@@ -1,0 +1,61 @@
+"""No password leaves in any text."""
+
+from __future__ import annotations
+
+from urllib.parse import quote
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.errors import ConfigError, SourceOpenError
+from pipeline.redact import redact
+
+SECRET = "hunter2canary"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"rtsp://admin:{SECRET}@cam/stream",
+        f"cannot open 'rtsp://admin:{SECRET}@10.0.0.1:554/s' now",
+        f"RTSPS://admin:{SECRET}@[::1]/x",
+        f"http://cam/video?user=admin&password={SECRET}&res=1",
+        f"http://cam/video?pwd={SECRET}",
+        f"http://cam/a.m3u8?token={SECRET}#x",
+        f"srt://host:1?passphrase={SECRET}&mode=caller",
+        f"Authorization: Basic {SECRET}",
+        f"authorization: Digest username=a, response={SECRET}",
+        f"rtsp://user:p@ss{SECRET}@host/",
+        f"rtsp://user:p/a{SECRET}@host/x",
+        f"two: rtsp://a:{SECRET}@h/1 and http://b:{SECRET}@i/2",
+    ],
+)
+def test_secrets_go(text: str) -> None:
+    assert SECRET not in redact(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["rtsp://camera:554/stream", "a mail to someone@example.org", "C:/videos/a@b.mp4", "12:30:01 3 @ 4", ""],
+)
+def test_the_rest_stays(text: str) -> None:
+    assert redact(text) == text
+
+
+def test_the_host_stays_readable() -> None:
+    assert redact(f"rtsp://admin:{SECRET}@cam:554/s?x=1") == "rtsp://***@cam:554/s?x=1"
+
+
+@given(st.text(st.characters(blacklist_categories=("Z", "C"), blacklist_characters="'\"<>"), min_size=1))
+def test_any_password_quoted_or_not(password: str) -> None:
+    for written in (password, quote(password, safe="")):
+        canary = f"{written}{SECRET}"
+        assert SECRET not in redact(f"open rtsp://u:{canary}@cam/x failed")
+
+
+def test_errors_are_redacted_and_one_line() -> None:
+    for kind in (ConfigError, SourceOpenError):
+        error = kind(f"first line\n  second rtsp://a:{SECRET}@cam")
+        assert str(error) == "first line second rtsp://***@cam"
+        assert SECRET not in repr(error)

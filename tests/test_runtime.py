@@ -1,0 +1,223 @@
+"""Providers verified, models located and understood, sessions that say what they run on."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from onnx import TensorProto, helper
+
+from benchmarks.cheap_model import NAMES, write_cheap_model
+from pipeline.doctor import one_node_model
+from pipeline.errors import ConfigError, ModelError, ProviderError, UnknownLayoutError
+from pipeline.runtime import providers
+from pipeline.runtime.catalog import cards, locate
+from pipeline.runtime.model import open_model
+from pipeline.runtime.session import Session, concurrency, usable_cores
+
+
+def test_a_session_says_what_it_really_runs_on(cheap_model: str) -> None:
+    session = Session(Path(cheap_model))
+    assert (session.requested, session.provider, session.active) == ("auto", "cpu", "CPUExecutionProvider")
+    assert sum(session.nodes.values()) == session.nodes["CPUExecutionProvider"] >= 3
+
+
+@pytest.mark.parametrize("name", [name for name in providers.PROVIDERS if name not in providers.on_offer()])
+def test_an_explicit_provider_that_is_not_here_is_an_error_with_a_remedy(cheap_model: str, name: str) -> None:
+    with pytest.raises(ProviderError, match=rf"provider '{name}' cannot be had: this build .* has: cpu") as raised:
+        Session(Path(cheap_model), name)
+    assert providers.PROVIDERS[name].remedy in str(raised.value)
+
+
+def test_an_unknown_provider_name_is_bad_usage(cheap_model: str) -> None:
+    with pytest.raises(ConfigError, match="unknown provider 'cuda12'"):
+        Session(Path(cheap_model), "cuda12")
+
+
+def test_a_provider_that_silently_falls_back_is_found_out(
+    cheap_model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ONNX Runtime's own silent fallback, for real: it lists no CUDA, warns, and gives a CPU session.
+
+    Only the list of what is compiled in is faked here: a GPU build cannot be had in CI.
+    """
+    real = ort.get_available_providers()
+    monkeypatch.setattr(ort, "get_available_providers", lambda: ["CUDAExecutionProvider", *real])
+    with (
+        pytest.warns(UserWarning, match="not in available provider names"),
+        pytest.raises(ProviderError, match="put no node of the model on it .4 on CPUExecutionProvider"),
+    ):
+        Session(Path(cheap_model), "cuda")
+
+
+def test_auto_takes_the_next_best_and_says_why(
+    cheap_model: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    real = ort.get_available_providers()
+    monkeypatch.setattr(ort, "get_available_providers", lambda: ["CUDAExecutionProvider", *real])
+    with pytest.warns(UserWarning, match="not in available provider names"):
+        session = Session(Path(cheap_model), "auto")
+    assert session.active == "CPUExecutionProvider"
+    assert "provider auto: provider 'cuda' was asked for" in caplog.text
+
+
+def test_openvino_really_runs_where_its_plugin_is(cheap_model: str) -> None:
+    if "openvino" not in providers.plugged_in():
+        pytest.skip("needs the package onnxruntime-ep-openvino")
+    session = Session(Path(cheap_model), "openvino")
+    assert session.nodes["OpenVINOExecutionProvider"] >= 1
+
+
+def test_the_one_node_model_is_valid_and_runs() -> None:
+    data = one_node_model()
+    onnx.checker.check_model(onnx.load_from_string(data))
+    session = ort.InferenceSession(data, providers=["CPUExecutionProvider"])
+    (answer,) = session.run(None, {"x": np.array([-3.0], np.float32)})
+    assert answer.tolist() == [0.0]
+
+
+@pytest.mark.parametrize(
+    ("cores", "workers", "threads", "expected"),
+    [
+        (2, None, None, (2, 1)),
+        (1, None, None, (1, 1)),
+        (16, None, None, (8, 2)),
+        (4, 1, None, (1, 4)),
+        (4, None, 4, (1, 4)),
+        (4, 3, 2, (3, 2)),
+        (2, None, 8, (1, 8)),
+    ],
+)
+def test_concurrency_uses_the_cores(
+    cores: int, workers: int | None, threads: int | None, expected: tuple[int, int]
+) -> None:
+    assert concurrency(cores, workers, threads) == expected
+
+
+def test_usable_cores_is_what_this_process_may_use() -> None:
+    import os
+
+    assert 1 <= usable_cores() <= len(os.sched_getaffinity(0))
+
+
+# Catalogue --------------------------------------------------------------------------------------
+
+
+def test_the_default_model_is_in_the_catalogue() -> None:
+    assert "nanodet-g" in cards()
+    model = open_model("nanodet-g")
+    assert (model.family.name, model.spec.color, model.spec.pad) == ("nanodet", "BGR", 0)
+    assert model.conf_threshold == 0.4
+    assert len(model.labels) == 80
+    assert model.labels[0] == "person"
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("nanodet-q", "did you mean 'nanodet-g'"),
+        ("folder/none.onnx", "there is no model file"),
+        (".", "is a folder"),
+    ],
+)
+def test_what_is_not_there(name: str, says: str) -> None:
+    with pytest.raises(ModelError, match=says):
+        locate(name)
+
+
+def test_a_file_that_is_not_the_cards(tmp_path: Path) -> None:
+    card = cards()["nanodet-g"]
+    shutil.copy(card, tmp_path / card.name)
+    (tmp_path / "nanodet-g-416.onnx").write_bytes(b"something else")
+    with pytest.raises(ModelError, match=r"is not the file that its card names: sha256 is .*14 bytes"):
+        locate(str(tmp_path / card.name))
+
+
+def test_a_card_beside_a_file_wins_over_the_guess(tmp_path: Path) -> None:
+    write_cheap_model(tmp_path / "mine.onnx")
+    (tmp_path / "mine.toml").write_text(
+        'name = "mine"\nfile = "mine.onnx"\nfamily = "yolov8"\nconf_threshold = 0.7\n'
+        f"labels = {[f'other{n}' for n in range(80)]}\n[input]\ncolor = 'BGR'\npad = 3\n"
+    )
+    model = open_model(str(tmp_path / "mine.onnx"))
+    assert (model.name, model.spec.color, model.spec.pad, model.conf_threshold) == ("mine", "BGR", 3, 0.7)
+    assert model.labels[3] == "other3"
+    for key in ("color", "pad", "labels", "thresholds"):
+        assert model.reasons[key] == "model card"
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("name = 'm'", "file: Field required"),
+        ("name = 'm'\nfile = 'm.onnx'\nfamily = 'yolov8'\ncolour = 'BGR'", "colour: Extra inputs"),
+        ("name = 'm'\nfile = 'm.onnx'\nfamily = 'yolov99'", "unknown family 'yolov99'"),
+        ("name = 'm'\nfile = 'm.onnx'\nfamily = 'nanodet'", "nanodet"),
+        ("name = 'm'\nfile = 'm.onnx'\nfamily = 'yolov8'\nlabels = ['a', 'b']", "80|84"),
+        ("name = 'm'\nfile = 'm.onnx'\nfamily = 'yolov8'\n[input]\nsize = [64, 64]", "the file takes 32x32"),
+        ("name = 'm'\nfile = 'm.onnx'\nfamily = 'yolov8'\n[input]\nstd = [0, 1, 1]", "std: expected"),
+        ("name = ", "not valid TOML"),
+    ],
+)
+def test_cards_that_cannot_be_right(tmp_path: Path, text: str, says: str) -> None:
+    write_cheap_model(tmp_path / "m.onnx")
+    (tmp_path / "m.toml").write_text(text)
+    with pytest.raises(ModelError, match=says):
+        open_model(str(tmp_path / "m.toml"))
+
+
+def test_labels_and_size_come_from_the_models_own_metadata(cheap_model: str) -> None:
+    model = open_model(cheap_model)
+    assert tuple(model.labels) == NAMES
+    assert (model.spec.height, model.spec.width) == (32, 32)
+    assert "metadata" in model.reasons["labels"]
+
+
+def test_float16_models_are_fed_float16(tmp_path: Path) -> None:
+    model = open_model(str(write_cheap_model(tmp_path / "half.onnx", dtype=TensorProto.FLOAT16)))
+    assert model.spec.dtype == np.float16
+
+
+def graph(path: Path, inputs: list[tuple[str, int, list[int]]], output: list[int]) -> str:
+    """A model with these inputs and one constant output."""
+    value = helper.make_tensor("v", TensorProto.FLOAT, output, np.zeros(int(np.prod(output)), np.float32))
+    made = helper.make_graph(
+        [helper.make_node("Constant", [], ["out"], value=value)],
+        "g",
+        [helper.make_tensor_value_info(*entry) for entry in inputs],
+        [helper.make_tensor_value_info("out", TensorProto.FLOAT, output)],
+    )
+    model = helper.make_model(made, opset_imports=[helper.make_opsetid("", 17)])
+    model.ir_version = 8
+    onnx.save(model, path)
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "output"),
+    [
+        ([("images", TensorProto.FLOAT, [1, 3, 32, 32])], [1, 1000]),
+        ([("images", TensorProto.FLOAT, [1, 3, 32, 32])], [3, 7, 5]),
+        ([("x", TensorProto.FLOAT, [1, 10])], [1, 84, 21]),
+        ([("x", TensorProto.FLOAT, [1, 3, 4, 32, 32])], [1, 84, 21]),
+        ([("a", TensorProto.FLOAT, [1, 3, 32, 32]), ("b", TensorProto.FLOAT, [1, 2])], [1, 84, 21]),
+    ],
+)
+def test_what_is_no_detector_or_has_no_known_layout(
+    tmp_path: Path, inputs: list[tuple[str, int, list[int]]], output: list[int]
+) -> None:
+    with pytest.raises(UnknownLayoutError):
+        open_model(graph(tmp_path / "g.onnx", inputs, output))
+
+
+@pytest.mark.assets
+@pytest.mark.parametrize(
+    "file", ["efficientnet_lite0_224.onnx", "FastestDet.onnx", "ultraface_RFB-320.onnx", "yolov5n_fp32.onnx"]
+)
+def test_real_models_of_families_that_are_not_known_yet_are_refused(assets: Path, file: str) -> None:
+    with pytest.raises(UnknownLayoutError):
+        open_model(str(assets / "models" / file))
