@@ -106,11 +106,13 @@ class StreamCounts:
     captured: int
     emitted: int
     dropped: dict[tuple[str, str], int]
+    in_flight: int = 0
+    """Frames that are under way, told apart by their numbers: no difference of the other three."""
 
     @property
-    def in_flight(self) -> int:
-        """Captured, and neither emitted nor dropped so far."""
-        return self.captured - self.emitted - self.dropped_total
+    def unaccounted(self) -> int:
+        """What captured = emitted + dropped + in flight is out by: 0 unless a frame was counted twice."""
+        return self.captured - self.emitted - self.dropped_total - self.in_flight
 
     @property
     def dropped_total(self) -> int:
@@ -138,6 +140,7 @@ class StreamAccount:
         self._emitted = 0
         self._dropped: Counter[tuple[str, str]] = Counter()
         self._detections: Counter[str] = Counter()
+        self._under_way: set[int] = set()
         self._last_emitted = -1
 
     def connected(self, description: str, frame_count: int | None) -> None:
@@ -155,7 +158,12 @@ class StreamAccount:
     def counts(self) -> StreamCounts:
         """A consistent snapshot."""
         with self._lock:
-            return StreamCounts(self._captured, self._emitted, dict(self._dropped))
+            return StreamCounts(self._captured, self._emitted, dict(self._dropped), len(self._under_way))
+
+    def under_way(self) -> set[int]:
+        """The numbers of the frames in flight."""
+        with self._lock:
+            return set(self._under_way)
 
     def detections(self) -> dict[str, int]:
         """Detections emitted so far, by label."""
@@ -168,24 +176,27 @@ class StreamAccount:
         self._last_emitted = seq
         return missing
 
-    def captured(self, width: int, height: int) -> None:
-        """A frame entered."""
+    def captured(self, seq: int, width: int, height: int) -> None:
+        """Frame ``seq`` entered."""
         with self._lock:
             self._captured += 1
+            self._under_way.add(seq)
             if width:
                 self.width, self.height = width, height
 
-    def emitted(self, labels: list[str]) -> None:
-        """A frame left finished, with detections of ``labels``."""
+    def emitted(self, seq: int, labels: list[str]) -> None:
+        """Frame ``seq`` left finished, with detections of ``labels``."""
         with self._lock:
             self._emitted += 1
+            self._under_way.discard(seq)
             if labels:
                 self._detections.update(labels)
 
-    def dropped(self, stage: str, reason: str) -> None:
-        """A frame left unfinished."""
+    def dropped(self, seq: int, stage: str, reason: str) -> None:
+        """Frame ``seq`` left unfinished."""
         with self._lock:
             self._dropped[stage, reason] += 1
+            self._under_way.discard(seq)
 
 
 class Accounts:
@@ -214,7 +225,7 @@ class Accounts:
     def fed(self, stage: str, item: Any) -> None:
         """A frame was captured; how long its video decode took stands in its timings."""
         frame = item.frame
-        self.streams[frame.stream].captured(frame.width, frame.height)
+        self.streams[frame.stream].captured(frame.seq, frame.width, frame.height)
         seconds = frame.timings.get(stage)
         if seconds is not None:
             self.stages[stage].observe(seconds)
@@ -230,12 +241,13 @@ class Accounts:
 
     def dropped(self, stage: str, item: Any, reason: str) -> None:
         """A frame left unfinished."""
-        self.streams[item.frame.stream].dropped(stage, reason)
+        frame = item.frame
+        self.streams[frame.stream].dropped(frame.seq, stage, reason)
 
     def emitted(self, stage: str, item: Any) -> None:
         """A frame left finished."""
         account = self.streams[item.frame.stream]
-        account.emitted(item.detections.labels)
+        account.emitted(item.frame.seq, item.detections.labels)
         account.latency.observe(time.monotonic() - item.frame.captured_at)
 
     def retired(self, stage: str, cpu_seconds: float) -> None:
@@ -247,13 +259,13 @@ class Accounts:
 
     def totals(self) -> StreamCounts:
         """The sum over all streams."""
-        captured, emitted, dropped = 0, 0, Counter[tuple[str, str]]()
-        for account in self.streams.values():
-            counts = account.counts()
+        captured, emitted, in_flight, dropped = 0, 0, 0, Counter[tuple[str, str]]()
+        for _, counts in self._counts():
             captured += counts.captured
             emitted += counts.emitted
+            in_flight += counts.in_flight
             dropped.update(counts.dropped)
-        return StreamCounts(captured, emitted, dict(dropped))
+        return StreamCounts(captured, emitted, dict(dropped), in_flight)
 
     def elapsed(self) -> float:
         """Seconds from begin to end, or to now."""
@@ -272,12 +284,16 @@ class Accounts:
         ``left_in_line`` is how many items still lie in channels: an independent count of what
         is in flight.
         """
-        found = [
-            f"stream {name!r}: captured {counts.captured} ≠ emitted {counts.emitted} + "
-            f"dropped {counts.dropped_total} (difference {counts.in_flight})"
-            for name, counts in self._counts()
-            if counts.in_flight != 0
-        ]
+        found = []
+        for name, counts in self._counts():
+            if counts.unaccounted:
+                found.append(
+                    f"stream {name!r}: captured {counts.captured} ≠ emitted {counts.emitted} + dropped "
+                    f"{counts.dropped_total} + in flight {counts.in_flight}: frames were counted twice"
+                )
+            if counts.in_flight:
+                lost = sorted(self.streams[name].under_way())[:5]
+                found.append(f"stream {name!r}: {counts.in_flight} frames never left the line, such as {lost}")
         if left_in_line:
             found.append(f"{left_in_line} frames were left in channels")
         return found

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+import pipeline  # noqa: F401 - before any test loads ONNX Runtime: it turns the telemetry off
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
