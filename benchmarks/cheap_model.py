@@ -58,7 +58,12 @@ def write_cheap_model(
     model.ir_version = 8
     helper.set_model_props(
         model,
-        {"task": "detect", "names": repr(dict(enumerate(NAMES))), "imgsz": f"[{size}, {size}]", "stride": "32"},
+        {
+            "task": "detect",
+            "names": repr(dict(enumerate(NAMES))),
+            "imgsz": f"[{size}, {size}]",
+            "stride": "32",
+        },
     )
     onnx.checker.check_model(model)
     onnx.save(model, path)

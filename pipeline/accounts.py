@@ -293,7 +293,9 @@ class Accounts:
                 )
             if counts.in_flight:
                 lost = sorted(self.streams[name].under_way())[:5]
-                found.append(f"stream {name!r}: {counts.in_flight} frames never left the line, such as {lost}")
+                found.append(
+                    f"stream {name!r}: {counts.in_flight} frames never left the line, such as {lost}"
+                )
         if left_in_line:
             found.append(f"{left_in_line} frames were left in channels")
         return found

@@ -214,7 +214,7 @@ class Pipeline:
             timer.start()
         drained = False
         try:
-            yield from flow.consume("emit", results, emit, limit)
+            yield from flow.consume("emit", results, emit, limit, idle=emit.idle)
             drained = True
         finally:
             timer.cancel()

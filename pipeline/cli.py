@@ -109,7 +109,7 @@ def _root(
 @app.command(epilog="Example: framerail run rtsp://user:secret@camera/stream --classes person,car --jsonl -")
 def run(
     sources: Annotated[
-        Optional[list[str]],  # noqa: UP045 - typer reads it
+        Optional[list[str]],
         typer.Argument(
             metavar="SOURCE...",
             help="A video file, rtsp:// rtsps:// http(s):// rtmp:// srt:// udp:// address, camera:0 or "
@@ -118,44 +118,44 @@ def run(
         ),
     ] = None,
     name: Annotated[
-        Optional[list[str]],  # noqa: UP045
+        Optional[list[str]],
         typer.Option("--name", help="Name of a stream; once per SOURCE, in the same order."),
     ] = None,
     config: Annotated[
-        Optional[str],  # noqa: UP045
+        Optional[str],
         typer.Option("--config", metavar="FILE.yaml", help="Read everything from here; flags win over it."),
     ] = None,
     model: Annotated[
-        Optional[str],  # noqa: UP045
+        Optional[str],
         typer.Option("--model", "-m", metavar="NAME|FILE.onnx", help="Default: nanodet-g."),
     ] = None,
     provider: Annotated[
-        Optional[str],  # noqa: UP045
+        Optional[str],
         typer.Option(
             "--provider",
             "-p",
             help=f"One of: {', '.join(PROVIDER_NAMES)}. Default: auto, the best that works.",
         ),
     ] = None,
-    device: Annotated[Optional[int], typer.Option("--device", help="Index of the provider's device.")] = None,  # noqa: UP045
+    device: Annotated[Optional[int], typer.Option("--device", help="Index of the provider's device.")] = None,
     conf: Annotated[
-        Optional[float],  # noqa: UP045
+        Optional[float],
         typer.Option("--conf", help="Least confidence to report. Default: the model's own."),
     ] = None,
     iou: Annotated[
-        Optional[float],  # noqa: UP045
+        Optional[float],
         typer.Option("--iou", help="Overlap from which NMS removes a box. Default: the model's own."),
     ] = None,
     classes: Annotated[
-        Optional[str],  # noqa: UP045
+        Optional[str],
         typer.Option("--classes", metavar="person,car", help="Labels to keep. Default: all."),
     ] = None,
     max_detections: Annotated[
-        Optional[int],  # noqa: UP045
+        Optional[int],
         typer.Option("--max-detections", help="Most detections of one frame. Default: 100."),
     ] = None,
     live: Annotated[
-        Optional[bool],  # noqa: UP045
+        Optional[bool],
         typer.Option(
             "--live/--file",
             help="Newest frames win and the rest is dropped and counted / every frame is processed. "
@@ -163,86 +163,86 @@ def run(
         ),
     ] = None,
     every_nth: Annotated[
-        Optional[int],  # noqa: UP045
+        Optional[int],
         typer.Option("--every-nth", metavar="N", help="Process every Nth frame only."),
     ] = None,
     max_frames: Annotated[
-        Optional[int],  # noqa: UP045
+        Optional[int],
         typer.Option("--max-frames", metavar="N", help="Stop each stream after N captured frames."),
     ] = None,
     duration: Annotated[
-        Optional[float],  # noqa: UP045
+        Optional[float],
         typer.Option("--duration", metavar="SECONDS", help="Stop gracefully after so long."),
     ] = None,
     jsonl: Annotated[
-        Optional[str],  # noqa: UP045
+        Optional[str],
         typer.Option(
             "--jsonl", metavar="PATH|-", help="Write one JSON object a frame; - is standard output."
         ),
     ] = None,
     video: Annotated[
-        Optional[str],  # noqa: UP045
+        Optional[str],
         typer.Option(
             "--video", metavar="PATH", help="Write an annotated video; {stream} in it for several streams."
         ),
     ] = None,
     display: Annotated[
-        Optional[bool],  # noqa: UP045
+        Optional[bool],
         typer.Option("--display", help="Show a window per stream; q or Esc stops."),
     ] = None,
     metrics: Annotated[
-        Optional[str],  # noqa: UP045
+        Optional[str],
         typer.Option("--metrics", metavar="HOST:PORT", help="Serve /metrics, /healthz and /readyz."),
     ] = None,
     summary: Annotated[
-        Optional[str],  # noqa: UP045
+        Optional[str],
         typer.Option("--summary", metavar="PATH.json", help="Write the closing figures as JSON."),
     ] = None,
     rtsp_transport: Annotated[
-        Optional[str],  # noqa: UP045
+        Optional[str],
         typer.Option("--rtsp-transport", help="auto (TCP, then UDP), tcp or udp. Default: auto."),
     ] = None,
     open_timeout: Annotated[
-        Optional[float],  # noqa: UP045
+        Optional[float],
         typer.Option("--open-timeout", metavar="SECONDS", help="For opening a source. Default: 10."),
     ] = None,
     read_timeout: Annotated[
-        Optional[float],  # noqa: UP045
+        Optional[float],
         typer.Option(
             "--read-timeout", metavar="SECONDS", help="Without data, a source is dead. Default: 10."
         ),
     ] = None,
     camera_size: Annotated[
-        Optional[str],  # noqa: UP045
+        Optional[str],
         typer.Option("--camera-size", metavar="WxH", help="Picture size to ask of a local camera."),
     ] = None,
     camera_fps: Annotated[
-        Optional[float],  # noqa: UP045
+        Optional[float],
         typer.Option("--camera-fps", help="Frame rate to ask of a local camera."),
     ] = None,
     camera_format: Annotated[
-        Optional[str],  # noqa: UP045
+        Optional[str],
         typer.Option("--camera-format", metavar="FOURCC", help="Pixel format to ask for, such as MJPG."),
     ] = None,
     batch: Annotated[
-        Optional[int],  # noqa: UP045
+        Optional[int],
         typer.Option("--batch", metavar="N", help="Frames that one inference run may take. Default: 1."),
     ] = None,
     linger_ms: Annotated[
-        Optional[float],  # noqa: UP045
+        Optional[float],
         typer.Option("--linger-ms", metavar="MS", help="How long a run waits for its batch. Default: 0."),
     ] = None,
     infer_workers: Annotated[
-        Optional[int],  # noqa: UP045
+        Optional[int],
         typer.Option("--infer-workers", metavar="N", help="Concurrent runs. Default: for the machine."),
     ] = None,
     infer_threads: Annotated[
-        Optional[int],  # noqa: UP045
+        Optional[int],
         typer.Option("--infer-threads", metavar="N", help="Threads of each run. Default: for the machine."),
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Warnings and errors only.")] = False,
     log_format: Annotated[
-        Optional[str],  # noqa: UP045
+        Optional[str],
         typer.Option("--log-format", metavar="text|json", help="Default: text."),
     ] = None,
     debug: Annotated[bool, typer.Option("--debug", help="Log everything; tracebacks too.")] = False,
@@ -284,7 +284,7 @@ def run(
     with _reporting():
         chosen = _config(config, sources or [], name or [], _given(per_stream), _given(options))
         logs.set_up(chosen.log_format, quiet=chosen.quiet, debug=debug, console=console)
-        _run(chosen)
+        _run(chosen, debug)
 
 
 def _given(options: dict[str, Any]) -> dict[str, Any]:
@@ -330,15 +330,18 @@ def _config(
     return make_config({**config.model_dump(exclude_unset=True), "streams": merged}, where=f"config {path}")
 
 
-def _run(config: Config) -> None:
+def _run(config: Config, debug: bool) -> None:
     from pipeline import dependencies
 
     dependencies.check()
     from pipeline.app import Pipeline
     from pipeline.console import ProgressDisplay, print_summary
     from pipeline.shutdown import signals
+    from pipeline.sources import route_ffmpeg_log
     from pipeline.summary import check_writable, summarize, write_summary
 
+    if debug:
+        route_ffmpeg_log(logging.DEBUG)
     if config.summary is not None:
         check_writable(config.summary)
     pipeline = Pipeline(config)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import platform
-import sys
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
@@ -18,7 +17,6 @@ from rich.markup import escape
 from rich.table import Table
 
 from pipeline import __version__, dependencies
-from pipeline.errors import PipelineError
 from pipeline.redact import redact
 
 PACKAGES = ("numpy", "av", "prometheus-client", "pydantic", "typer", "rich", "PyYAML")
@@ -121,7 +119,7 @@ def _video() -> dict[str, Any]:
         found = []
         for name in names:
             try:
-                av.codec.Codec(name, mode)  # type: ignore[arg-type, call-overload]
+                av.codec.Codec(name, mode)  # type: ignore[arg-type]
             except av.codec.codec.UnknownCodecError:
                 continue
             found.append(name)
@@ -151,8 +149,6 @@ def _warn(report: dict[str, Any], warnings: list[str]) -> None:
         warnings.append(
             f"{' and '.join(report['opencv'])} are installed together and overwrite each other; keep one"
         )
-    if sys.version_info < (3, 11):
-        warnings.append(f"Python {report['python']} is older than 3.11")
     video = report["video"]
     if video and "libx264" not in video["encoders"]:
         warnings.append("this av package has no libx264: --video cannot write MP4")
@@ -216,7 +212,9 @@ def print_report(report: dict[str, Any], console: Console) -> None:
         table.add_row("video decoders", " ".join(video["decoders"]))
         table.add_row("video encoders", " ".join(video["encoders"]))
         hardware = " ".join(video["hardware_decoders"])
-        table.add_row("hardware video", f"{hardware} (compiled in; not used yet)" if hardware else "none compiled in")
+        table.add_row(
+            "hardware video", f"{hardware} (compiled in; not used yet)" if hardware else "none compiled in"
+        )
     table.add_row("windows", {True: "yes", False: "no (headless OpenCV)", None: "unknown"}[report["windows"]])
     console.print(table)
     providers = Table(title="Execution providers", title_justify="left")

@@ -180,7 +180,7 @@ class MetricsServer:
     def __init__(self, address: str, pipeline: Observed) -> None:
         host, port = host_and_port(address)
         registry = CollectorRegistry()
-        registry.register(Collector(pipeline))  # type: ignore[arg-type]
+        registry.register(Collector(pipeline))
         metrics = make_wsgi_app(registry)
         answers = {"/healthz": health, "/readyz": readiness}
 
@@ -193,7 +193,8 @@ class MetricsServer:
                 )
                 return [json.dumps(body).encode() + b"\n"]
             if path == "/metrics":
-                return metrics(environ, start_response)
+                served: Iterable[bytes] = metrics(environ, start_response)
+                return served
             start_response("404 Not Found", [("Content-Type", "text/plain; charset=utf-8")])
             return [b"framerail: /metrics /healthz /readyz\n"]
 
@@ -202,7 +203,8 @@ class MetricsServer:
             self._server = make_server(host, port, application, server, _Handler)
         except OSError as error:
             raise SinkOpenError(
-                f"cannot serve metrics on {address}: {error.strerror or error}; choose another --metrics HOST:PORT"
+                f"cannot serve metrics on {address}: {error.strerror or error}; "
+                "choose another --metrics HOST:PORT"
             ) from None
         self.port: int = self._server.server_address[1]
         self._thread = threading.Thread(target=self._server.serve_forever, name="metrics", daemon=True)
@@ -238,5 +240,5 @@ class _Handler(WSGIRequestHandler):
 
     timeout = 10
 
-    def log_message(self, format: str, *args: Any) -> None:
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class calls it so
         log.debug("metrics: " + format, *args)

@@ -120,7 +120,7 @@ def show_info(name: str, console: Console, *, as_json: bool) -> None:
 
 
 def verify(name: str, provider: str, console: Console) -> None:
-    """Hash, load, run on a frame of the bundled clip; say what was found. Raises ModelError, ProviderError."""
+    """Hash, load, run on a frame of the bundled clip; say what was found."""
     located = locate(name)
     stated = located.card is not None and located.card.sha256 is not None
     console.print(f"sha256 {located.sha256}  {'as its card says' if stated else '(no card to compare with)'}")

@@ -90,7 +90,9 @@ def test_a_lost_frame_and_a_double_one_are_found() -> None:
         books.check(2)
     books.emitted("emit", results[2])
     assert books.streams["s"].counts().unaccounted == -1
-    with pytest.raises(AccountingError, match=r"captured 3 ≠ emitted 2 \+ dropped 2 \+ in flight 0: .* twice"):
+    with pytest.raises(
+        AccountingError, match=r"captured 3 ≠ emitted 2 \+ dropped 2 \+ in flight 0: .* twice"
+    ):
         books.check(0)
 
 
@@ -105,7 +107,9 @@ def test_timings_and_labels_are_written_down() -> None:
     books.fed("capture", item)
     books.served("infer", [item], 0.02)
     names = ("cat", "dog")
-    found = Detections(np.zeros((2, 4), np.float32), np.ones(2, np.float32), np.array([1, 1], np.int32), names)
+    found = Detections(
+        np.zeros((2, 4), np.float32), np.ones(2, np.float32), np.array([1, 1], np.int32), names
+    )
     books.emitted("emit", Result(item, found))
     assert item.timings == {"capture": 0.001, "infer": 0.02}
     assert books.stages["infer"].count == 1

@@ -53,6 +53,9 @@ class Recorder:
             time.sleep(self._delay)
         self.results.append((result.stream, result.frame.seq, dropped_before))
 
+    def idle(self) -> None:
+        pass
+
     def close(self) -> None:
         self.ended.append("closed")
 
@@ -69,7 +72,11 @@ class Recorder:
 @pytest.mark.parametrize("workers", [1, 2, 5])
 def test_a_file_loses_nothing_and_keeps_order(cheap_model: str, workers: int) -> None:
     with Pipeline(
-        SOURCE, model=cheap_model, infer_workers=workers, preprocess_workers=workers, postprocess_workers=workers
+        SOURCE,
+        model=cheap_model,
+        infer_workers=workers,
+        preprocess_workers=workers,
+        postprocess_workers=workers,
     ) as line:
         results = list(line)
     assert [result.frame.seq for result in results] == list(range(FRAMES))
@@ -107,7 +114,12 @@ def test_every_nth_and_max_frames_are_counted(cheap_model: str) -> None:
 
     with Pipeline(make_config(config), sinks=[recorder]) as line:
         line.run()
-    assert recorder.results == [("synthetic", 0, 0), ("synthetic", 3, 2), ("synthetic", 6, 2), ("synthetic", 9, 2)]
+    assert recorder.results == [
+        ("synthetic", 0, 0),
+        ("synthetic", 3, 2),
+        ("synthetic", 6, 2),
+        ("synthetic", 9, 2),
+    ]
     assert counts(line)["synthetic"] == StreamCounts(10, 4, {("capture", "every_nth"): 6})
     assert_conserved(line)
 
@@ -294,7 +306,9 @@ def test_a_fault_in_any_stage_ends_the_run_and_is_named(
 
     if stage == "capture":
         monkeypatch.setattr(
-            app, "Capture", lambda *a: capture.Capture(*a, open_source=failing_source(capture.open_source, at))
+            app,
+            "Capture",
+            lambda *a: capture.Capture(*a, open_source=failing_source(capture.open_source, at)),
         )
     else:
         kind = {
@@ -369,7 +383,11 @@ def test_one_bad_picture_among_many_is_a_counted_skip(cheap_model: str, tmp_path
     (tmp_path / "img3.png").write_bytes(b"not a picture")
     with Pipeline(str(tmp_path), model=cheap_model) as line:
         results = list(line)
-    assert [(result.frame.seq, int(result.frame.image[0, 0, 0])) for result in results] == [(0, 1), (1, 2), (3, 10)]
+    assert [(result.frame.seq, int(result.frame.image[0, 0, 0])) for result in results] == [
+        (0, 1),
+        (1, 2),
+        (3, 10),
+    ]
     (found,) = counts(line).values()
     assert found == StreamCounts(4, 3, {("capture", "unreadable"): 1})
     assert_conserved(line)
@@ -397,7 +415,8 @@ def test_summary_has_what_is_promised(cheap_model: str) -> None:
         line.run()
     summary = json.loads(json.dumps(summarize(line)))
     stream = summary["streams"]["synthetic"]
-    assert {key: stream[key] for key in ("captured", "emitted", "dropped", "in_flight", "width", "height")} == {
+    keys = ("captured", "emitted", "dropped", "in_flight", "width", "height")
+    assert {key: stream[key] for key in keys} == {
         "captured": FRAMES, "emitted": FRAMES, "dropped": {}, "in_flight": 0, "width": 64, "height": 48,
     }  # fmt: skip
     assert summary["conserved"] is True

@@ -179,7 +179,15 @@ class Running:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_the_first_signal_drains_and_finalises(cheap_model: str, tmp_path: Path, number: int) -> None:
     with Running(
-        tmp_path, "synthetic:320x240@100", "--live", "--model", cheap_model, "--video", "v.mp4", "--summary", "s.json"
+        tmp_path,
+        "synthetic:320x240@100",
+        "--live",
+        "--model",
+        cheap_model,
+        "--video",
+        "v.mp4",
+        "--summary",
+        "s.json",
     ) as run:
         assert json.loads(run.first)["frame"] == 0
         time.sleep(0.5)
@@ -232,13 +240,19 @@ def test_metrics_are_served_while_it_runs(cheap_model: str, tmp_path: Path) -> N
 
 
 def test_a_reader_that_goes_away_ends_the_run(cheap_model: str) -> None:
-    command = f"{sys.executable} -m pipeline run 'synthetic:64x48' --model {cheap_model} --jsonl - | head -n 1"
-    done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, timeout=30)
+    command = (
+        f"{sys.executable} -m pipeline run 'synthetic:64x48' --model {cheap_model} --jsonl - | head -n 1"
+    )
+    done = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, timeout=30
+    )
     assert done.returncode == 4, done.stderr
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["models", "--help"], ["doctor", "--help"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["run", "--help"], ["models", "--help"], ["doctor", "--help"]]
+)
 def test_help(arguments: list[str]) -> None:
     done = framerail(*arguments)
     assert done.returncode == 0

@@ -34,10 +34,16 @@ def test_a_file_says_all_that_flags_can_and_flags_win(tmp_path: Path) -> None:
     [
         ("streams: [{source: a, nmae: x}]", "unknown key 'streams.0.nmae'; did you mean 'name'?"),
         ("streams: [{source: a}]\nconf: 0.3", "unknown key 'conf'; did you mean 'conf_threshold'?"),
-        ("streams: [{source: a, camera: {widht: 3}}]", "unknown key 'streams.0.camera.widht'; did you mean 'width'"),
+        (
+            "streams: [{source: a, camera: {widht: 3}}]",
+            "unknown key 'streams.0.camera.widht'; did you mean 'width'",
+        ),
         ("stream: []", "'streams' is missing"),
         ("streams: []", "at least 1 item"),
-        ("streams: [{source: a}]\nconf_threshold: 1.5", "conf_threshold: Input should be less than or equal to 1"),
+        (
+            "streams: [{source: a}]\nconf_threshold: 1.5",
+            "conf_threshold: Input should be less than or equal to 1",
+        ),
         ("streams: [{source: a, name: x}, {source: b, name: x}]", "two streams are called 'x'"),
         ("streams: [{source: a, name: 'x/y'}]", "has no slash"),
         ("streams: [{source: a}]\nmetrics: '9108'", "expected HOST:PORT"),
@@ -55,7 +61,9 @@ def test_what_cannot_be_meant_is_said(tmp_path: Path, text: str, says: str) -> N
 
 
 def test_an_unknown_provider_is_named_with_the_valid_ones() -> None:
-    with pytest.raises(ConfigError, match=r"unknown provider 'cuda12'; did you mean 'cuda'\? Known: auto, cpu, cuda, "):
+    with pytest.raises(
+        ConfigError, match=r"unknown provider 'cuda12'; did you mean 'cuda'\? Known: auto, cpu, cuda, "
+    ):
         make_config({"streams": [{"source": "a"}], "provider": "cuda12"})
 
 

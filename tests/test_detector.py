@@ -25,7 +25,9 @@ PUBLISHED = [
 @pytest.mark.assets
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize(("file", "iou", "ap", "ap50"), PUBLISHED)
-def test_ap_is_what_the_model_is_known_for(assets: Path, file: str, iou: float, ap: float, ap50: float) -> None:
+def test_ap_is_what_the_model_is_known_for(
+    assets: Path, file: str, iou: float, ap: float, ap50: float
+) -> None:
     detector = Detector(str(assets / "models" / file))
 
     def detect(image: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -261,3 +261,19 @@ def test_back_pressure_reaches_the_feeder() -> None:
     assert list(flow.consume("out", last, lambda items: items)) == list(range(COUNT))
     flow.join_workers()
     books.check()
+
+
+def test_the_consumer_may_do_something_else_while_nothing_comes() -> None:
+    books = Books()
+    idled = threading.Event()
+
+    def waits() -> Iterator[int]:
+        yield 0
+        assert idled.wait(5)
+        yield 1
+
+    flow, last = make(books, numbers=waits)
+    flow.start()
+    assert list(flow.consume("out", last, lambda items: items, idle=idled.set)) == [0, 1]
+    flow.join_workers()
+    flow.raise_errors()

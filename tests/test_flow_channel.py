@@ -97,6 +97,15 @@ def test_endings_wake_a_waiting_taker(end: str, raised: type[Exception]) -> None
             waiting.result(timeout=5)
 
 
+def test_patience_ends_an_idle_wait_with_nothing() -> None:
+    channel: Channel[int] = Channel("c", 1)
+    started = time.monotonic()
+    assert channel.take(patience=0.05) == []
+    assert time.monotonic() - started >= 0.05
+    channel.put(1)
+    assert channel.take(patience=60) == [1]
+
+
 def test_linger_fills_a_batch_larger_than_the_capacity() -> None:
     channel: Channel[int] = Channel("c", 1)
     with ThreadPoolExecutor(1) as pool:

@@ -22,7 +22,7 @@ FLOORS = {
 
 # Within a floor: who may lean on whom, beyond itself.
 NEIGHBOURS = {
-    ("summary", "app"), ("console", "app"), ("__main__", "cli"),
+    ("summary", "app"), ("console", "app"), ("model_commands", "detector"), ("__main__", "cli"),
     ("errors", "redact"), ("frame", "detections"), ("config", "errors"), ("dependencies", "errors"),
     ("logs", "redact"), ("metrics", "accounts"), ("metrics", "runtime"),
 }  # fmt: skip

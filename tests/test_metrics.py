@@ -57,7 +57,10 @@ def scrape(port: int) -> dict[str, dict[tuple[str, ...], float]]:
 
 def test_every_promised_metric_has_its_labels(cheap_model: str) -> None:
     config = make_config(
-        {"streams": [{"source": "synthetic:64x48?frames=30", "name": "cam", "every_nth": 2}], "model": cheap_model}
+        {
+            "streams": [{"source": "synthetic:64x48?frames=30", "name": "cam", "every_nth": 2}],
+            "model": cheap_model,
+        }
     )
     with Pipeline(config) as line:
         line.run()

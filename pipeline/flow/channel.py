@@ -57,10 +57,11 @@ class _Outlet(Generic[T]):
         self._cancelled = False
         self._on_drop: OnDrop[T] = on_drop or _ignore
 
-    def take(self, limit: int = 1, linger: float = 0.0) -> list[T]:
+    def take(self, limit: int = 1, linger: float = 0.0, patience: float | None = None) -> list[T]:
         """Block for one item, take what is ready up to ``limit``, wait at most ``linger`` s for more.
 
-        Raises EndOfStream when closed and drained, Cancelled when cancelled.
+        Waits at most ``patience`` s for the first one (None: as long as it takes), then returns
+        an empty list. Raises EndOfStream when closed and drained, Cancelled when cancelled.
         """
         taken: list[T] = []
         deadline = 0.0
@@ -75,7 +76,8 @@ class _Outlet(Generic[T]):
                         return taken
                     raise EndOfStream
                 if not taken:
-                    self._ready.wait()
+                    if not self._ready.wait(patience):
+                        return taken
                     continue
                 # Lingering: the items are in hand already, so that their places in the channel
                 # are free for the ones that are waited for.

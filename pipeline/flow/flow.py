@@ -17,12 +17,14 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from pipeline.flow.channel import Cancelled, Channel, ChannelStatistics, EndOfStream, Merge, Policy
 from pipeline.flow.turnstile import Turnstile
+
+IDLE_SECONDS = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,14 +94,14 @@ class Flow:
         return channel
 
     def feed(self, stage: str, name: str, iterate: Callable[[], Iterator[Any]], target: Channel[Any]) -> None:
-        """Add a thread called ``name`` that puts what ``iterate()`` yields into ``target``, then closes it."""
+        """Add a thread ``name`` that puts what ``iterate()`` yields into ``target``, then closes that."""
         thread = threading.Thread(target=self._feeder, args=(stage, iterate, target), name=name, daemon=True)
         self._feeders.append((thread, target))
 
     def stage(
         self,
         name: str,
-        calls: list[Call],
+        calls: Sequence[Call],
         source: Source,
         target: Channel[Any],
         limit: int = 1,
@@ -129,8 +131,12 @@ class Flow:
         for thread in [*self._workers, *(thread for thread, _ in self._feeders)]:
             thread.start()
 
-    def consume(self, stage: str, source: Source, call: Call, limit: int = 1) -> Iterator[Any]:
+    def consume(
+        self, stage: str, source: Source, call: Call, limit: int = 1, idle: Callable[[], None] | None = None
+    ) -> Iterator[Any]:
         """Serve the last stage in the caller's thread; yield what it returns, until the end.
+
+        ``idle`` is called whenever nothing has come for a tenth of a second.
 
         Ends quietly at the end of the stream, on cancellation and after a failure elsewhere
         (``raise_errors`` then raises). A caller that stops iterating cancels the flow.
@@ -139,7 +145,9 @@ class Flow:
         cpu_started = time.thread_time()
         try:
             while True:
-                hand = source.take(limit)
+                hand = source.take(limit, patience=None if idle is None else IDLE_SECONDS)
+                if not hand and idle is not None:
+                    idle()
                 hand.reverse()
                 while hand:
                     item = hand[-1]

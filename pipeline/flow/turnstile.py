@@ -46,9 +46,9 @@ class Turnstile(Generic[T, R]):
         ``deliver`` raises.
         """
         with self._changed:
-            while ticket >= self._due + self._window and not self._cancelled:
+            while ticket >= self._due + self._window and not self._stopped():
                 self._changed.wait()
-            if self._cancelled:
+            if self._stopped():
                 raise Cancelled
             self._ready[ticket] = results
             if self._delivering:
@@ -56,16 +56,17 @@ class Turnstile(Generic[T, R]):
             self._delivering = True
         while True:
             with self._changed:
-                due = self._ready.pop(self._due, None)
-                if due is None or self._cancelled:
-                    if due is not None:
-                        self._ready[self._due] = due
+                if self._due not in self._ready or self._stopped():
                     self._delivering = False
                     return
+                due = self._ready.pop(self._due)
             deliver(due)
             with self._changed:
                 self._due += 1
                 self._changed.notify_all()
+
+    def _stopped(self) -> bool:
+        return self._cancelled
 
     def cancel(self) -> None:
         """Nothing leaves any more; waiting workers get Cancelled."""

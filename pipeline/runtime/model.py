@@ -90,7 +90,8 @@ def describe(located: Located, session: Session) -> Model:
         iou = iou if card.iou_threshold is None else card.iou_threshold
         if card.conf_threshold is not None or card.iou_threshold is not None:
             reasons["thresholds"] = "model card"
-        params |= _card_params(card, found.family, reasons)
+        params |= found.family.check_params(card.params)
+        reasons.update(dict.fromkeys(card.params, "model card"))
     return Model(
         name=located.name,
         sha256=located.sha256,
@@ -122,17 +123,6 @@ def _default_labels(classes: int, reasons: dict[str, str]) -> tuple[str, ...]:
         return read_labels(models_dir() / "labels" / "coco80.txt")
     reasons["labels"] = f"numbers, because nothing names the {classes} classes (write a card to name them)"
     return tuple(f"class {index}" for index in range(classes))
-
-
-def _card_params(card: ModelCard, family: Family, reasons: dict[str, str]) -> dict[str, Any]:
-    unknown = set(card.params) - set(family.params)
-    if unknown:
-        raise ModelError(
-            f"model card {card.name!r}: family {family.name} has no parameter {min(unknown)!r}; "
-            f"it has: {', '.join(family.params) or 'none'}"
-        )
-    reasons.update(dict.fromkeys(card.params, "model card"))
-    return card.params
 
 
 def _input_of(

@@ -117,9 +117,9 @@ def on_offer() -> list[str]:
 
 
 def create_session(
-    path: str, name: str, device: int, options: ort.SessionOptions
+    model: str | bytes, name: str, device: int, options: ort.SessionOptions
 ) -> tuple[ort.InferenceSession, dict[str, int]]:
-    """A session on provider ``name``, and how many graph nodes each provider got.
+    """A session on provider ``name`` for a file or its contents; and how many nodes each provider got.
 
     Nodes that the provider cannot take fall to the CPU, and the counts say so; that none at all
     runs on it is a ProviderError, as is a provider that is not there or cannot start. Errors of
@@ -133,10 +133,9 @@ def create_session(
         )
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     if provider.ort_name == CPU:
-        session = ort.InferenceSession(path, options, providers=[CPU], enable_fallback=0)
+        session = ort.InferenceSession(model, options, providers=[CPU], enable_fallback=0)
     else:
-        # A model that the CPU cannot load either is the model's fault, not the provider's.
-        session = _accelerated(path, provider, device, options)
+        session = _accelerated(model, provider, device, options)
     nodes = _assignment(session)
     # A graph that folds to constants has no nodes at all; the CPU may have that.
     proven = nodes.get(provider.ort_name) or (provider.ort_name == CPU and not nodes)
@@ -150,18 +149,18 @@ def create_session(
 
 
 def _accelerated(
-    path: str, provider: Provider, device: int, options: ort.SessionOptions
+    model: str | bytes, provider: Provider, device: int, options: ort.SessionOptions
 ) -> ort.InferenceSession:
     try:
         if provider.ort_name in ort.get_available_providers() and provider.name not in _registered:
             return ort.InferenceSession(
-                path,
+                model,
                 options,
                 providers=[(provider.ort_name, provider.options(device)), CPU],
                 enable_fallback=0,
             )
         options.add_provider_for_devices([_plugin_device(provider, device)], {})
-        return ort.InferenceSession(path, options)
+        return ort.InferenceSession(model, options)
     except ProviderError:
         raise
     except Exception as error:

@@ -49,7 +49,7 @@ class Capture:
         account = self._account
         try:
             with closing(self._open_source(self._spec, self._stream, self._stop)) as source:
-                account.connected(source.description, getattr(source, "frame_count", None))
+                account.connected(source.description, source.frame_count)
                 log.info("stream %s: %s", account.name, source.description)
                 yield from self._frames(source)
         except SourceError as error:

@@ -23,3 +23,8 @@ class Emit:
             for sink in self._sinks:
                 sink.write(result, dropped_before)
         return results
+
+    def idle(self) -> None:
+        """No result has come for a while."""
+        for sink in self._sinks:
+            sink.idle()

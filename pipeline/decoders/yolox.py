@@ -1,0 +1,114 @@
+"""YOLOX exports of Megvii."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.decoders.candidates import (
+    Candidates,
+    cells_text,
+    grid,
+    malformed,
+    matrix,
+    select,
+    strides_for,
+)
+from pipeline.decoders.family import (
+    MULTI_LABEL,
+    Family,
+    InputDefaults,
+    Match,
+    Param,
+    TensorInfo,
+    confirmed,
+    flag,
+    whole_numbers,
+)
+
+_EXPECTED = "one output [1, cells, 5 + classes]"
+_STRIDES = ((8, 16, 32), (8, 16, 32, 64))
+
+
+def decode(
+    outputs: Sequence[NDArray[Any]],
+    input_hw: tuple[int, int],
+    conf_threshold: float,
+    params: Mapping[str, Any],
+) -> Candidates:
+    """Decode [1, cells, 5 + classes]: columns x, y, w, h, objectness, class probabilities.
+
+    A cell's score for a class is objectness × probability. In the usual export the box is raw, and
+    cx, cy = (xy + column, row) · stride; w, h = exp(wh) · stride
+    (``yolox/models/yolo_head.py``, ``decode_outputs``). ``params``: ``decoded`` true where the
+    export did that itself (``--decode_in_inference``); ``strides``; ``multi_label``. Raises
+    ModelError for other shapes.
+    """
+    if len(outputs) != 1:
+        raise malformed("yolox", _EXPECTED, outputs)
+    output = matrix(outputs[0], "yolox", _EXPECTED)
+    if output.shape[1] < 6:
+        raise malformed("yolox", _EXPECTED, outputs)
+    decoded = bool(params.get("decoded"))
+    strides = tuple(params.get("strides", ())) or strides_for(len(output), input_hw, _STRIDES)
+    points, sizes = (None, None) if decoded or strides is None else grid(input_hw, strides, 0.0)
+    if not decoded and (points is None or len(points) != len(output)):
+        cells = cells_text(input_hw, strides or _STRIDES[0])
+        raise malformed("yolox", f"[1, {cells}, 5 + classes]", outputs)
+
+    # A probability is at most 1, so a score above the threshold needs an objectness above it.
+    rows = np.flatnonzero(output[:, 4] > conf_threshold)
+    found = output[rows].astype(np.float32, copy=False)
+    with np.errstate(over="ignore", invalid="ignore"):
+        row, class_id, scores = select(
+            found[:, 5:] * found[:, 4:5], conf_threshold, bool(params.get("multi_label")), box_axis=0
+        )
+        center, size = found[row, 0:2], found[row, 2:4]
+        if points is not None and sizes is not None and not decoded:
+            cell = rows[row]
+            center = center * sizes[cell] + points[cell]
+            size = np.exp(size) * sizes[cell]
+        half_size = size * np.float32(0.5)
+        boxes = np.concatenate([center - half_size, center + half_size], axis=1)
+    return Candidates.checked(boxes, scores, class_id)
+
+
+def recognise(
+    outputs: Sequence[TensorInfo], input_hw: tuple[int, int] | None, num_classes: int | None
+) -> Match | None:
+    """One output of rank 3 whose middle axis is the number of grid cells."""
+    if len(outputs) != 1 or len(outputs[0].shape) != 3:
+        return None
+    _, cells, columns = outputs[0].shape
+    strides = strides_for(cells, input_hw, _STRIDES)
+    if strides is None or input_hw is None or columns is None:
+        return None
+    certain = confirmed(columns - 5, num_classes)
+    if certain is None:
+        return None
+    reason = (
+        f"{outputs[0]} = {cells_text(input_hw, strides)} × (5 + {columns - 5}), "
+        f"taken as not decoded (the family's default; a card says otherwise with decoded = true)"
+    )
+    return Match(columns - 5, {"strides": strides, "decoded": False}, reason, certain)
+
+
+FAMILY = Family(
+    name="yolox",
+    layout="[1, cells, 5 + classes], as YOLOX is exported",
+    decode=decode,
+    recognise=recognise,
+    class_aware=True,
+    input=InputDefaults("BGR", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), "letterbox", "top-left", 114),
+    input_hw=(416, 416),
+    conf_threshold=0.30,
+    iou_threshold=0.45,
+    params={
+        "decoded": Param(flag, "true: boxes in input pixels; false (default): offsets within grid cells"),
+        "strides": Param(whole_numbers, "pixels of a grid cell at each level, such as [8, 16, 32]"),
+        "multi_label": MULTI_LABEL,
+    },
+)

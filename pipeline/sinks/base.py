@@ -1,0 +1,55 @@
+"""What every sink is."""
+
+from __future__ import annotations
+
+import logging
+from types import TracebackType
+from typing import Protocol, Self
+
+from pipeline.errors import SinkError
+from pipeline.frame import Result
+
+_log = logging.getLogger(__name__)
+
+
+class Sink(Protocol):
+    """Where results go. Used by one thread, as a context manager.
+
+    Leaving the context closes the sink, after a failure too: what a failed run wrote up to
+    the fault is worth having. An error of that closing is then a note on the failure under
+    way, which it must not hide.
+    """
+
+    def write(self, result: Result, dropped_before: int) -> None:
+        """Take one result; its frame's image is read, never written to.
+
+        ``dropped_before`` counts the frames of this stream that were dropped since its
+        previous result. Raises SinkWriteError.
+        """
+        ...
+
+    def idle(self) -> None:
+        """Called several times a second while no result comes: a window stays responsive."""
+        return
+
+    def close(self) -> None:
+        """Finish what was written, and let go of it; a second call does nothing. Raises SinkWriteError."""
+        ...
+
+    def abort(self) -> None:
+        """Let go at once, finishing nothing that takes time: no half file gets its final name."""
+        ...
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self.close()
+        except SinkError as failure:
+            if error is None:
+                raise
+            error.add_note(f"and while closing: {failure}")
+            _log.error("%s", failure)

@@ -1,0 +1,62 @@
+"""Opening output files, and the reasons why it fails in words that say what to do."""
+
+from __future__ import annotations
+
+import errno
+import os
+import tempfile
+from io import FileIO
+from pathlib import Path
+
+from pipeline.errors import SinkOpenError
+
+_FULL = "no space left on the device"
+_REASONS = {
+    errno.ENOSPC: _FULL,
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EFBIG: "the file would exceed the largest size allowed (ulimit -f, or the file system's own)",
+    errno.EPIPE: "the reader went away",
+    errno.EIO: "the device reports an input/output error",
+    errno.EACCES: "permission denied; choose a folder that this user may write to",
+    errno.EPERM: "permission denied; choose a folder that this user may write to",
+    errno.EROFS: "the file system is read-only; choose another folder",
+    errno.EISDIR: "it is a folder; give the name of a file in it",
+    errno.ENAMETOOLONG: "the name is too long",
+}
+
+
+def reason(error: OSError) -> str:
+    """Say in a few words why an output failed, without the path."""
+    known = _REASONS.get(error.errno) if error.errno is not None else None
+    return known or error.strerror or str(error) or type(error).__name__
+
+
+def open_output(path: str | Path, shown: str) -> FileIO:
+    """Open ``path`` unbuffered for writing, replacing what is there.
+
+    ``shown`` is what the message calls it. Raises SinkOpenError with the remedy.
+    """
+    try:
+        return FileIO(path, "wb")
+    except (OSError, ValueError) as error:  # ValueError: a NUL character in the name
+        raise SinkOpenError(f"cannot write {shown}: {_why_not(Path(path), error)}") from error
+
+
+def check_folder(path: Path, shown: str) -> None:
+    """Prove that a file can be made in the folder of ``path``. Raises SinkOpenError."""
+    try:
+        # Permission bits don't tell (root, ACLs, network and read-only file systems): make one.
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except (OSError, ValueError) as error:
+        raise SinkOpenError(f"cannot write {shown}: {_why_not(path, error)}") from error
+
+
+def _why_not(path: Path, error: OSError | ValueError) -> str:
+    if isinstance(error, OSError) and error.errno in (errno.ENOENT, errno.ENOTDIR):
+        folder = path.parent
+        if not os.path.lexists(folder):
+            return f"the folder {folder} does not exist; create it first"
+        if not os.path.isdir(folder):
+            return f"{folder} is not a folder"
+    return reason(error) if isinstance(error, OSError) else str(error)

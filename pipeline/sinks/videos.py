@@ -1,0 +1,109 @@
+"""Annotated video files of several streams."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
+from pathlib import Path
+
+from pipeline.errors import SinkError, SinkOpenError, SinkWriteError
+from pipeline.frame import Result
+from pipeline.sinks.base import Sink
+from pipeline.sinks.files import check_folder
+from pipeline.sinks.video import VideoFile, container_of
+
+_PLACEHOLDER = "{stream}"
+
+
+class VideoFiles(Sink):
+    """One VideoFile a stream, made when its first frame comes.
+
+    ``{stream}`` in the name is replaced by the stream's name, in which every character that
+    does not suit a file's name becomes ``_``. ``streams`` are the names of all streams where
+    they are known; ``fps`` holds their nominal rates.
+
+    Raises SinkOpenError for a wrong extension, for a folder that cannot be written to, and
+    for several streams that would go to one file.
+    """
+
+    def __init__(
+        self,
+        template: str,
+        streams: Sequence[str] = (),
+        fps: Mapping[str, float | Fraction] | None = None,
+    ) -> None:
+        self._template = os.fspath(template)
+        self._fps = fps or {}
+        self._files: dict[str, VideoFile] = {}
+        self._taken: set[str] = set()
+        folder, name = os.path.split(self._template)
+        container_of(name)
+        if _PLACEHOLDER in folder:
+            raise SinkOpenError(
+                f"cannot write video {template}: {_PLACEHOLDER} stands for a part of the file's name, "
+                "not of its folder's"
+            )
+        if unknown := re.search(r"\{[^{}]*\}", name.replace(_PLACEHOLDER, "")):
+            raise SinkOpenError(
+                f"cannot write video {template}: unknown placeholder {unknown[0]}; valid: {_PLACEHOLDER}"
+            )
+        if len(streams) > 1 and _PLACEHOLDER not in name:
+            raise self._one_file_for_many()
+        self._only: VideoFile | None = None
+        if _PLACEHOLDER in name:
+            check_folder(Path(os.path.realpath(self._template)), self._template)
+        else:
+            self._only = VideoFile(self._template, next(iter(self._fps.values()), None))
+
+    def write(self, result: Result, dropped_before: int) -> None:
+        """Write a frame to its stream's file. Raises SinkWriteError, or SinkOpenError for a new file."""
+        file = self._files.get(result.stream)
+        if file is None:
+            file = self._files[result.stream] = self._new(result.stream)
+        file.write(result, dropped_before)
+
+    def close(self) -> None:
+        """Finish every file, also when one cannot be finished. Raises SinkWriteError."""
+        failures = []
+        for file in self._all():
+            try:
+                file.close()
+            except SinkError as error:
+                failures.append(error)
+        if failures:
+            raise SinkWriteError("; ".join(map(str, failures))) from failures[0]
+
+    def abort(self) -> None:
+        """Give up every file."""
+        for file in self._all():
+            file.abort()
+
+    def _all(self) -> list[VideoFile]:
+        return list(self._files.values()) if self._only is None else [self._only]
+
+    def _new(self, stream: str) -> VideoFile:
+        if self._only is None:
+            return VideoFile(self._path(stream), self._fps.get(stream))
+        if self._files:
+            raise self._one_file_for_many()
+        return self._only
+
+    def _path(self, stream: str) -> str:
+        safe = re.sub(r"[^\w.-]+", "_", stream).lstrip(".")[:100] or "_"
+        path = self._template.replace(_PLACEHOLDER, safe)
+        number = 2
+        # "cam 1" and "cam/1" are two streams; so are "Cam" and "cam", which some disks confuse.
+        while path.casefold() in self._taken:
+            path = self._template.replace(_PLACEHOLDER, f"{safe}-{number}")
+            number += 1
+        self._taken.add(path.casefold())
+        return path
+
+    def _one_file_for_many(self) -> SinkOpenError:
+        root, extension = os.path.splitext(self._template)
+        return SinkOpenError(
+            f"cannot write several streams to one video {self._template}; "
+            f"put {_PLACEHOLDER} into its name, such as {root}-{_PLACEHOLDER}{extension}"
+        )

@@ -1,0 +1,57 @@
+"""Where pictures come from: files, cameras, RTSP, HTTP, still images, and made-up ones.
+
+``parse_source`` tells what a text means without touching the network; ``open_source`` opens it
+and blocks while it does. A source is iterated once, in one thread, and closes itself when its
+pictures end. This room alone imports ``av`` for input and ``cv2.VideoCapture``.
+
+Reconnecting is not here yet. Its place is a source of its own around :func:`open_source`; see
+``media.py``.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+from pipeline.config import StreamConfig
+from pipeline.sources.address import parse_source
+from pipeline.sources.base import Picture, Source, SourceSpec, Unreadable
+from pipeline.sources.camera import open_camera
+from pipeline.sources.fflog import route_ffmpeg_log
+from pipeline.sources.media import open_media
+from pipeline.sources.pictures import open_pictures
+from pipeline.sources.synthetic import encode_number, open_synthetic, read_number
+
+Opener = Callable[[SourceSpec, StreamConfig, threading.Event], Source]
+
+OPENERS: dict[str, Opener] = {
+    "file": open_media,
+    "rtsp": open_media,
+    "http": open_media,
+    "stream": open_media,
+    "camera": open_camera,
+    "pictures": open_pictures,
+    "synthetic": open_synthetic,
+}
+
+
+def open_source(spec: SourceSpec, stream: StreamConfig, stop: threading.Event) -> Source:
+    """Open ``spec`` as ``stream`` says; its iteration ends at the next picture once ``stop`` is set.
+
+    Blocks while it opens. Raises SourceOpenError, whose ``cause`` says why in a word.
+    """
+    return OPENERS[spec.kind](spec, stream, stop)
+
+
+__all__ = [
+    "OPENERS",
+    "Picture",
+    "Source",
+    "SourceSpec",
+    "Unreadable",
+    "encode_number",
+    "open_source",
+    "parse_source",
+    "read_number",
+    "route_ffmpeg_log",
+]

@@ -1,0 +1,86 @@
+"""The words of this room: what a source is, and what comes out of one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Protocol, Self
+
+from pipeline.frame import Image
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Picture:
+    """One decoded picture.
+
+    ``image`` is uint8 [height, width, 3], BGR, C-contiguous and the receiver's own: no source
+    writes to it again. ``pts`` counts ``time_base`` seconds; both are None where the source
+    has no clock. ``decode_seconds`` is what video decode and colour conversion of this picture
+    took; waiting for data is not in it.
+    """
+
+    image: Image
+    pts: int | None
+    time_base: Fraction | None
+    decode_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """One of many pictures that could not be read; it still takes a frame number."""
+
+    reason: str
+    """One line, redacted."""
+
+
+class Source(Protocol):
+    """Where pictures come from; a context manager.
+
+    ``live`` is True for a source that delivers in real time by itself (a camera, RTSP, live
+    HTTP) and False for one that waits to be read (a file). ``description`` says codec, size,
+    frame rate and transport for the log, redacted.
+    """
+
+    live: bool
+    description: str
+    frame_count: int | None
+    """How many pictures there will be, where the source says so beforehand."""
+
+    @property
+    def corrupt_packets(self) -> int:
+        """Packets that the decoder refused and that were skipped."""
+        ...
+
+    def __iter__(self) -> Iterator[Picture | Unreadable]:
+        """Yield the pictures in order of presentation, once: a second call raises RuntimeError.
+
+        Raises SourceReadError when the source dies or ends before its time.
+        """
+        ...
+
+    def close(self) -> None:
+        """Release the source. To be called by the thread that iterates; twice does no harm."""
+        ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *exception: object) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class SourceSpec:
+    """What a source's text means.
+
+    ``kind`` is a name in the table of openers, ``address`` what that opener takes,
+    ``default_name`` a name for the stream. ``live`` is None where only opening tells (HTTP).
+    ``address`` may hold a password: it is left out of ``repr``.
+    """
+
+    kind: str
+    address: str
+    default_name: str
+    live: bool | None
+
+    def __repr__(self) -> str:
+        return f"SourceSpec({self.kind!r}, {self.default_name!r}, live={self.live})"

@@ -1,0 +1,130 @@
+"""Opening a container: which options bound the wait, TCP before UDP, and which stream to read."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from dataclasses import dataclass
+
+import av
+import av.error
+from av.container import InputContainer
+from av.stream import Disposition
+from av.video.stream import VideoStream
+
+from pipeline.config import StreamConfig
+from pipeline.errors import SourceOpenError
+from pipeline.redact import redact
+from pipeline.sources.base import SourceSpec
+from pipeline.sources.failures import explain
+
+LOG = logging.getLogger(__name__)
+
+# Options that bound a wait, in microseconds, by scheme. FFmpeg ignores unknown ones in silence,
+# so each was tried against a silent server (FFmpeg 8.1; not srt, which PyAV's wheel lacks). rtmp
+# and tcp take "timeout" too, but as "listen for a client"; rtp has none.
+_TIMEOUT_OPTION = {
+    "rtsp": "timeout",
+    "rtsps": "timeout",
+    "http": "rw_timeout",
+    "https": "rw_timeout",
+    "rtmp": "rw_timeout",
+    "rtmps": "rw_timeout",
+    "tcp": "rw_timeout",
+    "udp": "timeout",
+    "srt": "timeout",
+}
+# A second try over UDP cannot help here.
+_FINAL_CAUSES = frozenset({"refused", "auth", "not_found"})
+_TEXT_ART = frozenset({"ansi", "bintext", "idf", "xbin"})
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A container that has video, and how it was reached."""
+
+    container: InputContainer
+    video: VideoStream
+    scheme: str
+    """Empty for a file."""
+    transport: str
+    """tcp or udp for RTSP, else empty."""
+
+
+def connect(spec: SourceSpec, stream: StreamConfig, stop: threading.Event) -> Opened:
+    """Open a file or an address. Raises SourceOpenError.
+
+    Takes up to ``stream.open_timeout`` to connect, all tries together, and again as long to find
+    out what the stream holds.
+    """
+    scheme = spec.address.partition("://")[0].lower() if spec.kind != "file" else ""
+    transports: tuple[str, ...] = ("",)
+    if scheme in ("rtsp", "rtsps"):
+        auto = stream.rtsp_transport == "auto"
+        transports = ("tcp", "udp") if auto else (stream.rtsp_transport,)
+    deadline = time.monotonic() + stream.open_timeout
+    failures: list[tuple[str, str]] = []
+    for transport in transports:
+        if failures:
+            if deadline <= time.monotonic() or stop.is_set():
+                break
+            LOG.warning("%s: %s over TCP; trying UDP", redact(spec.address), failures[-1][1])
+        outcome = _try(spec, scheme, transport, stream, max(deadline - time.monotonic(), 0.01))
+        if isinstance(outcome, Opened):
+            return outcome
+        failures.append(outcome)
+        if outcome[0] in _FINAL_CAUSES:
+            break
+    said = "; then over UDP: ".join(phrase for _, phrase in failures)
+    raise SourceOpenError(f"cannot open {spec.address}: {said}", cause=failures[-1][0])
+
+
+def _try(
+    spec: SourceSpec, scheme: str, transport: str, stream: StreamConfig, open_timeout: float
+) -> Opened | tuple[str, str]:
+    """Open once: what was opened, or the cause and a phrase."""
+    options: dict[str, str] = {}
+    timeout: tuple[float, float] | None = None
+    if scheme:
+        # FFmpeg has one limit for opening and reading, so it gets the longer one; PyAV's own
+        # holds each to the second. (PyAV's takes the GIL at each poll, so it is the backstop.)
+        timeout = (open_timeout, stream.read_timeout)
+        if option := _TIMEOUT_OPTION.get(scheme):
+            options[option] = str(int(max(timeout) * 1e6))
+    if transport:
+        options["rtsp_transport"] = transport
+        options["allowed_media_types"] = "video"
+        # Don't wait for 20 frames to guess a frame rate (measured: opens 0.8 s sooner at 25 fps).
+        options["fpsprobesize"] = "0"
+    # With a prefix, a colon or a % in a file's name means nothing to FFmpeg.
+    address = spec.address if scheme else f"file:{spec.address}"
+    begun = time.monotonic()
+    try:
+        container = av.open(address, options=options, timeout=timeout, metadata_errors="replace")
+    except (av.error.FFmpegError, OSError, ValueError) as error:
+        waited = time.monotonic() - begun
+        return explain(error, remote=bool(scheme), opening=True, waited=waited, limit=open_timeout)
+    video = _pick(container)
+    if isinstance(video, VideoStream):
+        return Opened(container, video, scheme, transport)
+    container.close()
+    return "format", video
+
+
+def _pick(container: InputContainer) -> VideoStream | str:
+    """The video stream to read, or why there is none."""
+    # A cover picture in a sound file is a video stream to FFmpeg.
+    covers = Disposition.attached_pic
+    streams = [s for s in container.streams.video if not s.disposition & covers]
+    if not streams:
+        found = ", ".join(sorted({s.type for s in container.streams})) or "nothing"
+        return f"it holds no video stream (found: {found})"
+    best = container.streams.best("video")
+    video = best if best in streams else streams[0]
+    assert isinstance(video, VideoStream)
+    if not video.codec_context:
+        return "this build of FFmpeg has no decoder for its video"
+    if video.codec_context.name in _TEXT_ART:
+        return "it is text, not video"
+    return video

@@ -1,0 +1,78 @@
+"""FFmpeg's errors in words: one table from exception to cause and phrase.
+
+FFmpeg's exceptions repeat the address with its password, so none of them is chained to ours:
+callers build the error here, leave the ``except`` block, and raise then, which keeps
+``__context__`` empty as well.
+"""
+
+from __future__ import annotations
+
+import errno
+
+import av.error
+
+# The first match wins, so subclasses and errno values stand before their bases.
+_BY_TYPE: tuple[tuple[type[BaseException], str, str], ...] = (
+    (av.error.HTTPUnauthorizedError, "auth", "the user name or password is missing or was refused (401)"),
+    (av.error.HTTPForbiddenError, "auth", "access was forbidden (403)"),
+    (av.error.HTTPNotFoundError, "not_found", "the server knows no such address (404)"),
+    (av.error.HTTPTooManyRequestsError, "refused", "the server takes no more clients (429)"),
+    (av.error.HTTPBadRequestError, "network", "the server did not understand the request (400)"),
+    (av.error.HTTPOtherClientError, "network", "the server refused the request (4xx)"),
+    (av.error.HTTPServerError, "network", "the server failed (5xx)"),
+    (av.error.ConnectionRefusedError, "refused", "connection refused: nothing listens at that host and port"),
+    (av.error.ConnectionResetError, "network", "the connection was reset"),
+    (av.error.ConnectionAbortedError, "network", "the connection was aborted"),
+    (av.error.BrokenPipeError, "network", "the connection was closed"),
+    (av.error.TimeoutError, "timeout", "no answer in time"),
+    # PyAV's own timeout interrupts FFmpeg, which then reports that it was asked to exit.
+    (av.error.ExitError, "timeout", "no answer in time"),
+    (av.error.FileNotFoundError, "not_found", "no such file"),
+    (av.error.IsADirectoryError, "format", "it is a folder"),
+    (av.error.PermissionError, "permission", "permission denied"),
+    (av.error.ProtocolNotFoundError, "format", "this build of FFmpeg does not have that protocol"),
+    (av.error.DemuxerNotFoundError, "format", "this build of FFmpeg cannot read that container"),
+    (av.error.DecoderNotFoundError, "format", "this build of FFmpeg has no decoder for it"),
+    (av.error.PatchWelcomeError, "format", "FFmpeg does not support this variant of the format"),
+    (av.error.InvalidDataError, "format", "the data is not video that FFmpeg can read, or is damaged"),
+    (av.error.EOFError, "ended", "the data ended before any picture"),
+)
+_BY_ERRNO: dict[int, tuple[str, str]] = {
+    errno.EPROTONOSUPPORT: ("network", "the server does not offer this transport"),
+    errno.ENETUNREACH: ("network", "the network cannot be reached"),
+    errno.EHOSTUNREACH: ("network", "the host cannot be reached"),
+    errno.ENETDOWN: ("network", "the network is down"),
+    errno.EADDRNOTAVAIL: ("network", "that address is not one to connect to"),
+}
+# FFmpeg's word for a name that does not resolve, a TLS handshake that fails, a connection that
+# breaks, and a disk that fails to read.
+_EIO_LOCAL = ("error", "the disk or device failed to read (input/output error)")
+_EIO_OPENING = ("network", "host not found, or it does not speak this protocol")
+_EIO_READING = ("network", "the connection broke or was closed")
+
+STALL_SHARE = 0.9
+"""A failure after this share of its time limit counts as the time limit, whatever FFmpeg calls it."""
+
+
+def explain(
+    error: BaseException, *, remote: bool, opening: bool, waited: float, limit: float
+) -> tuple[str, str]:
+    """The cause (see SourceError) and a phrase for an error of PyAV.
+
+    ``opening`` is False once the source has been opened. ``waited`` is how many seconds the call
+    had run and ``limit`` its time limit: the same stall surfaces as TimeoutError, ExitError,
+    InvalidDataError or EIO, by which timer fired where.
+    """
+    answered = isinstance(error, av.error.HTTPError | av.error.HTTPClientError)
+    if remote and not answered and waited >= STALL_SHARE * limit:
+        return "timeout", f"no data within {limit:.3g} s"
+    for kind, cause, phrase in _BY_TYPE:
+        if isinstance(error, kind):
+            return cause, phrase
+    number = getattr(error, "errno", None)
+    if number == errno.EIO:
+        return (_EIO_OPENING if opening else _EIO_READING) if remote else _EIO_LOCAL
+    if number in _BY_ERRNO:
+        return _BY_ERRNO[number]
+    # strerror, not str(): the latter holds the address.
+    return "error", str(getattr(error, "strerror", None) or type(error).__name__)

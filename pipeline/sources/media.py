@@ -1,0 +1,166 @@
+"""Video through FFmpeg (PyAV): files, RTSP, HTTP, HLS, RTMP, SRT, UDP.
+
+Threads: FFmpeg decodes files with frame and slice threads; live streams with slice threads
+alone, because a frame thread holds its frame back until the next one comes (measured: 80 ms at
+25 fps with two threads). ``low_delay`` gained nothing on top of slice threads and ``nobuffer``
+threw away all that arrived while the stream was being opened (the first two seconds), so neither
+is set.
+
+Reconnecting belongs around this room's ``open_source``, not in here: a ``Supervised`` source
+would hold the spec, open again when iteration raises SourceReadError of a live source, and count
+it. Nothing in a MediaSource outlives its ``close``.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Iterator
+
+import av.error
+from av.container import InputContainer
+from av.packet import Packet
+from av.stream import Stream
+
+from pipeline.config import StreamConfig
+from pipeline.errors import SourceReadError
+from pipeline.redact import redact
+from pipeline.sources import fflog
+from pipeline.sources.base import Picture, Source, SourceSpec
+from pipeline.sources.connect import Opened, connect
+from pipeline.sources.convert import Converter
+from pipeline.sources.ending import Progress
+from pipeline.sources.failures import explain
+from pipeline.sources.opened import Once
+
+LOG = logging.getLogger(__name__)
+
+_PLAYLISTS = frozenset({"hls", "dash"})
+
+
+def open_media(spec: SourceSpec, stream: StreamConfig, stop: threading.Event) -> Source:
+    """Open a file or an address. Raises SourceOpenError."""
+    return MediaSource(connect(spec, stream, stop), spec, stream, stop)
+
+
+class MediaSource(Once):
+    """The pictures of one opened container."""
+
+    def __init__(
+        self,
+        opened: Opened,
+        spec: SourceSpec,
+        stream: StreamConfig,
+        stop: threading.Event,
+    ) -> None:
+        super().__init__()
+        self._container, self._video = opened.container, opened.video
+        self._shown, self._stop = redact(spec.address), stop
+        self._remote, self._read_timeout = bool(opened.scheme), stream.read_timeout
+        self.live = _is_live(self._container) if spec.live is None else spec.live
+        frame_threads = not self.live and fflog.frame_threads_allowed()
+        self._video.thread_type = "AUTO" if frame_threads else "SLICE"
+        self.frame_count = None if self.live else self._video.frames or None
+        self.description = self._describe(opened.scheme, opened.transport)
+
+    def close(self) -> None:
+        """Close the container. To be called by the thread that iterates; twice does no harm."""
+        self._container.close()
+
+    def _pictures(self) -> Iterator[Picture]:
+        converter, progress = Converter(), Progress(self._container, self._video, sized=not self.live)
+        clock = time.perf_counter
+        spent = 0.0
+        for packet in self._packets(progress):
+            begun = clock()
+            try:
+                frames = self._video.decode(packet)
+            except av.error.FFmpegError as error:
+                self._skip(packet, error)
+                continue
+            finally:
+                spent += clock() - begun
+            for n, frame in enumerate(frames):
+                begun = clock()
+                image = converter.to_bgr(frame)
+                seconds = clock() - begun + spent / (len(frames) - n)
+                spent -= spent / (len(frames) - n)
+                progress.pictures += 1
+                yield Picture(image, frame.pts, frame.time_base, seconds)
+                if self._stop.is_set():
+                    return
+        if not self._stop.is_set():
+            self._check_end(progress)
+
+    def _packets(self, progress: Progress) -> Iterator[Packet[Stream]]:
+        """The video's packets; damaged ones are skipped and counted."""
+        packets = iter(self._container.demux(*progress.watched))
+        while not self._stop.is_set():
+            begun = time.monotonic()
+            failure: tuple[str, str] | None = None
+            packet = None
+            try:
+                packet = next(packets, None)
+            except av.error.FFmpegError as error:
+                waited = time.monotonic() - begun
+                failure = explain(
+                    error, remote=self._remote, opening=False, waited=waited, limit=self._read_timeout
+                )
+            if failure is not None:
+                cause, phrase = failure
+                raise SourceReadError(
+                    f"{self._shown}: {phrase}, after {progress.pictures} pictures", cause=cause
+                )
+            if packet is None:
+                return
+            progress.saw(packet)
+            # The stream, not stream_index: that is 0 on the empty packets that flush the decoders.
+            if packet.stream.index != self._video.index:
+                continue
+            if packet.is_corrupt:
+                # Such as the half packet at the end of a file cut short: decoded, it would be a
+                # smeared picture.
+                self._corrupt_packets += 1
+                continue
+            yield packet
+
+    def _skip(self, packet: Packet[Stream], error: av.error.FFmpegError) -> None:
+        self._corrupt_packets += 1
+        LOG.debug("%s: packet at %s skipped: %s", self._shown, packet.pts, error.strerror)
+
+    def _check_end(self, progress: Progress) -> None:
+        """Raise SourceReadError unless this end of the data is an honest one."""
+        count = progress.pictures
+        if self.live:
+            raise SourceReadError(
+                f"{self._shown}: the stream ended: the server closed it after {count} pictures", cause="ended"
+            )
+        if early := progress.ends_early():
+            raise SourceReadError(f"{self._shown}: {early}; {count} pictures were read", cause="ended")
+        if count == 0:
+            raise SourceReadError(
+                f"{self._shown}: no picture in it could be decoded ({self._corrupt_packets} damaged packets)",
+                cause="format",
+            )
+
+    def _describe(self, scheme: str, transport: str) -> str:
+        context, rate = self._video.codec_context, self._video.average_rate
+        size = f"{context.width}x{context.height}" if context.width else "size unknown"
+        fps = f"{float(rate):g} fps" if rate else "frame rate unknown"
+        where = self._container.format.name.partition(",")[0]
+        way = f" over {scheme}" if scheme else " file"
+        if transport:
+            where, way = scheme, f" over {transport.upper()}"
+        kind = "live" if self.live else "not live"
+        return f"{context.name}, {size}, {fps}, {where}{way}, {kind}"
+
+
+def _is_live(container: InputContainer) -> bool:
+    """Whether an HTTP address delivers in real time: it declares neither a duration nor a length.
+
+    A playlist's own length says nothing of the stream's: there the duration alone counts.
+    """
+    if container.duration is not None:
+        return False
+    return container.format.name in _PLAYLISTS or container.size <= 0

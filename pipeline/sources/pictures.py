@@ -1,0 +1,118 @@
+"""Still pictures: one file, a folder, or a glob, in natural order (img2 before img10).
+
+Bytes are read by Python and decoded by OpenCV, so any file name works. A bad picture among many
+is yielded as Unreadable; a single one that is bad is an error at opening.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from pipeline.config import StreamConfig
+from pipeline.errors import SourceOpenError
+from pipeline.redact import redact
+from pipeline.sources.base import Picture, Source, SourceSpec, Unreadable
+from pipeline.sources.imagefile import decode_picture
+from pipeline.sources.opened import Once
+
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
+_NUMBER = re.compile(r"(\d+)")
+
+
+class _BadPictureError(Exception):
+    """Why a picture cannot be read, in a phrase, and the cause word."""
+
+    def __init__(self, phrase: str, cause: str = "format") -> None:
+        super().__init__(phrase)
+        self.cause = cause
+
+
+def natural_key(path: Path) -> tuple[tuple[tuple[int, int, str], ...], str]:
+    """A sort key by which numbers in names count as numbers, part of the path by part."""
+    text = str(path)
+    parts = _NUMBER.split(text.casefold())
+    # A number sorts before text; the text itself settles ties such as a1 and a01.
+    return tuple((0, int(p), "") if n % 2 else (1, 0, p) for n, p in enumerate(parts)), text
+
+
+def pictures_in(folder: Path) -> list[Path]:
+    """The pictures directly in ``folder``, in natural order. Raises SourceOpenError."""
+    try:
+        return _only_pictures(folder.iterdir())
+    except OSError as error:
+        cause = "permission" if isinstance(error, PermissionError) else "error"
+        raise SourceOpenError(f"{folder}: {error.strerror}", cause=cause) from None
+
+
+class PicturesSource(Once):
+    """The pictures of some files, one after the other."""
+
+    live = False
+
+    def __init__(self, paths: list[Path], stop: threading.Event) -> None:
+        super().__init__()
+        self._paths, self._stop = paths, stop
+        self._first: Picture | None = None
+        self.frame_count = len(paths)
+        self.description = f"{len(paths)} pictures"
+        if len(paths) == 1:
+            try:
+                self._first = _read(paths[0])
+            except _BadPictureError as error:
+                raise SourceOpenError(f"cannot open {paths[0]}: {error}", cause=error.cause) from None
+            height, width = self._first.image.shape[:2]
+            self.description = f"one picture, {width}x{height}"
+
+    def _pictures(self) -> Iterator[Picture | Unreadable]:
+        if self._first is not None:
+            picture, self._first = self._first, None
+            yield picture
+            return
+        for path in self._paths:
+            if self._stop.is_set():
+                return
+            try:
+                item: Picture | Unreadable = _read(path)
+            except _BadPictureError as error:
+                item = Unreadable(redact(f"{path}: {error}"))
+            yield item
+
+
+def open_pictures(spec: SourceSpec, stream: StreamConfig, stop: threading.Event) -> Source:
+    """Open a picture, a folder or a glob. Raises SourceOpenError."""
+    del stream
+    path = Path(spec.address)
+    if path.is_dir():
+        paths = pictures_in(path)
+    elif path.exists():
+        paths = [path]
+    else:
+        found = glob.glob(os.path.expanduser(spec.address), recursive=True)
+        paths = _only_pictures(Path(name) for name in found)
+    if not paths:
+        raise SourceOpenError(f"{spec.address}: no picture is there (any more)", cause="not_found")
+    return PicturesSource(paths, stop)
+
+
+def _only_pictures(paths: Iterable[Path]) -> list[Path]:
+    return sorted((p for p in paths if p.suffix.lower() in SUFFIXES and p.is_file()), key=natural_key)
+
+
+def _read(path: Path) -> Picture:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        cause = {FileNotFoundError: "not_found", PermissionError: "permission"}.get(type(error), "error")
+        raise _BadPictureError(error.strerror or type(error).__name__, cause) from None
+    begun = time.perf_counter()
+    try:
+        image = decode_picture(data)
+    except ValueError as error:
+        raise _BadPictureError(" ".join(str(error).split())) from None
+    return Picture(image, None, None, time.perf_counter() - begun)

@@ -1,0 +1,152 @@
+"""Boxes, labels and a caption onto a picture."""
+
+from __future__ import annotations
+
+import colorsys
+import unicodedata
+from functools import lru_cache
+
+import cv2
+import numpy as np
+
+from pipeline.detections import Detections
+from pipeline.frame import Image
+
+Color = tuple[int, int, int]
+"""Blue, green, red in 0..255."""
+
+_FONT = cv2.FONT_HERSHEY_SIMPLEX
+_BLACK, _WHITE = (0, 0, 0), (255, 255, 255)
+_CAPTION_BACKGROUND = (32, 32, 32)
+# Twelve hues around the circle, neighbours in the list far apart; then again, in other shades.
+_HUES = (0, 6, 3, 9, 1, 7, 4, 10, 2, 8, 5, 11)
+_SHADES = ((0.85, 0.95), (0.55, 1.0), (0.95, 0.75))
+# Letters that Unicode does not decompose into a plain one and a mark.
+_PLAIN = str.maketrans({"ß": "ss", "æ": "ae", "Æ": "AE", "œ": "oe", "Œ": "OE", "ø": "o", "Ø": "O", "ł": "l"})
+
+
+def draw(image: Image, detections: Detections, *, caption: str | None = None) -> None:
+    """Draw ``detections`` onto ``image`` (uint8 [h, w, 3], BGR, writable), in place.
+
+    Each gets its box, its label and its confidence in the colour of its class; of labels that
+    overlap the most confident one is on top. ``caption`` goes to the top left corner. Widths
+    follow the size of the picture, labels stay inside it, and letters that the font lacks are
+    spelt out (see ``drawable``).
+    """
+    style = _Style(image)
+    labelled = [(box.tolist(), score, class_id, label) for box, score, class_id, label in detections]
+    # All boxes, then all labels: no box may strike through a label. The best one last, on top.
+    for box_xyxy, _, class_id, _ in reversed(labelled):
+        style.box(image, box_xyxy, color_of(class_id))
+    for box_xyxy, score, class_id, label in reversed(labelled):
+        style.label(image, box_xyxy, f"{label} {score:.2f}", color_of(class_id))
+    if caption:
+        style.text(image, caption, 0, 0, _CAPTION_BACKGROUND)
+
+
+@lru_cache(maxsize=4096)
+def color_of(class_id: int) -> Color:
+    """Return the colour of a class: the same in every run, and far from those of its neighbours."""
+    turn, place = divmod(class_id, len(_HUES))
+    hue = (1 / 3 + (_HUES[place] + turn % 2 / 2) / len(_HUES)) % 1.0
+    saturation, value = _SHADES[turn % len(_SHADES)]
+    red, green, blue = colorsys.hsv_to_rgb(hue, saturation, value)
+    return round(255 * blue), round(255 * green), round(255 * red)
+
+
+def text_color(background: Color) -> Color:
+    """Return black or white, whichever has the higher contrast to ``background`` (as WCAG 2 defines it)."""
+    blue, green, red = ((level / 255) ** 2.2 for level in background)
+    luminance = 0.0722 * blue + 0.7152 * green + 0.2126 * red
+    return _BLACK if luminance > 0.179 else _WHITE
+
+
+@lru_cache(maxsize=4096)
+def drawable(text: str) -> str:
+    """Return ``text`` in characters that OpenCV's font has, so that none becomes a question mark.
+
+    OpenCV 5 has Latin, Greek, Cyrillic, Arabic and Chinese; OpenCV 4 has ASCII. What is missing
+    loses its accents (é to e) or is written by number (U+1F697).
+    """
+    return "".join(character if _has_glyph(character) else _spelt(character) for character in text)
+
+
+def _spelt(character: str) -> str:
+    plain = unicodedata.normalize("NFKD", character.translate(_PLAIN))
+    plain = "".join(part for part in plain if not unicodedata.combining(part))
+    if plain and all(map(_has_glyph, plain)):
+        return plain
+    return f"U+{ord(character):04X}"
+
+
+@lru_cache(maxsize=4096)
+def _has_glyph(character: str) -> bool:
+    """Whether OpenCV draws ``character`` as something of its own.
+
+    For what it lacks OpenCV 5 draws one question mark, OpenCV 4 one for each byte.
+    """
+    if character.isascii() or not character.isprintable():
+        # Half a surrogate pair, which is not printable, crashes OpenCV 5.
+        return character.isprintable()
+    drawing = _drawing(character)
+    marks = ("?", "?" * len(character.encode()))
+    return bool(drawing.any()) and not any(np.array_equal(drawing, _drawing(text)) for text in marks)
+
+
+def _drawing(text: str) -> Image:
+    canvas = np.zeros((48, 96), np.uint8)
+    cv2.putText(canvas, text, (8, 36), _FONT, 1.0, (255,), 1)
+    return canvas
+
+
+class _Style:
+    """Widths and font size for a picture; positions in its pixels."""
+
+    def __init__(self, image: Image) -> None:
+        self.height, self.width = image.shape[:2]
+        side = min(self.height, self.width)
+        self.line = max(1, round(side / 400))
+        self.scale = max(0.38, side / 1500)
+        self.stroke = max(1, round(self.scale * 1.6))
+        (_, capital), below = cv2.getTextSize("Hg", _FONT, self.scale, self.stroke)
+        self.pad = max(2, round(0.3 * capital))
+        self.ascent, self.tab = capital, capital + below + 2 * self.pad
+
+    def box(self, image: Image, box_xyxy: list[float], color: Color) -> None:
+        """Draw a rectangle whose line lies inside the picture."""
+        left, top, right, bottom = self._pixels(box_xyxy)
+        cv2.rectangle(image, (left, top), (right, bottom), color, self.line)
+
+    def label(self, image: Image, box_xyxy: list[float], text: str, color: Color) -> None:
+        """Put a label on top of a box; ``text`` moves it into the box where there is no room above."""
+        left, top, _, _ = self._pixels(box_xyxy)
+        overhang = self.line // 2
+        self.text(image, text, left - overhang, top - overhang - self.tab, color)
+
+    def text(self, image: Image, text: str, left: int, top: int, background: Color) -> None:
+        """Write text on a filled rectangle, moved (and cut, as a last resort) to be inside the picture."""
+        text, width = self._fit(drawable(text))
+        left = max(0, min(left, self.width - width - 2 * self.pad))
+        top = max(0, min(top, self.height - self.tab))
+        right = min(left + width + 2 * self.pad, self.width) - 1
+        cv2.rectangle(image, (left, top), (right, top + self.tab - 1), background, cv2.FILLED)
+        origin = (left + self.pad, top + self.pad + self.ascent)
+        cv2.putText(image, text, origin, _FONT, self.scale, text_color(background), self.stroke, cv2.LINE_AA)
+
+    def _fit(self, text: str) -> tuple[str, int]:
+        """Return as much of ``text`` as the picture is wide, and its width."""
+        room = self.width - 2 * self.pad
+        width = self._width(text)
+        while width > room and len(text) > 1:
+            # In proportion, at least one character at a time.
+            text = text[: max(1, min(len(text) - 1, len(text) * room // width))]
+            width = self._width(text)
+        return text, width
+
+    def _width(self, text: str) -> int:
+        return int(cv2.getTextSize(text, _FONT, self.scale, self.stroke)[0][0])
+
+    def _pixels(self, box_xyxy: list[float]) -> tuple[int, int, int, int]:
+        left, top, right, bottom = (round(edge) for edge in box_xyxy)
+        right, bottom = min(right, self.width - 1), min(bottom, self.height - 1)
+        return max(0, min(left, right)), max(0, min(top, bottom)), right, bottom

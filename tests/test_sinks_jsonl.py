@@ -1,0 +1,324 @@
+"""JSON Lines: what a line says, that lines stay whole, and how outputs fail."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+import threading
+import time
+from datetime import UTC, datetime
+from fractions import Fraction
+
+import jsonschema
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.detections import Detections
+from pipeline.errors import SinkOpenError, SinkWriteError
+from pipeline.frame import Frame, Result
+from pipeline.sinks import JsonLines
+from pipeline.sinks.jsonl import record
+from tests.test_sinks_common import REPOSITORY, in_child, make_result
+
+SCHEMA = json.loads((REPOSITORY / "docs" / "result.schema.json").read_text(encoding="utf-8"))
+VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)
+
+WRITER = """
+import sys
+from pipeline.errors import SinkError
+from pipeline.sinks import JsonLines
+from tests.test_sinks_common import make_result
+try:
+    with JsonLines(sys.argv[1]) as sink:
+        for seq in range(int(sys.argv[2])):
+            sink.write(make_result(seq=seq, boxes=[(1, 2, 3, 4)]), 0)
+except SinkError as error:
+    print(type(error).__name__, type(error.__cause__).__name__, error, file=sys.stderr)
+"""
+
+
+def strict(line: str) -> dict:
+    """Parse a line, refusing NaN and Infinity, which Python's reader lets through."""
+    return json.loads(line, parse_constant=lambda word: pytest.fail(f"{word} is no JSON"))
+
+
+def read(path) -> list[dict]:
+    text = path.read_bytes().decode("utf-8")
+    assert text.endswith("\n") or not text
+    return [strict(line) for line in text.split("\n")[:-1]]
+
+
+names = st.text(st.characters(codec="utf-8"), max_size=12)
+
+
+@st.composite
+def results(draw):
+    height, width = draw(st.integers(1, 50)), draw(st.integers(1, 50))
+    count = draw(st.integers(0, 6))
+    numbers = st.floats(-100, 200, width=32) | st.sampled_from([math.inf, -math.inf, -0.0])
+    boxes = draw(st.lists(st.tuples(*[numbers] * 4), min_size=count, max_size=count))
+    confidences = draw(st.lists(st.floats(0, 1, width=32), min_size=count, max_size=count))
+    class_ids = draw(st.lists(st.integers(0, 9), min_size=count, max_size=count))
+    labels = draw(st.lists(names, max_size=5))
+    stages = st.sampled_from(["capture", "preprocess", "infer", "postprocess", "track"])
+    frame = Frame(
+        draw(names),
+        draw(st.integers(0, 10**12)),
+        np.zeros((height, width, 3), np.uint8),
+        draw(st.none() | st.integers(-(2**40), 2**40)),
+        draw(st.none() | st.fractions(Fraction(1, 10**6), Fraction(1))),
+        draw(st.floats(0, 1e6)),
+        draw(st.floats(0, 4e9)),
+        draw(st.dictionaries(stages, st.floats(0, 1e4))),
+    )
+    return Result(
+        frame,
+        Detections(
+            np.array(boxes, np.float32).reshape(count, 4),
+            np.array(confidences, np.float32),
+            np.array(class_ids, np.int32),
+            labels,
+        ),
+    )
+
+
+@given(results(), st.integers(0, 10**6))
+def test_every_line_fits_the_schema_and_says_what_the_result_says(tmp_path_factory, result, dropped):
+    path = tmp_path_factory.mktemp("lines") / "out.jsonl"
+    with JsonLines(path) as sink:
+        sink.write(result, dropped)
+    (line,) = read(path)
+    VALIDATOR.validate(line)
+    frame, detections = result.frame, result.detections
+    assert (line["stream"], line["frame"], line["dropped_before"]) == (frame.stream, frame.seq, dropped)
+    assert (line["height"], line["width"]) == frame.image.shape[:2]
+    assert line["pts"] == (
+        pytest.approx(frame.pts_seconds, abs=1e-6) if frame.pts_seconds is not None else None
+    )
+    captured = datetime.strptime(line["time"], "%Y-%m-%dT%H:%M:%S.%fZ").replace(tzinfo=UTC).timestamp()
+    assert captured == pytest.approx(frame.wall_time, abs=0.0011)
+    # Video decode comes before the capture, from which latency counts.
+    assert set(line["latency_ms"]) == {*frame.timings, "total"} - {"capture"}
+    for name, seconds in frame.timings.items():
+        if name == "capture":
+            continue
+        assert line["latency_ms"][name] == pytest.approx(seconds * 1000, abs=0.006)
+    assert len(line["detections"]) == len(detections)
+    for found, box, confidence, class_id, label in zip(
+        line["detections"],
+        detections.xyxy.tolist(),
+        detections.confidence.tolist(),
+        detections.class_id.tolist(),
+        detections.labels,
+        strict=True,
+    ):
+        limits = (frame.width, frame.height) * 2
+        clipped = [min(max(side, 0), limit) for side, limit in zip(box, limits, strict=True)]
+        assert found["box"] == pytest.approx(clipped, abs=0.0051)
+        assert [round(side, 2) for side in found["box"]] == found["box"]
+        assert all(math.copysign(1, side) > 0 for side in found["box"])
+        assert found["confidence"] == pytest.approx(confidence, abs=0.0000501)
+        assert (found["class_id"], found["label"]) == (class_id, label)
+
+
+def test_the_line_of_the_manual(tmp_path):
+    frame = Frame(
+        "cam1",
+        12,
+        np.zeros((1080, 1920, 3), np.uint8),
+        12,
+        Fraction(1, 10),
+        100.0,
+        1_767_225_600.0,
+        {"preprocess": 0.0011, "infer": 0.0202, "postprocess": 0.0004},
+    )
+    detections = Detections(
+        np.array([[1.25, 2.5, 300, 400]], np.float32),
+        np.array([0.87], np.float32),
+        np.array([0], np.int32),
+        ("person",),
+    )
+    expected = (
+        '{"schema": 1, "stream": "cam1", "frame": 12, "pts": 1.2, "time": "2026-01-01T00:00:00.000Z", '
+        '"width": 1920, "height": 1080, "detections": [{"box": [1.25, 2.5, 300.0, 400.0], '
+        '"confidence": 0.87, "class_id": 0, "label": "person"}], "latency_ms": {"preprocess": 1.1, '
+        '"infer": 20.2, "postprocess": 0.4, "total": 24.9}, "dropped_before": 0}'
+    )
+    assert json.dumps(record(Result(frame, detections), 0, 100.0249)) == expected
+
+
+def test_total_is_the_time_since_capture(tmp_path):
+    path = tmp_path / "out.jsonl"
+    with JsonLines(path) as sink:
+        sink.write(make_result(captured_at=time.monotonic() - 5), 0)
+    assert 5000 <= read(path)[0]["latency_ms"]["total"] < 15000
+
+
+def test_the_schema_refuses_what_is_not_in_it():
+    good = record(make_result(pts=3, boxes=[(1, 2, 3, 4)]), 0, time.monotonic())
+    VALIDATOR.validate(good)
+    detection = good["detections"][0]
+    for bad in (
+        {**good, "extra": 1},
+        {key: value for key, value in good.items() if key != "pts"},
+        {**good, "schema": 2},
+        {**good, "time": "2026-01-01 00:00:00"},
+        {**good, "latency_ms": {"infer": 1.0}},
+        {**good, "detections": [{**detection, "box": [1, 2, 3]}]},
+        {**good, "detections": [{**detection, "confidence": 1.5}]},
+        {**good, "detections": [{**detection, "score": 0.5}]},
+    ):
+        assert not VALIDATOR.is_valid(bad), bad
+    jsonschema.Draft202012Validator.check_schema(SCHEMA)
+
+
+def test_labels_are_utf8_and_a_name_without_utf8_is_escaped(tmp_path):
+    path = tmp_path / "out.jsonl"
+    result = make_result(stream="cam\udce9", boxes=[(1, 2, 3, 4)])
+    detections = Detections(
+        result.detections.xyxy, result.detections.confidence, result.detections.class_id, ("Gewürz 犬",)
+    )
+    with JsonLines(path) as sink:
+        sink.write(Result(result.frame, detections), 0)
+    assert "Gewürz 犬".encode() in path.read_bytes()
+    assert read(path)[0]["stream"] == "cam\udce9"
+
+
+def test_not_a_number_is_an_error_and_no_line(tmp_path):
+    path = tmp_path / "out.jsonl"
+    with JsonLines(path) as sink:
+        sink.write(make_result(), 0)
+        with pytest.raises(SinkWriteError, match="frame 7 of 'cam1' cannot be written as JSON"):
+            sink.write(make_result(seq=7, boxes=[(1, 2, math.nan, 4)]), 0)
+    assert [line["frame"] for line in read(path)] == [0]
+
+
+def test_a_follower_sees_each_line_at_once_and_the_old_file_is_gone(tmp_path):
+    path = tmp_path / "out.jsonl"
+    path.write_text("old\n" * 1000)
+    with JsonLines(path) as sink:
+        assert path.read_bytes() == b""
+        for seq in range(3):
+            sink.write(make_result(seq=seq), 0)
+            assert len(read(path)) == seq + 1
+
+
+def test_aborting_leaves_whole_lines(tmp_path):
+    path = tmp_path / "out.jsonl"
+    sink = JsonLines(path)
+    sink.write(make_result(), 0)
+    sink.abort()
+    sink.close()
+    assert len(read(path)) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("", "is a folder; give the name of a file"),
+        ("missing/out.jsonl", r"the folder \S*missing does not exist; create it"),
+        ("file/out.jsonl", "file is not a folder"),
+        ("x" * 300, "the name is too long"),
+        ("a\0b", "null"),
+    ],
+)
+def test_an_output_that_cannot_be_opened_says_why_at_once(tmp_path, name, says):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SinkOpenError, match=says):
+        JsonLines(os.path.join(tmp_path, name))
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no /dev/full")
+def test_a_full_device_is_one_line_of_error():
+    with (
+        JsonLines("/dev/full") as sink,
+        pytest.raises(SinkWriteError, match="cannot write /dev/full: no space left on the device; 0 lines"),
+    ):
+        sink.write(make_result(), 0)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs resource limits")
+@pytest.mark.parametrize("limit", [10, 1000, 1500])
+def test_when_the_disk_is_full_the_last_line_is_whole(tmp_path, limit):
+    path = tmp_path / "out.jsonl"
+    limited = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))\n"
+    child = in_child(limited + WRITER, path, 100)
+    lines = read(path)
+    assert limit - 300 < path.stat().st_size <= limit  # a line has about 240 bytes
+    assert [line["frame"] for line in lines] == list(range(len(lines)))
+    assert child.stderr.startswith("SinkWriteError OSError cannot write")
+    assert child.stderr.strip().endswith(f"; {len(lines)} lines were written")
+
+
+def test_standard_output_stays_open_and_in_order():
+    script = (
+        'print("before")\n'
+        + WRITER
+        + "print('after')\nwith JsonLines('-') as sink:\n    sink.write(make_result(seq=9), 0)"
+    )
+    buffered = {key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"}
+    child = in_child(script, "-", 2, env=buffered)
+    before, first, second, after, again = child.stdout.splitlines()
+    assert (before, after) == ("before", "after")
+    assert [strict(line)["frame"] for line in (first, second, again)] == [0, 1, 9]
+    assert child.stderr == ""
+
+
+def test_a_reader_that_goes_away_is_an_error_that_says_so():
+    with subprocess.Popen(
+        [sys.executable, "-c", WRITER, "-", "100000"],
+        cwd=REPOSITORY,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as child:
+        strict(child.stdout.readline())
+        child.stdout.close()
+        said = child.stderr.read()
+        assert child.wait(30) == 0
+    assert said.startswith(
+        "SinkWriteError BrokenPipeError cannot write standard output: the reader went away"
+    )
+    assert said.count("\n") == 1
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs non-blocking pipes")
+def test_a_non_blocking_output_is_waited_for():
+    fill = """
+import os, sys
+try:
+    while True:
+        os.write(1, b"\\n" * 4096)
+except BlockingIOError:
+    print("full", file=sys.stderr, flush=True)
+"""
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    with (
+        subprocess.Popen(
+            [sys.executable, "-c", fill + WRITER, "-", "1000"],
+            cwd=REPOSITORY,
+            stdout=writer,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as child,
+        open(reader, encoding="utf-8") as stream,
+    ):
+        os.close(writer)
+        assert child.stderr.readline() == "full\n"
+        # Nothing tells that it waits now; too early a reading would only make the test easier.
+        threading.Event().wait(0.5)
+        lines = [line for line in stream if line.strip()]
+        assert child.stderr.read() == ""
+    assert [strict(line)["frame"] for line in lines] == list(range(1000))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX descriptors")
+def test_a_closed_standard_output_is_an_open_error():
+    child = in_child("import os, sys; os.close(1)\n" + WRITER, "-", 1)
+    assert child.stderr.startswith("SinkOpenError OSError cannot write standard output")

@@ -1,0 +1,333 @@
+"""Live and remote sources against real servers on loopback."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+import time
+import traceback
+from itertools import islice
+from pathlib import Path
+
+import av
+import pytest
+
+from pipeline.config import StreamConfig
+from pipeline.errors import SourceError, SourceOpenError, SourceReadError
+from pipeline.sources import Source, open_source, parse_source, read_number
+from pipeline.sources.failures import explain
+from tests.clips import make_clip
+from tests.servers import free_port, gst_rtsp_server, http_server, rtsp_rs_server, silent_server
+
+PASSWORD = "s3cret-W0rd"
+
+
+def opened(url: str, stop: threading.Event | None = None, **stream) -> Source:
+    return open_source(parse_source(url), StreamConfig(source=url, **stream), stop or threading.Event())
+
+
+def taken(source: Source, count: int) -> list[int]:
+    with source:
+        return [read_number(picture.image) for picture in islice(source, count)]
+
+
+def everything_said(error: SourceError, caplog: pytest.LogCaptureFixture) -> str:
+    chain = "".join(traceback.format_exception(error))
+    return f"{error} {error!r} {error.args} {error.__context__!r} {error.__cause__!r} {chain} {caplog.text}"
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_clip(
+        tmp_path_factory.mktemp("clips") / "live.mp4", frames=150, fps=50, size=(128, 96), gop=25
+    )
+
+
+@pytest.fixture(scope="module")
+def short_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_clip(tmp_path_factory.mktemp("clips") / "short.mp4", frames=30, fps=50, size=(128, 96))
+
+
+@pytest.fixture(autouse=True)
+def all_logs(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+
+
+@pytest.mark.parametrize("transport", ["auto", "tcp", "udp"])
+def test_rtsp_to_its_end(short_clip, transport):
+    with gst_rtsp_server(short_clip) as server:
+        source = opened(server.url, rtsp_transport=transport)
+        assert source.live and source.frame_count is None
+        used = "UDP" if transport == "udp" else "TCP"
+        assert source.description == f"h264, 128x96, 50 fps, rtsp over {used}, live"
+        numbers = []
+        with source, pytest.raises(SourceReadError, match="server closed it after 30 pictures") as caught:
+            numbers.extend(read_number(picture.image) for picture in source)
+        assert caught.value.cause == "ended"
+        assert numbers == list(range(30))
+
+
+@pytest.mark.parametrize(("codec", "suffix"), [("libx265", "mp4"), ("mjpeg", "avi")])
+def test_rtsp_with_other_codecs(tmp_path, codec, suffix):
+    options = {"tune": "zerolatency"} if codec == "libx265" else None
+    path = make_clip(
+        tmp_path / f"c.{suffix}", codec=codec, frames=40, fps=50, size=(128, 96), options=options
+    )
+    with gst_rtsp_server(path) as server:
+        assert taken(opened(server.url), 10) == list(range(10))
+
+
+def test_udp_is_tried_when_the_server_refuses_tcp(clip, caplog):
+    with gst_rtsp_server(clip, transport="udp") as server:
+        assert taken(opened(server.url), 5) == list(range(5))
+    (warning,) = [r for r in caplog.records if r.levelno == logging.WARNING]
+    assert warning.getMessage().endswith("does not offer this transport over TCP; trying UDP")
+
+
+def test_a_transport_that_is_asked_for_is_not_replaced(clip):
+    with gst_rtsp_server(clip, transport="udp") as server:
+        with pytest.raises(SourceOpenError, match="does not offer this transport") as caught:
+            opened(server.url, rtsp_transport="tcp")
+        assert caught.value.cause == "network"
+
+
+def test_rtsp_rs_speaks_udp_only(clip, caplog):
+    with rtsp_rs_server(clip) as server:
+        numbers = taken(opened(server.url), 10)
+    assert numbers == list(range(numbers[0], numbers[0] + 10))
+    assert "trying UDP" in caplog.text
+
+
+def test_login(clip, caplog):
+    with gst_rtsp_server(clip, user="me", password=PASSWORD) as server:
+        source = opened(server.with_login("me", PASSWORD))
+        assert PASSWORD not in source.description
+        assert taken(source, 3) == [0, 1, 2]
+        for url in (server.url, server.with_login("me", f"not-{PASSWORD}")):
+            begun = time.monotonic()
+            with pytest.raises(SourceOpenError, match="user name or password") as caught:
+                opened(url)
+            assert caught.value.cause == "auth"
+            assert time.monotonic() - begun < 2
+            assert PASSWORD not in everything_said(caught.value, caplog)
+    assert "trying UDP" not in caplog.text
+
+
+def test_a_stream_that_ends_says_no_password(short_clip, caplog):
+    with gst_rtsp_server(short_clip, user="me", password=PASSWORD) as server:
+        with opened(server.with_login("me", PASSWORD)) as source, pytest.raises(SourceReadError) as caught:
+            for _ in source:
+                pass
+        assert PASSWORD not in everything_said(caught.value, caplog)
+        assert "rtsp://***@127.0.0.1" in str(caught.value)
+
+
+def test_rtsp_path_that_the_server_does_not_know(clip, caplog):
+    with gst_rtsp_server(clip) as server:
+        with pytest.raises(SourceOpenError, match="no such address") as caught:
+            opened(server.url.replace("/stream", "/other"))
+        assert caught.value.cause == "not_found"
+    assert "trying UDP" not in caplog.text
+
+
+@pytest.mark.parametrize("scheme", ["rtsp", "http", "rtmp", "tcp"])
+def test_connection_refused(scheme, caplog):
+    with pytest.raises(SourceOpenError, match="connection refused") as caught:
+        opened(f"{scheme}://me:{PASSWORD}@127.0.0.1:{free_port()}/x")
+    assert caught.value.cause == "refused"
+    assert PASSWORD not in everything_said(caught.value, caplog)
+    assert "trying UDP" not in caplog.text
+
+
+@pytest.mark.parametrize("scheme", ["rtsp", "rtsps", "http", "https", "rtmp", "tcp", "udp"])
+def test_a_server_that_says_nothing_times_out(scheme, caplog):
+    with silent_server() as server:
+        url = f"{scheme}://me:{PASSWORD}@127.0.0.1:{server.port}/x"
+        begun = time.monotonic()
+        with pytest.raises(SourceOpenError, match=r"no data within 0\.4 s") as caught:
+            opened(url, open_timeout=0.4, read_timeout=5)
+        assert 0.3 < time.monotonic() - begun < 1.5
+    assert caught.value.cause == "timeout"
+    assert PASSWORD not in everything_said(caught.value, caplog)
+    # The first try took all the time there was.
+    assert "trying UDP" not in caplog.text
+
+
+def test_a_server_killed_in_mid_stream(clip):
+    with gst_rtsp_server(clip) as server, opened(server.url, read_timeout=2) as source:
+        pictures = iter(source)
+        numbers = [read_number(next(pictures).image) for _ in range(5)]
+        server.kill()
+        begun = time.monotonic()
+        with pytest.raises(SourceReadError) as caught:
+            numbers.extend(read_number(picture.image) for picture in pictures)
+        assert time.monotonic() - begun < 2.5
+    assert caught.value.cause in ("ended", "network", "timeout")
+    assert numbers == list(range(len(numbers)))
+
+
+@pytest.mark.parametrize("transport", ["tcp", "udp"])
+def test_a_server_that_falls_silent_in_mid_stream(clip, transport):
+    with gst_rtsp_server(clip) as server:
+        source = opened(server.url, rtsp_transport=transport, read_timeout=0.7)
+        with source:
+            pictures = iter(source)
+            next(pictures)
+            assert server.process is not None
+            os.kill(server.process.pid, signal.SIGSTOP)
+            begun = time.monotonic()
+            try:
+                with pytest.raises(SourceReadError, match=r"no data within 0\.7 s") as caught:
+                    for _ in pictures:
+                        pass
+                waited = time.monotonic() - begun
+            finally:
+                os.kill(server.process.pid, signal.SIGCONT)
+    assert caught.value.cause == "timeout"
+    assert 0.5 < waited < 2
+
+
+def test_stop_ends_a_live_stream_at_the_next_packet(clip):
+    stop = threading.Event()
+    with gst_rtsp_server(clip) as server, opened(server.url, stop) as source:
+        pictures = iter(source)
+        next(pictures)
+        stop.set()
+        begun = time.monotonic()
+        assert len(list(pictures)) <= 1
+        assert time.monotonic() - begun < 0.5
+
+
+def test_http_file_is_no_live_source(tmp_path):
+    make_clip(tmp_path / "a b.mp4", frames=20)
+    with http_server(tmp_path) as server:
+        source = opened(f"{server.url}/a%20b.mp4")
+        assert not source.live and source.frame_count == 20
+        assert taken(source, 100) == list(range(20))
+
+
+def test_raw_video_over_http_has_a_length_and_so_is_no_live_source(tmp_path):
+    make_clip(tmp_path / "a.h264", frames=20)
+    with http_server(tmp_path) as server:
+        source = opened(f"{server.url}/a.h264")
+        assert not source.live
+        assert taken(source, 100) == list(range(20))
+
+
+def test_a_file_cut_short_on_an_http_server(tmp_path):
+    path = make_clip(tmp_path / "a.mp4", frames=50, container_options={"movflags": "+faststart"})
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2])
+    with http_server(tmp_path) as server, opened(f"{server.url}/a.mp4") as source:
+        with pytest.raises(SourceReadError, match="ends early") as caught:
+            list(source)
+        assert caught.value.cause == "ended"
+
+
+def hls(folder: Path) -> Path:
+    path = folder / "list.m3u8"
+    options = {"hls_time": "0.5", "hls_list_size": "0"}
+    return make_clip(path, frames=50, format="hls", container_options=options)
+
+
+@pytest.mark.parametrize("live", [False, True])
+def test_hls_is_live_until_its_list_is_closed(tmp_path, live):
+    path = hls(tmp_path)
+    if live:
+        path.write_text(path.read_text().replace("#EXT-X-ENDLIST\n", ""))
+    with http_server(tmp_path) as server:
+        source = opened(f"{server.url}/list.m3u8")
+        assert source.live is live
+        # A live list is joined near its end.
+        numbers = taken(source, 50 if not live else 5)
+    assert numbers == list(range(numbers[0], numbers[0] + len(numbers)))
+    if not live:
+        assert numbers == list(range(50))
+
+
+def test_mjpeg_over_http_is_live_and_its_end_is_an_error(tmp_path):
+    with http_server(tmp_path, frames=12) as server, opened(f"{server.url}/live.mjpeg") as source:
+        assert source.live
+        numbers = []
+        with pytest.raises(SourceReadError, match="after 12 pictures") as caught:
+            numbers.extend(read_number(picture.image) for picture in source)
+    # To FFmpeg a connection that is closed is one that breaks.
+    assert caught.value.cause in ("ended", "network")
+    assert numbers == list(range(12))
+
+
+def test_mjpeg_over_http_that_falls_silent(tmp_path):
+    with http_server(tmp_path) as server:
+        with opened(f"{server.url}/cut.mjpeg", read_timeout=0.5) as source:
+            pictures = []
+            with pytest.raises(SourceReadError) as caught:
+                pictures.extend(source)
+        assert caught.value.cause == "timeout"
+        assert len(pictures) >= 9
+
+
+@pytest.mark.parametrize(
+    ("path", "cause"),
+    [
+        ("/nothing.mp4", "not_found"),
+        ("/status/401", "auth"),
+        ("/status/403", "auth"),
+        ("/status/429", "refused"),
+        ("/status/410", "network"),
+        ("/status/503", "network"),
+        ("/page.html", "format"),
+    ],
+)
+def test_http_answers(tmp_path, path, cause, caplog):
+    (tmp_path / "page.html").write_text("<html>no video</html>" * 50)
+    with http_server(tmp_path) as server:
+        url = server.with_login("me", PASSWORD) + path
+        with pytest.raises(SourceOpenError) as caught:
+            opened(url)
+    assert caught.value.cause == cause
+    assert PASSWORD not in everything_said(caught.value, caplog)
+
+
+def test_http_login(tmp_path, caplog):
+    make_clip(tmp_path / "a.mp4", frames=3)
+    with http_server(tmp_path, user="me", password=PASSWORD) as server:
+        assert taken(opened(server.with_login("me", PASSWORD) + "/a.mp4"), 5) == [0, 1, 2]
+        with pytest.raises(SourceOpenError) as caught:
+            opened(server.with_login("me", f"x{PASSWORD}") + "/a.mp4")
+    assert caught.value.cause == "auth"
+    assert PASSWORD not in everything_said(caught.value, caplog)
+
+
+def test_a_protocol_that_this_build_lacks():
+    if "srt" in _protocols_of_the_build():
+        pytest.skip("this build of FFmpeg has SRT")
+    with pytest.raises(SourceOpenError, match="does not have that protocol") as caught:
+        opened(f"srt://127.0.0.1:{free_port()}")
+    assert caught.value.cause == "format"
+
+
+def _protocols_of_the_build() -> set[str]:
+    try:
+        av.open("srt://127.0.0.1:1", timeout=0.1)
+    except av.error.ProtocolNotFoundError:
+        return set()
+    except av.error.FFmpegError:
+        pass
+    return {"srt"}
+
+
+@pytest.mark.parametrize(
+    "kind", [av.error.ExitError, av.error.TimeoutError, av.error.InvalidDataError, av.error.OSError]
+)
+def test_a_stall_is_a_timeout_by_whatever_name(kind):
+    error = kind(5, "said", "rtsp://me:pw@cam")
+    assert explain(error, remote=True, opening=True, waited=9.9, limit=10)[0] == "timeout"
+
+
+def test_the_same_name_early_on_is_not_a_stall():
+    error = av.error.InvalidDataError(5, "said", "rtsp://me:pw@cam")
+    assert explain(error, remote=True, opening=True, waited=0.1, limit=10)[0] == "format"
+    unauthorised = av.error.HTTPUnauthorizedError(5, "said", "rtsp://me:pw@cam")
+    assert explain(unauthorised, remote=True, opening=True, waited=9.9, limit=10)[0] == "auth"
