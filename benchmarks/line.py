@@ -105,7 +105,7 @@ def alone(source: str, model: str, frames: int = 40) -> dict[str, float]:
 
     before = time.process_time()
     count, sampled = 0, []
-    for frame in Capture(spec, stream, account, lambda _live: None, stop)():
+    for frame in Capture(spec, stream, account, lambda _live, _bytes: None, stop)():
         if isinstance(frame, Frame):
             count += 1
             if count % 6 == 0 and len(sampled) < frames:

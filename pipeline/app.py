@@ -32,6 +32,8 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
+import numpy as np
+
 from pipeline.accounts import Accounts
 from pipeline.config import Config, StreamConfig, make_config
 from pipeline.errors import ConfigError, PipelineError
@@ -47,12 +49,17 @@ from pipeline.stages.emit import Emit
 from pipeline.stages.infer import Infer
 from pipeline.stages.postprocess import Postprocess, Thresholds, class_ids_of
 from pipeline.stages.preprocess import BlobPool, Preprocess
+from pipeline.vision.letterbox import InputSpec
 
 log = logging.getLogger(__name__)
 
 STAGES = ("capture", "preprocess", "infer", "postprocess", "emit")
 STOP_GRACE_SECONDS = 2.0
 """How long a source that was asked to stop may sit in a native call before the line ends without it."""
+
+
+LEAST_CAPACITY, MOST_CAPACITY = 2, 32
+CHANNEL_BYTES = 8_000_000
 
 
 def build(
@@ -64,12 +71,15 @@ def build(
 ) -> tuple[Flow, Channel[Any]]:
     """The whole line, and the channel that its results come out of."""
     flow = Flow(accounts)
-    channel = partial(flow.channel, capacity=config.channel_capacity)
+    channel = partial(flow.channel, capacity=config.channel_capacity or LEAST_CAPACITY)
+    depths = _Depths(flow, config.channel_capacity, len(sources), model.spec)
+    # Where no frame can be too old, the cheap stages take all that is ready in one go.
+    together = 1 if any(may_be_live(*source) for source in sources.values()) else MOST_CAPACITY
 
     frames = flow.merge("capture")
     for name, (spec, stream) in sources.items():
         first = channel(f"frames:{name}", "capture", merge=frames)
-        capture = Capture(spec, stream, accounts.streams[name], partial(_set_policy, first), stop)
+        capture = Capture(spec, stream, accounts.streams[name], partial(depths.opened, first), stop)
         flow.feed("capture", f"capture:{name}", capture, first)
 
     workers, _ = run_concurrency(config, model.session.provider)
@@ -80,16 +90,45 @@ def build(
     postprocess = Postprocess(model, thresholds(config, model))
 
     blobs = channel("blobs", "preprocess")
-    flow.stage("preprocess", preprocess, source=frames, target=blobs)
+    flow.stage("preprocess", preprocess, frames, blobs, limit=together)
     outputs = channel("outputs", "infer")
     flow.stage("infer", [infer] * workers, blobs, outputs, limit=batch, linger=config.linger_ms / 1000)
     results = channel("results", "postprocess")
-    flow.stage("postprocess", [postprocess] * config.postprocess_workers, outputs, results)
+    flow.stage("postprocess", [postprocess] * config.postprocess_workers, outputs, results, limit=together)
     return flow, results
 
 
-def _set_policy(channel: Channel[Any], live: bool) -> None:
-    channel.policy = "drop_oldest" if live else "block"
+class _Depths:
+    """Policy of the first channels and capacity of all, once it is known what the sources deliver.
+
+    Small capacities keep live frames fresh and memory low. But with pictures so small that a stage
+    takes microseconds, waking the next thread for each costs more than the work: then a
+    channel holds as many as fit in 8 MB, 32 at most (64x48 pictures, a model that does nothing, two
+    cores: 5,050 frames/s instead of 2,900).
+    """
+
+    def __init__(self, flow: Flow, asked: int | None, streams: int, spec: InputSpec) -> None:
+        self._flow = flow
+        self._asked = asked
+        self._unopened = streams
+        self._blob_bytes = int(np.prod(spec.blob_shape)) * spec.dtype.itemsize
+        self._capacity = MOST_CAPACITY
+        self._lock = threading.Lock()
+
+    def opened(self, first: Channel[Any], live: bool, frame_bytes: int) -> None:
+        """A stream has its first frame, of so many bytes; ``first`` is its channel, still empty."""
+        first.policy = "drop_oldest" if live else "block"
+        fit = LEAST_CAPACITY if live else CHANNEL_BYTES // (frame_bytes + self._blob_bytes)
+        with self._lock:
+            self._capacity = max(LEAST_CAPACITY, min(self._capacity, fit))
+            self._unopened -= 1
+            if self._asked is None and self._unopened == 0:
+                self._flow.resize(self._capacity)
+
+
+def may_be_live(spec: SourceSpec, stream: StreamConfig) -> bool:
+    """Whether a source may turn out to be live; HTTP tells only when it is opened."""
+    return spec.live is not False if stream.live is None else stream.live
 
 
 class Pipeline:
@@ -165,7 +204,7 @@ class Pipeline:
 
     def run(self) -> None:
         """Run to the end, for its sinks. Raises as iterating does."""
-        for _ in self._iterate(limit=self.config.channel_capacity):
+        for _ in self._iterate(limit=MOST_CAPACITY):
             pass
 
     def stop(self) -> None:

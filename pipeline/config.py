@@ -113,7 +113,8 @@ class Config(_Strict):
     """Frames that one run may take together, where the model allows it."""
     linger_ms: Annotated[float, Field(ge=0, le=10_000)] = 0.0
     """How long a run may wait for its batch to fill."""
-    channel_capacity: Annotated[int, Field(ge=1, le=10_000)] = 2
+    channel_capacity: Annotated[int, Field(ge=1, le=10_000)] | None = None
+    """Items that a channel holds; None: 2, and more for files of small pictures."""
 
     @field_validator("provider", mode="before")
     @classmethod

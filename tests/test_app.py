@@ -15,6 +15,7 @@ import pytest
 from benchmarks.cheap_model import write_cheap_model
 from pipeline import Pipeline
 from pipeline.accounts import StreamCounts
+from pipeline.config import make_config
 from pipeline.errors import ConfigError, ModelError, SinkWriteError, SourceOpenError
 from pipeline.frame import Result
 from pipeline.sources.synthetic import read_number
@@ -110,8 +111,6 @@ def test_options_reach_the_stages(cheap_model: str) -> None:
 def test_every_nth_and_max_frames_are_counted(cheap_model: str) -> None:
     config = {"streams": [{"source": SOURCE, "every_nth": 3, "max_frames": 10}], "model": cheap_model}
     recorder = Recorder()
-    from pipeline.config import make_config
-
     with Pipeline(make_config(config), sinks=[recorder]) as line:
         line.run()
     assert recorder.results == [
@@ -135,8 +134,6 @@ def test_several_streams_keep_their_own_order_and_names(cheap_model: str) -> Non
 
 def test_live_drops_are_counted_in_one_place_and_seen_in_the_gaps(cheap_model: str) -> None:
     recorder = Recorder(delay=0.01)
-    from pipeline.config import make_config
-
     config = make_config(
         {"streams": [{"source": "synthetic:64x48@400?frames=200", "live": True}], "model": cheap_model}
     )
@@ -155,8 +152,6 @@ def test_live_drops_are_counted_in_one_place_and_seen_in_the_gaps(cheap_model: s
 def test_live_latency_does_not_grow_under_overload(cheap_model: str) -> None:
     """With everything behind the first channel lossless and small, age is bounded: here by about ten
     periods of a stage that takes 10 ms, while the source runs for 1 s at four times its rate."""
-    from pipeline.config import make_config
-
     config = make_config(
         {"streams": [{"source": "synthetic:64x48@400?frames=400", "live": True}], "model": cheap_model}
     )
@@ -186,6 +181,26 @@ def test_a_batch_that_the_model_cannot_take(cheap_model: str) -> None:
         pass
 
 
+@pytest.mark.parametrize(
+    ("sources", "live", "expected"),
+    [
+        (["synthetic:64x48?frames=40"], None, 32),
+        (["synthetic:64x48?frames=40"], True, 2),
+        (["synthetic:64x48?frames=40", "synthetic:1920x1080?frames=40"], None, 2),
+    ],
+)
+def test_channels_are_deep_for_small_pictures_of_files_only(
+    cheap_model: str, sources: list[str], live: bool | None, expected: int
+) -> None:
+    config = make_config({"streams": [{"source": s, "live": live} for s in sources], "model": cheap_model})
+    with Pipeline(config) as line:
+        line.run()
+        assert line.flow is not None
+        assert {each.capacity for each in line.flow.statistics()} == {expected}
+        assert all(each.high_watermark <= expected for each in line.flow.statistics())
+    assert_conserved(line)
+
+
 # Ways of ending ---------------------------------------------------------------------------------
 
 ENDLESS = "synthetic:64x48@500"
@@ -193,8 +208,6 @@ ENDLESS = "synthetic:64x48@500"
 
 @pytest.mark.parametrize("live", [True, False])
 def test_stop_drains(cheap_model: str, live: bool) -> None:
-    from pipeline.config import make_config
-
     recorder = Recorder(delay=0.002)
     config = make_config({"streams": [{"source": ENDLESS, "live": live}], "model": cheap_model})
     with Pipeline(config, sinks=[recorder]) as line:
@@ -264,15 +277,12 @@ class Fault(Exception):
 
 
 def failing_call(original: Callable[..., Any], at: int) -> Callable[..., Any]:
-    """``original``, raising at its ``at``-th call."""
-    lock, calls = threading.Lock(), iter(range(1_000_000))
+    """A stage's ``original`` call, raising when frame ``at`` is among its items."""
 
-    def call(*arguments: Any) -> Any:
-        with lock:
-            number = next(calls)
-        if number == at:
-            raise Fault(f"call {at}")
-        return original(*arguments)
+    def call(self: Any, items: list[Any]) -> Any:
+        if any(item.frame.seq == at for item in items):
+            raise Fault(f"frame {at}")
+        return original(self, items)
 
     return call
 

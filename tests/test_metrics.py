@@ -80,6 +80,7 @@ def test_what_is_served_is_what_happened(cheap_model: str) -> None:
             "streams": [{"source": "synthetic:64x48?frames=30", "name": "cam", "every_nth": 3}],
             "model": cheap_model,
             "metrics": "127.0.0.1:0",
+            "channel_capacity": 5,
         }
     )
     with Pipeline(config) as line:
@@ -102,7 +103,7 @@ def test_what_is_served_is_what_happened(cheap_model: str) -> None:
     assert found["framerail_latency_seconds_count"] == {("cam",): 10}
     assert found["framerail_stage_seconds_count"]["infer",] == 10
     assert found["framerail_batch_size_sum"] == {(): 10}
-    assert found["framerail_channel_capacity"]["blobs",] == 2
+    assert found["framerail_channel_capacity"]["blobs",] == 5
     assert found["framerail_provider_info"] == {("CPUExecutionProvider", "0", "cheap", "auto"): 1}
     bounds = sorted(float(le) for le, stage in found["framerail_stage_seconds_bucket"] if stage == "infer")
     assert bounds == [*BUCKETS, float("inf")]

@@ -13,7 +13,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, Literal, TypeVar
 
@@ -134,26 +134,44 @@ class Channel(_Outlet[T]):
 
     def put(self, item: T) -> None:
         """Hand over ``item``. Raises Cancelled if nobody will ever take it; it is then the caller's."""
-        evicted: T | None = None
+        if self.put_all([item]):
+            raise Cancelled
+
+    def put_all(self, items: Sequence[T]) -> Sequence[T]:
+        """Hand over ``items`` in order; return those that nobody will ever take (after cancel or close).
+
+        One hold of the lock and one wake of the taker for as many as there is space for.
+        """
+        evicted: list[T] = []
+        waiting = self._items
+        done = 0
         with self._lock:
-            items = self._items
-            if self.policy == "block":
-                while len(items) >= self.capacity and not (self._cancelled or self._closed):
-                    self._space.wait()
-            if self._cancelled or self._closed:
-                raise Cancelled
-            if len(items) >= self.capacity:
-                evicted = items.popleft()
-                self._drops += 1
-            elif self._merge is not None and not items:
-                self._merge._turns.append(self)
-            items.append(item)
-            self._puts += 1
-            if len(items) > self._high_watermark:
-                self._high_watermark = len(items)
-            self._ready.notify()
-        if evicted is not None:
-            self._on_drop(evicted, "drop_oldest")
+            while done < len(items):
+                if self.policy == "block":
+                    while len(waiting) >= self.capacity and not (self._cancelled or self._closed):
+                        self._space.wait()
+                if self._cancelled or self._closed:
+                    break
+                if len(waiting) >= self.capacity:
+                    evicted.append(waiting.popleft())
+                    self._drops += 1
+                elif self._merge is not None and not waiting:
+                    self._merge._turns.append(self)
+                waiting.append(items[done])
+                done += 1
+                self._puts += 1
+                if len(waiting) > self._high_watermark:
+                    self._high_watermark = len(waiting)
+                self._ready.notify()
+        for item in evicted:
+            self._on_drop(item, "drop_oldest")
+        return items[done:]
+
+    def resize(self, capacity: int) -> None:
+        """Change the capacity; items beyond a smaller one stay until they are taken."""
+        with self._lock:
+            self.capacity = capacity
+            self._space.notify_all()
 
     def close(self) -> None:
         """No more puts; a putter that waits gets Cancelled. May be called again."""

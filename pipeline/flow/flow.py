@@ -230,6 +230,11 @@ class Flow:
         if errors:
             raise ExceptionGroup("the line failed", errors)
 
+    def resize(self, capacity: int) -> None:
+        """Give every channel this capacity."""
+        for channel in self._channels:
+            channel.resize(capacity)
+
     def statistics(self) -> list[ChannelStatistics]:
         """Of every channel."""
         return [channel.statistics() for channel in self._channels]
@@ -358,18 +363,14 @@ class _Worker:
         return True
 
     def _deliver(self, results: list[Any]) -> None:
-        """Put each; once cancelled, count the rest (the next take ends the worker)."""
-        for position, result in enumerate(results):
-            if type(result) is Dropped:
-                self._drop([result])
-                continue
-            try:
-                self._target.put(result)
-            except Cancelled:
-                self._drop(results[position:])
-                return
+        """Hand on; once cancelled, count what is left (the next take ends the worker)."""
+        given_up = [result for result in results if type(result) is Dropped]
+        if given_up:
+            self._drop(given_up)
+            results = [result for result in results if type(result) is not Dropped]
+        self._drop(self._target.put_all(results))
 
-    def _drop(self, results: list[Any]) -> None:
+    def _drop(self, results: Sequence[Any]) -> None:
         for result in results:
             if type(result) is Dropped:
                 self._flow.observer.dropped(self._name, result.item, result.reason)

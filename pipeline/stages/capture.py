@@ -23,8 +23,9 @@ log = logging.getLogger(__name__)
 class Capture:
     """Calling it opens the source and yields its frames until it ends or ``stop`` is set.
 
-    ``opened`` is told, before the first frame, whether the stream is live: the configured
-    answer, else what the source itself says. A file that is to be live is paced by its PTS.
+    ``opened`` is told, before the first frame, whether the stream is live (the configured
+    answer, else what the source itself says) and how many bytes that frame has. A file that is to
+    be live is paced by its PTS.
     A source that fails ends its own stream only: the reason goes into the account, not up.
     """
 
@@ -33,7 +34,7 @@ class Capture:
         spec: SourceSpec,
         stream: StreamConfig,
         account: StreamAccount,
-        opened: Callable[[bool], None],
+        opened: Callable[[bool, int], None],
         stop: threading.Event,
         open_source: Callable[..., Source] = open_source,
     ) -> None:
@@ -62,7 +63,7 @@ class Capture:
         stream, name = self._stream, self._account.name
         asked = stream.live if stream.live is not None else self._spec.live
         live = source.live if asked is None else asked
-        self._opened(live)
+        told = False
         pace = _Pace(self._stop) if live and not source.live else None
         for seq, picture in enumerate(source):
             self._account.corrupt_packets = source.corrupt_packets
@@ -73,6 +74,9 @@ class Capture:
                     Frame(name, seq, nothing, None, None, time.monotonic(), time.time()), "unreadable"
                 )
             else:
+                if not told:
+                    told = True
+                    self._opened(live, picture.image.nbytes)
                 if pace is not None:
                     pace.wait(picture)
                 frame = Frame(

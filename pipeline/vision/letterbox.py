@@ -165,13 +165,21 @@ class Blobber:
         self.spec = spec
         size = spec.height * spec.width
         self._pixels = np.empty(3 * size, np.uint8)
-        self._planes = np.empty((3, size), np.uint8)
-        # Plane p of the blob is channel _source[p] of the picture, which is BGR.
-        self._source = (0, 1, 2) if spec.color == "BGR" else (2, 1, 0)
-        self._tables = [
-            ((np.arange(256) - mean) / std).astype(spec.dtype)
+        # The letterboxed picture, a plane for each of the blob's; its pads stay from call to call.
+        self._canvas = np.empty((3, spec.height, spec.width), np.uint8)
+        self._inside: list[NDArray[np.uint8]] = []
+        self._box: Letterbox | None = None
+        # As integers, since OpenCV knows tables of any 16- and 32-bit values, but not of float16.
+        self._integer = np.dtype(np.int16 if spec.dtype == _FLOAT16 else np.int32)
+        tables = [
+            ((np.arange(256) - mean) / std).astype(spec.dtype).view(self._integer)
             for mean, std in zip(spec.mean, spec.std, strict=True)
         ]
+        # Planes with the same table go through it together: rows of the blob that each covers.
+        planes = (
+            [(0, 3)] if len(set(zip(spec.mean, spec.std, strict=True))) == 1 else [(0, 1), (1, 2), (2, 3)]
+        )
+        self._lookups = [(slice(a * spec.height, b * spec.height), tables[a]) for a, b in planes]
 
     def __call__(self, image: Image, out: NDArray[Any] | None = None) -> tuple[NDArray[Any], Letterbox]:
         """Write ``image`` (uint8 [h, w, 3], BGR) into ``out``, or into a new array where it is None.
@@ -192,23 +200,21 @@ class Blobber:
                 f"got {order} {out.dtype} {out.shape}"
             )
         box = Letterbox.of(image.shape[0], image.shape[1], spec)
-        bottom, right = box.top + box.height, box.left + box.width
-
-        area = box.height * box.width
+        if box != self._box:
+            self._lay_out(box)
         if (box.height, box.width) != image.shape[:2]:
-            pixels = self._pixels[: 3 * area].reshape(box.height, box.width, 3)
+            pixels = self._pixels[: 3 * box.height * box.width].reshape(box.height, box.width, 3)
             image = cv2.resize(image, (box.width, box.height), dst=pixels)
-        planes = [self._planes[channel, :area].reshape(box.height, box.width) for channel in range(3)]
-        cv2.split(image, planes)
-
-        for target, channel, table in zip(out[0], self._source, self._tables, strict=True):
-            # As integers, since OpenCV knows tables of any 16- and 32-bit values, but not of float16.
-            as_integers = np.int16 if spec.dtype == _FLOAT16 else np.int32
-            inside = target[box.top : bottom, box.left : right]
-            cv2.LUT(planes[channel], table.view(as_integers), dst=inside.view(as_integers))
-            grey = table[spec.pad]
-            target[: box.top] = grey
-            target[bottom:] = grey
-            target[box.top : bottom, : box.left] = grey
-            target[box.top : bottom, right:] = grey
+        cv2.split(image, self._inside)
+        canvas = self._canvas.reshape(3 * spec.height, spec.width)
+        blob = out.reshape(canvas.shape).view(self._integer)
+        for rows, table in self._lookups:
+            cv2.LUT(canvas[rows], table, dst=blob[rows])
         return out, box
+
+    def _lay_out(self, box: Letterbox) -> None:
+        """Fill the pads, and find where the channels of a BGR picture go."""
+        self._canvas.fill(self.spec.pad)
+        inside = self._canvas[:, box.top : box.top + box.height, box.left : box.left + box.width]
+        self._inside = list(inside) if self.spec.color == "BGR" else list(inside[::-1])
+        self._box = box

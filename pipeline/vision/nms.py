@@ -41,6 +41,8 @@ def nms(
     if xyxy.shape != (count, 4) or (class_id is not None and class_id.shape != (count,)):
         classes = "" if class_id is None else f" and class_id {class_id.shape}"
         raise ValueError(f"expected xyxy [{count}, 4] for {count} scores; got xyxy {xyxy.shape}{classes}")
+    if count < 2:
+        return np.arange(min(count, limit))
     order = np.argsort(-scores, kind="stable")[:top_k]
     kept = order[:0]
     # A box too large for its area to be a float32 has an IoU of 0 with all others.
