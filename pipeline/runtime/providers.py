@@ -7,8 +7,11 @@ ONNX Runtime's own assignment of graph nodes says so.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
+import io
+import logging
 import threading
 from collections import Counter
 from collections.abc import Callable
@@ -18,6 +21,8 @@ from typing import Any
 import onnxruntime as ort
 
 from pipeline.errors import ProviderError
+
+log = logging.getLogger(__name__)
 
 CPU = "CPUExecutionProvider"
 
@@ -153,6 +158,8 @@ def _accelerated(
 ) -> ort.InferenceSession:
     try:
         if provider.ort_name in ort.get_available_providers() and provider.name not in _registered:
+            if provider.name in ("cuda", "tensorrt"):
+                _preload_cuda()
             return ort.InferenceSession(
                 model,
                 options,
@@ -168,6 +175,17 @@ def _accelerated(
             f"provider {provider.name!r} (device {device}) could not start: {error}; {provider.remedy}, "
             "or use --provider auto"
         ) from None
+
+
+def _preload_cuda() -> None:
+    """Load CUDA and cuDNN from where pip installs them, if they are there; the system's are found anyway.
+
+    Prints what it cannot find; standard output is for data.
+    """
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        ort.preload_dlls(directory="")
+    if said.getvalue():
+        log.debug("preloading CUDA: %s", " ".join(said.getvalue().split()))
 
 
 def _plugin_device(provider: Provider, device: int) -> Any:
