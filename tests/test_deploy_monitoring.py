@@ -13,26 +13,10 @@ import yaml
 
 from pipeline.config import load_config
 from tests.test_deploy import DEPLOY, run
+from tests.test_metrics import PROMISED
 
 DASHBOARD = DEPLOY / "grafana" / "framerail.json"
 PROMETHEUS = DEPLOY / "prometheus"
-
-METRICS: dict[str, set[str]] = {
-    "framerail_frames_captured_total": {"stream"},
-    "framerail_frames_emitted_total": {"stream"},
-    "framerail_frames_dropped_total": {"stream", "stage", "reason"},
-    "framerail_frames_in_flight": {"stream"},
-    "framerail_stage_seconds": {"stage"},
-    "framerail_latency_seconds": {"stream"},
-    "framerail_channel_depth": {"channel"},
-    "framerail_channel_capacity": {"channel"},
-    "framerail_batch_size": set(),
-    "framerail_detections_total": {"stream", "label"},
-    "framerail_stream_up": {"stream"},
-    "framerail_stream_reconnects_total": {"stream", "cause"},
-    "framerail_provider_info": {"requested", "active", "device", "model"},
-}
-"""The contract: every metric that dashboards and alerts may name, with its labels."""
 
 HISTOGRAMS = {"framerail_stage_seconds", "framerail_latency_seconds", "framerail_batch_size"}
 
@@ -40,7 +24,7 @@ HISTOGRAMS = {"framerail_stage_seconds", "framerail_latency_seconds", "framerail
 def series() -> dict[str, set[str]]:
     """The names that stand in PromQL, with the labels that each may be asked for."""
     found = {}
-    for name, labels in METRICS.items():
+    for name, labels in PROMISED.items():
         labels = labels | {"job", "instance"}
         if name in HISTOGRAMS:
             found |= {f"{name}_bucket": labels | {"le"}, f"{name}_sum": labels, f"{name}_count": labels}
@@ -105,7 +89,7 @@ def test_expressions_name_only_metrics_and_labels_that_exist(where: str, expr: s
 
 def test_dashboard_shows_every_metric() -> None:
     text = DASHBOARD.read_text(encoding="utf-8")
-    assert not [name for name in METRICS if name not in text]
+    assert not [name for name in PROMISED if name not in text]
 
 
 def test_dashboard_is_whole() -> None:
