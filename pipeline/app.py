@@ -168,6 +168,7 @@ class Pipeline:
         self._sinks: list[Sink] = list(sinks)
         self._stop = threading.Event()
         self._stopper: threading.Thread | None = None
+        self._late: list[str] = []
         self._resources = ExitStack()
         self._flow: Flow | None = None
         self._iteration: Iterator[Result] | None = None
@@ -266,12 +267,13 @@ class Pipeline:
     def _finish(self, flow: Flow) -> None:
         """After the last result, however it came: join, finalise, check the books, raise."""
         self._stop.set()
-        late = flow.abandon_feeders(STOP_GRACE_SECONDS)
-        if self._stopper is not None:
+        if self._stopper is None:
+            self._release(flow)
+        else:
             self._stopper.join()
         flow.join_workers()
         self.accounts.end()
-        for name in late:
+        for name in self._late:
             log.warning("%s did not answer to stop; it ends by its own time-out", name)
         errors: list[Exception] = []
         for step in (self._close_sinks, flow.raise_errors, partial(self.accounts.check, self.left_in_line())):
@@ -306,7 +308,8 @@ class Pipeline:
             raise ExceptionGroup("no stream could be opened", errors)
 
     def _release(self, flow: Flow) -> None:
-        flow.abandon_feeders(STOP_GRACE_SECONDS)
+        """Give the captures time to end; let the line drain without those that don't."""
+        self._late = flow.abandon_feeders(STOP_GRACE_SECONDS)
 
 
 def name_streams(streams: Sequence[StreamConfig]) -> dict[str, tuple[SourceSpec, StreamConfig]]:
