@@ -181,6 +181,14 @@ class Flow:
             self.errors.append(error)
         self.cancel()
 
+    def drop(self, stage: str, results: Sequence[Any]) -> None:
+        """Report results that will not be handed on: given up by the stage itself, or cancelled."""
+        for result in results:
+            if type(result) is Dropped:
+                self.observer.dropped(stage, result.item, result.reason)
+            else:
+                self.observer.dropped(stage, result, "cancelled")
+
     def cancel(self) -> None:
         """Give up everything that is under way. May be called from any thread, more than once."""
         with self._lock:
@@ -220,8 +228,7 @@ class Flow:
             if thread.ident is not None:
                 thread.join()
         for stage, turnstile in self._turnstiles:
-            for item in turnstile.leftovers():
-                self.observer.dropped(stage, item, "cancelled")
+            self.drop(stage, turnstile.leftovers())
 
     def raise_errors(self) -> None:
         """Raise what was recorded, as one ExceptionGroup. To be called after ``join``."""
@@ -359,20 +366,13 @@ class _Worker:
             try:
                 self._turnstile.leave(ticket, results, self._deliver)
             except Cancelled:
-                self._drop(results)
+                self._flow.drop(self._name, results)
         return True
 
     def _deliver(self, results: list[Any]) -> None:
         """Hand on; once cancelled, count what is left (the next take ends the worker)."""
         given_up = [result for result in results if type(result) is Dropped]
         if given_up:
-            self._drop(given_up)
+            self._flow.drop(self._name, given_up)
             results = [result for result in results if type(result) is not Dropped]
-        self._drop(self._target.put_all(results))
-
-    def _drop(self, results: Sequence[Any]) -> None:
-        for result in results:
-            if type(result) is Dropped:
-                self._flow.observer.dropped(self._name, result.item, result.reason)
-            else:
-                self._flow.observer.dropped(self._name, result, "cancelled")
+        self._flow.drop(self._name, self._target.put_all(results))
