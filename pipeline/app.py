@@ -185,7 +185,7 @@ class Pipeline:
             thresholds(config, self.model)
             if config.metrics is not None:
                 self.metrics = opened.enter_context(MetricsServer(config.metrics, self))
-            self._sinks += open_sinks(config, list(self.sources), on_quit=self.stop)
+            self._sinks += open_sinks(config, list(self.sources), self.stop, self._files_read())
             self._resources = opened.pop_all()
         return self
 
@@ -229,6 +229,12 @@ class Pipeline:
     def flow(self) -> Flow | None:
         """The running line; None before it is started."""
         return self._flow
+
+    def _files_read(self) -> list[str]:
+        """Files that must not be written over: local sources, the model."""
+        local = [spec.address for spec, _ in self.sources.values() if spec.kind in ("file", "pictures")]
+        assert self.model is not None
+        return [*local, str(self.model.session.path)]
 
     def left_in_line(self) -> int:
         """Items that lie in channels now, counted there and not in the books."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +14,8 @@ from pathlib import Path
 
 import av
 import pytest
+
+from pipeline.sample import SAMPLE
 
 SAMPLE_FRAMES = 250
 
@@ -82,6 +85,28 @@ def test_bad_usage_is_one_line_and_the_right_code(
     assert os.listdir(tmp_path) == []
 
 
+@pytest.mark.parametrize(
+    ("outputs", "says"),
+    [
+        (["--jsonl", "clip.mp4"], "it would overwrite the source clip.mp4"),
+        (["--video", "./clip.mp4"], "it would overwrite the source clip.mp4"),
+        (["--video", "link.mp4"], "it would overwrite the source clip.mp4"),
+        (["--summary", "clip.mp4"], "it would overwrite the source clip.mp4"),
+        (["--video", "{stream}.mp4"], "it would overwrite the source clip.mp4"),
+        (["--jsonl", "m.onnx", "--model", "m.onnx"], "it would overwrite the source"),
+        (["--jsonl", "a.mp4", "--video", "a.mp4"], "it would overwrite what --jsonl writes"),
+        (["--jsonl", "a.json", "--summary", "a.json"], "it would overwrite what --jsonl writes"),
+    ],
+)
+def test_nothing_is_written_over(cheap_model: str, tmp_path: Path, outputs: list[str], says: str) -> None:
+    shutil.copy(SAMPLE, tmp_path / "clip.mp4")
+    shutil.copy(cheap_model, tmp_path / "m.onnx")
+    (tmp_path / "link.mp4").symlink_to("clip.mp4")
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert_one_line(framerail("run", "clip.mp4", "--max-frames", "3", *outputs, cwd=tmp_path), 2, says)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
 BAD_SOURCES = {
     "empty.mp4": b"",
     "text.mp4": b"this is only text\n" * 50,
@@ -99,8 +124,6 @@ def test_bad_files_are_one_line(cheap_model: str, tmp_path: Path, name: str) -> 
 
 
 def test_a_truncated_video_keeps_what_it_had_and_says_so(cheap_model: str, tmp_path: Path) -> None:
-    from pipeline.sample import SAMPLE
-
     whole = SAMPLE.read_bytes()
     (tmp_path / "cut.mp4").write_bytes(whole[: len(whole) // 2])
     done = framerail(

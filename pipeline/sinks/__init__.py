@@ -6,7 +6,7 @@ be openable, at construction: a wrong path ends the run before the first frame, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from types import MappingProxyType
 from typing import Any
@@ -14,10 +14,11 @@ from typing import Any
 from pipeline.config import Config
 from pipeline.sinks.base import Sink
 from pipeline.sinks.display import Display
+from pipeline.sinks.files import check_distinct
 from pipeline.sinks.jsonl import JsonLines
 from pipeline.sinks.null import Null
 from pipeline.sinks.video import VideoFile
-from pipeline.sinks.videos import VideoFiles
+from pipeline.sinks.videos import VideoFiles, path_for
 
 __all__ = ["SINKS", "Display", "JsonLines", "Null", "Sink", "VideoFile", "VideoFiles", "open_sinks"]
 
@@ -35,11 +36,15 @@ SINKS: Mapping[str, Callable[[Any, Sequence[str], Quit], Sink]] = MappingProxyTy
 """Sinks by their key in Config, made from its value, the streams' names and what to call for quitting."""
 
 
-def open_sinks(config: Config, streams: Sequence[str], on_quit: Quit) -> list[Sink]:
+def open_sinks(
+    config: Config, streams: Sequence[str], on_quit: Quit, inputs: Iterable[str] = ()
+) -> list[Sink]:
     """Open every sink that ``config`` asks for; the null sink where it asks for none.
 
-    Raises SinkOpenError, with those that were already open closed again.
+    ``inputs`` are files that are read and so must not be written. Raises SinkOpenError, with
+    those that were already open closed again.
     """
+    check_distinct(inputs, _files_of(config, streams))
     asked = {name: getattr(config, name, None) for name in SINKS}
     if not any(asked.values()):
         asked["null"] = True
@@ -52,3 +57,14 @@ def open_sinks(config: Config, streams: Sequence[str], on_quit: Quit) -> list[Si
                 sinks.append(sink)
         opened.pop_all()
     return sinks
+
+
+def _files_of(config: Config, streams: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Every file that a run would write, with the option that asks for it."""
+    if config.jsonl not in (None, "-"):
+        yield "--jsonl", str(config.jsonl)
+    if config.video is not None:
+        for path in dict.fromkeys(path_for(config.video, stream) for stream in streams):
+            yield "--video", path
+    if config.summary is not None:
+        yield "--summary", config.summary

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import tempfile
+from collections.abc import Iterable
 from io import FileIO
 from pathlib import Path
 
@@ -50,6 +51,30 @@ def check_folder(path: Path, shown: str) -> None:
             pass
     except (OSError, ValueError) as error:
         raise SinkOpenError(f"cannot write {shown}: {_why_not(path, error)}") from error
+
+
+def check_distinct(inputs: Iterable[str], outputs: Iterable[tuple[str, str]]) -> None:
+    """Raise SinkOpenError for an output that would overwrite an input or another output.
+
+    ``outputs`` are (option, path). Paths are compared as files, through links of both kinds.
+    """
+    taken = {_identity(path): f"the source {path}" for path in inputs}
+    for option, path in outputs:
+        identity = _identity(path)
+        if identity in taken:
+            raise SinkOpenError(
+                f"cannot write {option} {path}: it would overwrite {taken[identity]}; choose another name"
+            )
+        if not (os.path.exists(path) and not os.path.isfile(path)):  # /dev/null may be shared
+            taken[identity] = f"what {option} writes"
+
+
+def _identity(path: str) -> object:
+    try:
+        found = os.stat(path)
+    except (OSError, ValueError):
+        return os.path.realpath(path)
+    return found.st_dev, found.st_ino
 
 
 def _why_not(path: Path, error: OSError | ValueError) -> str:

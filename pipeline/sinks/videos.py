@@ -17,6 +17,15 @@ from pipeline.sinks.video import VideoFile, container_of
 _PLACEHOLDER = "{stream}"
 
 
+def path_for(template: str, stream: str) -> str:
+    """``template`` with the stream's name, made fit for a file's, in place of ``{stream}``."""
+    return template.replace(_PLACEHOLDER, _safe(stream))
+
+
+def _safe(stream: str) -> str:
+    return re.sub(r"[^\w.-]+", "_", stream).lstrip(".")[:100] or "_"
+
+
 class VideoFiles(Sink):
     """One VideoFile a stream, made when its first frame comes.
 
@@ -91,8 +100,8 @@ class VideoFiles(Sink):
         return self._only
 
     def _path(self, stream: str) -> str:
-        safe = re.sub(r"[^\w.-]+", "_", stream).lstrip(".")[:100] or "_"
-        path = self._template.replace(_PLACEHOLDER, safe)
+        path = path_for(self._template, stream)
+        safe = _safe(stream)
         number = 2
         # "cam 1" and "cam/1" are two streams; so are "Cam" and "cam", which some disks confuse.
         while path.casefold() in self._taken:
