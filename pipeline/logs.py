@@ -38,7 +38,7 @@ class JsonFormatter(logging.Formatter):
             entry["data"] = extra
         if record.exc_info:
             entry["traceback"] = redact(self.formatException(record.exc_info))
-        return json.dumps(entry, ensure_ascii=False, default=str)
+        return json.dumps(entry, default=str)
 
 
 def set_up(log_format: str, *, quiet: bool, debug: bool, console: Console) -> None:

@@ -89,7 +89,7 @@ def write_summary(path: str, summary: dict[str, Any]) -> None:
     final = Path(path).expanduser()
     part = final.with_name(final.name + ".part")
     try:
-        part.write_text(json.dumps(summary, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        part.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
         part.replace(final)
     except OSError as error:
         part.unlink(missing_ok=True)

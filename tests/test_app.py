@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 
@@ -386,8 +387,6 @@ def test_no_stream_that_can_be_opened_is_an_error(cheap_model: str, tmp_path: Pa
 
 
 def test_one_bad_picture_among_many_is_a_counted_skip(cheap_model: str, tmp_path: Path) -> None:
-    import cv2
-
     for number in (1, 2, 10):
         cv2.imwrite(str(tmp_path / f"img{number}.png"), np.full((8, 8, 3), number, np.uint8))
     (tmp_path / "img3.png").write_bytes(b"not a picture")
