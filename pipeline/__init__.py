@@ -27,15 +27,28 @@ _HOMES = {
     "Detections": "pipeline.detections",
     "Detector": "pipeline.detector",
     "Frame": "pipeline.frame",
+    "load_config": "pipeline.config",
+    "make_config": "pipeline.config",
     "Pipeline": "pipeline.app",
     "PipelineError": "pipeline.errors",
     "Result": "pipeline.frame",
 }
-__all__ = ["Config", "Detections", "Detector", "Frame", "Pipeline", "PipelineError", "Result", "__version__"]
+__all__ = [
+    "Config",
+    "Detections",
+    "Detector",
+    "Frame",
+    "Pipeline",
+    "PipelineError",
+    "Result",
+    "__version__",
+    "load_config",
+    "make_config",
+]
 
 if TYPE_CHECKING:
     from pipeline.app import Pipeline
-    from pipeline.config import Config
+    from pipeline.config import Config, load_config, make_config
     from pipeline.detections import Detections
     from pipeline.detector import Detector
     from pipeline.errors import PipelineError

@@ -25,6 +25,7 @@ Whichever way, the books are checked: captured = emitted + dropped, nothing in f
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -140,7 +141,7 @@ class Pipeline:
             for result in line:
                 print(result.stream, result.frame.seq, result.detections.labels)
 
-    ``source`` is an address, a list of addresses, or a :class:`Config`; ``options`` are the
+    ``source`` is an address or path, a list of them, or a :class:`Config`; ``options`` are the
     keys of :class:`Config`. Entering opens the model and the sinks, iterating starts the
     threads; it may be iterated once. ``result.frame.image`` is uint8 [H, W, 3] BGR,
     ``result.detections.xyxy`` float32 [N, 4] in pixels of that frame.
@@ -148,19 +149,25 @@ class Pipeline:
     Raises, on construction: ConfigError, SourceOpenError (a path that is not there). On entering:
     ModelError, ProviderError, SinkOpenError. On iterating: an ExceptionGroup of what was raised in
     stages, sources and sinks; a stream whose source dies ends by itself, and
-    ``accounts.streams[name].error`` says why; when no stream ever opened, its SourceOpenError.
+    ``accounts.streams[name].error`` says why; when no stream ever opened, the group holds their
+    SourceOpenErrors.
     """
 
     def __init__(
-        self, source: str | Sequence[str] | Config, *, sinks: Sequence[Sink] = (), **options: Any
+        self,
+        source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | Config,
+        *,
+        sinks: Sequence[Sink] = (),
+        **options: Any,
     ) -> None:
         if isinstance(source, Config):
             if options:
                 raise ConfigError("give either a Config or keyword options, not both")
             self.config = source
         else:
-            addresses = [source] if isinstance(source, str) else list(source)
-            self.config = make_config({"streams": [{"source": address} for address in addresses], **options})
+            addresses = [source] if isinstance(source, str | os.PathLike) else list(source)
+            streams = [{"source": os.fspath(address)} for address in addresses]
+            self.config = make_config({"streams": streams, **options})
         self.sources = name_streams(self.config.streams)
         self.accounts = Accounts(list(self.sources), list(STAGES))
         self.model: Model | None = None

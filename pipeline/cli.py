@@ -39,7 +39,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Real-time object detection on video, streams and cameras that accounts for every frame.",
     epilog="Exit codes: 0 done or stopped gracefully; 2 bad usage, or a source or output that cannot be "
-    "opened; 3 a model or provider that cannot be had; 4 failed while running.",
+    "opened; 3 a model or provider that cannot be had; 4 failed while running; 130 cancelled by a "
+    "second Ctrl-C.",
 )
 models_app = typer.Typer(
     no_args_is_help=True, rich_markup_mode=None, help="What models there are and how they are read."
@@ -89,6 +90,12 @@ def _one_line(error: BaseException) -> str:
         return str(error)
     notes = "".join(f" ({note})" for note in getattr(error, "__notes__", []))
     return redact(f"{type(error).__name__}: {' '.join(str(error).split())}{notes}; --debug shows where")
+
+
+def _stdout() -> Console:
+    """For tables; wide where no terminal sets the width, so that grep finds whole lines."""
+    shown = Console()
+    return shown if shown.is_terminal else Console(width=160)
 
 
 def _version(value: bool) -> None:
@@ -375,7 +382,7 @@ def _run(config: Config, debug: bool) -> None:
                 write_summary(config.summary, figures)
             if config.log_format == "json":
                 log.info("summary", extra={"data": figures})
-            elif not config.quiet:
+            elif not config.quiet and any(one["captured"] for one in figures["streams"].values()):
                 print_summary(figures, console)
     if pipeline.flow is not None and pipeline.flow.cancelled:
         raise typer.Exit(CANCELLED)
@@ -400,7 +407,7 @@ def doctor(
         if as_json:
             typer.echo(json.dumps(report, indent=2, ensure_ascii=False))
         else:
-            print_report(report, Console())
+            print_report(report, _stdout())
 
 
 @models_app.command("list")
@@ -409,7 +416,7 @@ def models_list(as_json: Annotated[bool, typer.Option("--json", help="For machin
     from pipeline import model_commands
 
     with _models():
-        model_commands.show_list(Console(), as_json=as_json)
+        model_commands.show_list(_stdout(), as_json=as_json)
 
 
 @models_app.command("info")
@@ -421,7 +428,7 @@ def models_info(
     from pipeline import model_commands
 
     with _models():
-        model_commands.show_info(model, Console(), as_json=as_json)
+        model_commands.show_info(model, _stdout(), as_json=as_json)
 
 
 @models_app.command("verify")
@@ -433,7 +440,7 @@ def models_verify(
     from pipeline import model_commands
 
     with _models():
-        model_commands.verify(model, provider, Console())
+        model_commands.verify(model, provider, _stdout())
 
 
 @contextmanager

@@ -209,6 +209,8 @@ def _problem(entry: Any) -> str:
                 model = StreamConfig
             elif part == "camera":
                 model = CameraConfig
+        if model is Config and location[-1] in StreamConfig.model_fields:
+            return f"unknown key {place!r}: it belongs to a stream, under 'streams'"
         near = nearest(str(location[-1]), model.model_fields)
         return f"unknown key {place!r}; did you mean {near!r}? (valid: {', '.join(model.model_fields)})"
     if entry["type"] == "missing":

@@ -51,19 +51,32 @@ class Detector:
         *,
         conf: float | None = None,
         iou: float | None = None,
-        classes: Sequence[str] | None = None,
+        classes: str | Sequence[str] | None = None,
         max_detections: int = 100,
     ) -> Detections:
         """Detect objects in ``image``: uint8 [H, W, 3], BGR (as ``cv2.imread`` gives it).
 
         ``conf`` and ``iou`` in 0..1, None for the model's own; ``classes`` are labels to keep.
         Returns boxes in pixels of ``image``, by falling confidence. Raises ValueError for
-        another kind of array, ConfigError for a class that the model lacks.
+        another kind of array, ConfigError for a class that the model lacks or a number
+        out of its range.
         """
+        if not isinstance(image, np.ndarray):
+            raise ValueError(
+                f"expected a BGR picture, uint8 [height, width, 3]; got {type(image).__name__} "
+                "(cv2.imread returns None for a file that it cannot read)"
+            )
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
             raise ValueError(
                 f"expected a BGR picture, uint8 [height, width, 3]; got {image.dtype} {image.shape}"
             )
+        for name, value in (("conf", conf), ("iou", iou)):
+            if value is not None and not 0 <= value <= 1:
+                raise ConfigError(f"{name}: expected 0 to 1, got {value!r}")
+        if max_detections < 1:
+            raise ConfigError(f"max_detections: expected at least 1, got {max_detections!r}")
+        if isinstance(classes, str):
+            classes = [part.strip() for part in classes.split(",")]
         try:
             class_ids = class_ids_of(self.model.labels, classes)
         except KeyError as error:

@@ -106,12 +106,12 @@ def show_info(name: str, console: Console, *, as_json: bool) -> None:
         "pad": spec["pad"],
         "labels": shown,
         "thresholds": f"conf {data['conf_threshold']}, iou {data['iou_threshold']}",
-        "params": ", ".join(f"{key}={value}" for key, value in data["params"].items()) or "none",
+        "classes": len(labels),
+        **{f"params.{key}": value for key, value in data["params"].items()},
     }
+    reasons |= {f"params.{key}": reasons.pop(key, "default") for key in data["params"]}
     for key, value in rows.items():
         table.add_row(key, str(value), reasons.pop(key, ""))
-    for key, why in reasons.items():
-        table.add_row(key, "", why)
     for side in ("inputs", "outputs"):
         table.add_row(side, "\n".join(data[side]), "the file")
     table.add_row("sha256", data["sha256"], "")
@@ -123,7 +123,8 @@ def verify(name: str, provider: str, console: Console) -> None:
     """Hash, load, run on a frame of the bundled clip; say what was found."""
     located = locate(name)
     stated = located.card is not None and located.card.sha256 is not None
-    console.print(f"sha256 {located.sha256}  {'as its card says' if stated else '(no card to compare with)'}")
+    verdict = "as its card says" if stated else "(no card states one to compare with)"
+    console.print(f"sha256 {located.sha256}  {verdict}", soft_wrap=True)
     detector = Detector(name, provider=provider)
     session = detector.model.session
     console.print(f"runs on {session.active} {session.nodes}")

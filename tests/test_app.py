@@ -19,6 +19,7 @@ from pipeline.accounts import StreamCounts
 from pipeline.config import make_config
 from pipeline.errors import ConfigError, ModelError, SinkWriteError, SourceOpenError
 from pipeline.frame import Result
+from pipeline.sample import SAMPLE
 from pipeline.sources.synthetic import read_number
 from pipeline.summary import summarize
 
@@ -384,6 +385,12 @@ def test_no_stream_that_can_be_opened_is_an_error(cheap_model: str, tmp_path: Pa
     with pytest.raises(ExceptionGroup) as raised, Pipeline(str(broken), model=cheap_model) as line:
         line.run()
     assert [type(error) for error in raised.value.exceptions] == [SourceOpenError]
+
+
+def test_a_path_is_a_source_too(cheap_model: str) -> None:
+    with Pipeline(SAMPLE, model=cheap_model, sinks=[recorder := Recorder()]) as line:
+        line.run()
+    assert len(recorder.results) == 250
 
 
 def test_one_bad_picture_among_many_is_a_counted_skip(cheap_model: str, tmp_path: Path) -> None:

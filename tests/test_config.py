@@ -38,6 +38,7 @@ def test_a_file_says_all_that_flags_can_and_flags_win(tmp_path: Path) -> None:
             "streams: [{source: a, camera: {widht: 3}}]",
             "unknown key 'streams.0.camera.widht'; did you mean 'width'",
         ),
+        ("streams: [{source: a}]\nevery_nth: 2", "'every_nth': it belongs to a stream, under 'streams'"),
         ("stream: []", "'streams' is missing"),
         ("streams: []", "at least 1 item"),
         (

@@ -121,3 +121,14 @@ def test_tiny_pictures_are_pictures(detector: Detector, shape: tuple[int, int, i
 def test_what_is_no_bgr_picture_is_refused(detector: Detector, image: np.ndarray) -> None:
     with pytest.raises(ValueError, match="expected a BGR picture"):
         detector.detect(image)
+
+
+def test_a_picture_that_could_not_be_read_and_numbers_out_of_range(detector: Detector) -> None:
+    with pytest.raises(ValueError, match=r"got NoneType \(cv2.imread returns None"):
+        detector.detect(cv2.imread("no-such-picture.jpg"))
+    image = sample_frame(100)
+    wrong: list[dict[str, float]] = [{"conf": 5}, {"iou": -1}, {"max_detections": 0}]
+    for options in wrong:
+        with pytest.raises(ConfigError, match=next(iter(options))):
+            detector.detect(image, **options)  # type: ignore[arg-type]
+    assert set(detector.detect(image, conf=0.05, classes="person, cat").labels) <= {"person", "cat"}

@@ -135,3 +135,17 @@ def test_any_text_gives_a_spec_or_a_one_line_error(text):
     except PipelineError as error:
         message = str(error)
     assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["rtsp://user:p@SECRET/w@127.0.0.1:1/s", "rtsp://user:p/SECRET@host/s", "rtsp://user:SECRET#x@host/s"],
+)
+def test_a_password_that_is_not_encoded_is_refused_with_the_remedy_and_not_shown(address: str) -> None:
+    with pytest.raises(ConfigError, match="percent-encode") as raised:
+        parse_source(address)
+    assert "SECRET" not in str(raised.value)
+
+
+def test_no_part_of_a_password_becomes_the_name() -> None:
+    assert parse_source("rtsp://user:123/SECRET@host/s").default_name == "host"

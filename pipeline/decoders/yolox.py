@@ -91,7 +91,7 @@ def recognise(
         return None
     reason = (
         f"{outputs[0]} = {cells_text(input_hw, strides)} × (5 + {columns - 5}), "
-        f"taken as not decoded (the family's default; a card says otherwise with decoded = true)"
+        "taken as not decoded, the family's default, unless a card says decoded = true"
     )
     return Match(columns - 5, {"strides": strides, "decoded": False}, reason, certain)
 

@@ -90,6 +90,11 @@ def read_labels(path: Path) -> tuple[str, ...]:
     """One label a line, UTF-8. Raises ModelError."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ModelError(f"cannot read labels {path}: {error}") from None
+    except OSError:
+        raise ModelError(
+            f"there is no file of labels {path}; labels is a list, or the stem of a .txt file "
+            "beside the model or in models/labels"
+        ) from None
+    except UnicodeDecodeError:
+        raise ModelError(f"labels {path}: expected one label a line in UTF-8") from None
     return tuple(line.strip() for line in lines if line.strip())

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 from pipeline.config import nearest
 from pipeline.errors import ConfigError, SourceOpenError
+from pipeline.redact import redact
 from pipeline.sources.base import SourceSpec
 from pipeline.sources.pictures import SUFFIXES, pictures_in
 from pipeline.sources.synthetic import check_synthetic
@@ -57,6 +58,9 @@ def parse_source(text: str) -> SourceSpec:
     return _parse_path(text)
 
 
+_ENCODE = "percent-encode @ / ? # and % in a password (%40 %2F %3F %23 %25)"
+
+
 def _parse_url(text: str, scheme: str, rest: str) -> SourceSpec:
     if scheme == "file":
         raise ConfigError("a file is given by its path alone, without file://")
@@ -75,12 +79,16 @@ def _parse_url(text: str, scheme: str, rest: str) -> SourceSpec:
         host, _ = parts.hostname, parts.port
     except ValueError:
         raise ConfigError(
-            f"{text}: cannot understand host and port; expected {scheme}://host:port/path"
+            f"{text}: cannot understand host and port; expected {scheme}://host:port/path; {_ENCODE}"
         ) from None
+    if "@" in parts.netloc and "@" in f"{parts.path}{parts.query}{parts.fragment}":
+        raise ConfigError(f"{text}: there is an @ on both sides of a / ? or #; {_ENCODE}")
     # Multicast and listening addresses of udp, rtp and srt may leave the host out.
     if not host and scheme not in ("udp", "rtp", "srt"):
         raise ConfigError(f"{text}: the host is missing; expected {scheme}://host/path")
-    return SourceSpec(kind, text, _name(host or "", scheme), live)
+    # From the redacted address: a / in a password makes what stands before it look like the host.
+    shown = urlsplit(redact(text)).hostname
+    return SourceSpec(kind, text, _name(shown or "", scheme), live)
 
 
 def _parse_camera(rest: str) -> SourceSpec:
