@@ -157,18 +157,22 @@ def _warn(report: dict[str, Any], warnings: list[str]) -> None:
             warnings.append(
                 f"provider {name!r} is installed but does not run: {entry.get('error', 'no node on it')}"
             )
-    cores, usable = report["cpu"]["cores"], _usable_cores()
-    report["cpu"]["usable_cores"] = usable
+    cores, plan = report["cpu"]["cores"], _inference_plan()
+    report["cpu"] |= plan
+    usable = plan["usable_cores"]
     if usable is not None and cores and usable < cores:
         warnings.append(f"this process may use {usable} of {cores} cores (affinity or container quota)")
 
 
-def _usable_cores() -> int | None:
+def _inference_plan() -> dict[str, int | None]:
+    """Cores that may be used, and the runs × threads that the CPU provider would get."""
     try:
-        from pipeline.runtime.session import usable_cores
+        from pipeline.runtime.session import concurrency, usable_cores
     except ImportError:
-        return None
-    return usable_cores()
+        return {"usable_cores": None, "infer_workers": None, "infer_threads": None}
+    cores = usable_cores()
+    workers, threads = concurrency(cores, None, None)
+    return {"usable_cores": cores, "infer_workers": workers, "infer_threads": threads}
 
 
 def one_node_model() -> bytes:
@@ -206,6 +210,10 @@ def print_report(report: dict[str, Any], console: Console) -> None:
     )
     cpu = report["cpu"]
     table.add_row("cpu", f"{cpu['model']}, {cpu['usable_cores'] or cpu['cores']} usable cores")
+    if cpu["infer_workers"]:
+        table.add_row(
+            "inference", f"{cpu['infer_workers']} runs at once, {cpu['infer_threads']} threads each"
+        )
     table.add_row("", " ".join(cpu["features"]))
     video = report["video"]
     if video:

@@ -93,7 +93,8 @@ class Collector:
             captured.add_metric([name], counts.captured)
             emitted.add_metric([name], counts.emitted)
             flight.add_metric([name], counts.in_flight)
-            for (stage, reason), count in counts.dropped.items():
+            # There from the start at 0, so that the first drop is an increase.
+            for (stage, reason), count in {("capture", "drop_oldest"): 0, **counts.dropped}.items():
                 dropped.add_metric([name, stage, reason], count)
             _add_histogram(latency, [name], account.latency)
             for label, count in account.detections().items():

@@ -100,7 +100,10 @@ def test_what_is_served_is_what_happened(cheap_model: str) -> None:
     assert found["framerail_frames_captured_total"] == {("cam",): 30}
     assert found["framerail_frames_emitted_total"] == {("cam",): 10}
     # Label values in the order of the labels' names: reason, stage, stream.
-    assert found["framerail_frames_dropped_total"] == {("every_nth", "capture", "cam"): 20}
+    assert found["framerail_frames_dropped_total"] == {
+        ("every_nth", "capture", "cam"): 20,
+        ("drop_oldest", "capture", "cam"): 0,
+    }
     assert found["framerail_frames_in_flight"] == {("cam",): 0}
     assert found["framerail_detections_total"] == {("thing0", "cam"): 10}
     assert found["framerail_latency_seconds_count"] == {("cam",): 10}
