@@ -23,8 +23,13 @@ def write_cheap_model(
     scores: tuple[float, ...] = (0.9,),
     dynamic_batch: bool = False,
     dtype: int = TensorProto.FLOAT,
+    echo: float = 0.0,
 ) -> Path:
-    """Write it. The n-th box (in input pixels) has class n; ``size`` is a multiple of 32."""
+    """Write it. The n-th box (in input pixels) has class n; ``size`` is a multiple of 32.
+
+    The first box lies ``echo`` × (the red of the input's middle pixel, 0..1) further right: so a
+    frame that is given another one's answer is found out.
+    """
     cells = sum((size // stride) ** 2 for stride in (8, 16, 32))
     output = np.zeros((1, 4 + len(NAMES), cells), np.float32)
     for index, (box, score) in enumerate(zip(boxes_cxcywh, scores, strict=True)):
@@ -32,20 +37,22 @@ def write_cheap_model(
         output[0, 4 + index, index] = score
     output = output.astype(helper.tensor_dtype_to_np_dtype(dtype))
     batch = "batch" if dynamic_batch else 1
+    shift = np.zeros_like(output)
+    shift[0, 0, 0] = echo
     constants = {
-        "starts": np.zeros(3, np.int64),
-        "ends": np.ones(3, np.int64),
+        "starts": np.array([0, size // 2, size // 2], np.int64),
+        "ends": np.array([1, size // 2 + 1, size // 2 + 1], np.int64),
         "axes": np.array([1, 2, 3], np.int64),
-        "zero": np.zeros(1, output.dtype),
         "last": np.array([3], np.int64),
+        "shift": shift,
         "answer": output,
     }
-    # answer + 0 × (one value of each picture): nodes that really run, as many answers as pictures.
+    # answer + shift × (one value of each picture): nodes that really run, as many answers as pictures.
     nodes = [
-        helper.make_node("Slice", ["images", "starts", "ends", "axes"], ["corner"]),
-        helper.make_node("Mul", ["corner", "zero"], ["nothing"]),
-        helper.make_node("Squeeze", ["nothing", "last"], ["flat"]),
-        helper.make_node("Add", ["answer", "flat"], ["output0"]),
+        helper.make_node("Slice", ["images", "starts", "ends", "axes"], ["middle"]),
+        helper.make_node("Squeeze", ["middle", "last"], ["flat"]),
+        helper.make_node("Mul", ["shift", "flat"], ["shifted"]),
+        helper.make_node("Add", ["answer", "shifted"], ["output0"]),
     ]
     graph = helper.make_graph(
         nodes,

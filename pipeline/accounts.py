@@ -29,7 +29,7 @@ _FINE = 32
 
 
 def _fine_bounds() -> list[float]:
-    """Each exported bucket cut into equal ratios, so that quantiles are good to about 2 %."""
+    """Each exported bucket cut into equal ratios, so that quantiles are good to 3 %."""
     bounds = [BUCKETS[0] * 10 ** (-2 + 2 * step / (2 * _FINE)) for step in range(2 * _FINE)]
     for low, high in pairwise(BUCKETS):
         bounds += [low * (high / low) ** (step / _FINE) for step in range(_FINE)]
@@ -73,7 +73,7 @@ class Histogram:
     def quantile(self, q: float) -> float | None:
         """The duration that a share ``q`` (0..1) of observations does not exceed; None without any.
 
-        The nearest-rank quantile, rounded up to its fine bucket's upper bound (at most 2.2 %
+        The nearest-rank quantile, rounded up to its fine bucket's upper bound (at most 3 %
         in the exported range) and never above the largest value seen.
         """
         with self._lock:

@@ -27,9 +27,10 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
+from inspect import GEN_RUNNING, getgeneratorstate
 from types import TracebackType
 from typing import Any, Self
 
@@ -37,7 +38,7 @@ import numpy as np
 
 from pipeline.accounts import Accounts
 from pipeline.config import Config, StreamConfig, make_config
-from pipeline.errors import ConfigError, PipelineError
+from pipeline.errors import ConfigError
 from pipeline.flow import Channel, Flow
 from pipeline.frame import Result
 from pipeline.metrics import MetricsServer
@@ -178,10 +179,13 @@ class Pipeline:
         self._late: list[str] = []
         self._resources = ExitStack()
         self._flow: Flow | None = None
-        self._iteration: Iterator[Result] | None = None
+        self._iteration: Generator[Result, None, None] | None = None
+        self._ended = threading.Event()
         self._lock = threading.Lock()
 
     def __enter__(self) -> Self:
+        if self.model is not None:
+            raise RuntimeError("a pipeline can be entered once; make another one")
         config = self.config
         with ExitStack() as opened:
             provider = config.provider
@@ -200,12 +204,17 @@ class Pipeline:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            if self._iteration is not None:
-                self._iteration.close()  # type: ignore[attr-defined]
-            else:
-                self._close_sinks()
+            if self._iteration is not None and getgeneratorstate(self._iteration) == GEN_RUNNING:
+                # Another thread runs it: it ends there, and then here.
+                self.cancel()
+                self._ended.wait()
+            elif self._iteration is not None:
+                self._iteration.close()
         finally:
-            self._resources.close()
+            try:
+                self._close_sinks()  # nothing is left to close unless the line was never started
+            finally:
+                self._resources.close()
 
     def __iter__(self) -> Iterator[Result]:
         return self._iterate(limit=1)
@@ -250,23 +259,25 @@ class Pipeline:
     def _iterate(self, limit: int) -> Iterator[Result]:
         if self.model is None:
             raise RuntimeError("enter the pipeline first: with Pipeline(…) as line: …")
-        if self._flow is not None:
+        if self._iteration is not None:
             raise RuntimeError("a pipeline can be iterated once; make another one")
         flow, results = build(self.config, self.sources, self.model, self.accounts, self._stop)
         emit = Emit(self._sinks, self.accounts.streams)
         self._iteration = self._run(flow, results, emit, limit)
         return self._iteration
 
-    def _run(self, flow: Flow, results: Channel[Any], emit: Emit, limit: int) -> Iterator[Result]:
+    def _run(
+        self, flow: Flow, results: Channel[Any], emit: Emit, limit: int
+    ) -> Generator[Result, None, None]:
         timer = threading.Timer(self.config.duration or 0, self.stop)
         with self._lock:
             self._flow = flow
-        self.accounts.begin()
-        flow.start()
-        if self.config.duration is not None:
-            timer.start()
         drained = False
         try:
+            self.accounts.begin()
+            flow.start()
+            if self.config.duration is not None:
+                timer.start()
             yield from flow.consume("emit", results, emit, limit, idle=emit.idle)
             drained = True
         finally:
@@ -275,7 +286,10 @@ class Pipeline:
                 timer.join()
             if not drained:
                 flow.cancel()
-            self._finish(flow)
+            try:
+                self._finish(flow)
+            finally:
+                self._ended.set()
 
     def _finish(self, flow: Flow) -> None:
         """After the last result, however it came: join, finalise, check the books, raise."""
@@ -286,6 +300,9 @@ class Pipeline:
             self._stopper.join()
         flow.join_workers()
         self.accounts.end()
+        for account in self.accounts.streams.values():
+            if account.ending is None:
+                account.ended("failed" if flow.errors else "cancelled" if flow.cancelled else "abandoned")
         for name in self._late:
             log.warning("%s did not answer to stop; it ends by its own time-out", name)
         errors: list[Exception] = []
@@ -309,7 +326,7 @@ class Pipeline:
                     sink.abort()
                 else:
                     sink.close()
-            except PipelineError as error:
+            except Exception as error:
                 errors.append(error)
         if errors:
             raise ExceptionGroup("an output could not be finished", errors)

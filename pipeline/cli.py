@@ -11,8 +11,9 @@ from __future__ import annotations
 import json
 import logging
 import os
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Annotated, Any, Optional
 
@@ -25,7 +26,8 @@ from pipeline.errors import ConfigError, PipelineError, SourceError
 from pipeline.redact import redact
 
 log = logging.getLogger("framerail")
-console = Console(stderr=True)
+# No markup: a stream may be called gate[north].
+console = Console(stderr=True, markup=False)
 
 CANCELLED = 130
 FORCED_EXIT_SECONDS = 0.8
@@ -94,8 +96,8 @@ def _one_line(error: BaseException) -> str:
 
 def _stdout() -> Console:
     """For tables; wide where no terminal sets the width, so that grep finds whole lines."""
-    shown = Console()
-    return shown if shown.is_terminal else Console(width=160)
+    shown = Console(markup=False)
+    return shown if shown.is_terminal else Console(markup=False, width=160)
 
 
 def _version(value: bool) -> None:
@@ -378,18 +380,29 @@ def _run(config: Config, debug: bool) -> None:
     finally:
         if ran:
             figures = summarize(pipeline)
-            if config.summary is not None:
-                write_summary(config.summary, figures)
             if config.log_format == "json":
                 log.info("summary", extra={"data": figures})
             elif not config.quiet and any(one["captured"] for one in figures["streams"].values()):
                 print_summary(figures, console)
+            if config.summary is not None:
+                _write(write_summary, config.summary, figures)
     if pipeline.flow is not None and pipeline.flow.cancelled:
         raise typer.Exit(CANCELLED)
     failures = [account.error for account in pipeline.accounts.streams.values() if account.error is not None]
     if failures and not interrupted.is_set():
         # Each was logged when it happened.
         raise typer.Exit(max(error.exit_code for error in failures))
+
+
+def _write(write: Callable[[str, dict[str, Any]], None], path: str, figures: dict[str, Any]) -> None:
+    """Write the summary; where an error is under way already, it is not hidden by one of the summary."""
+    failing = sys.exc_info()[1] is not None
+    try:
+        write(path, figures)
+    except PipelineError as error:
+        if not failing:
+            raise
+        log.error("%s", error)
 
 
 @app.command()

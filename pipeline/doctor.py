@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from pipeline import __version__, dependencies
@@ -231,7 +230,7 @@ def print_report(report: dict[str, Any], console: Console) -> None:
     for name, entry in report["providers"].items():
         here = "compiled in" if entry["compiled_in"] else "plugin" if entry["plugin"] else "no"
         note = entry.get("error") or (f"to have it: {entry['remedy']}" if "remedy" in entry else "")
-        providers.add_row(name, here, "yes" if entry["proven"] else "no", escape(note))
+        providers.add_row(name, here, "yes" if entry["proven"] else "no", note)
     if report["providers"]:
         console.print(providers)
     for warning in report["warnings"]:

@@ -11,7 +11,7 @@ import logging
 import socket
 import threading
 from collections.abc import Iterable, Iterator
-from socketserver import ThreadingMixIn
+from socketserver import TCPServer, ThreadingMixIn
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Self
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
@@ -227,6 +227,12 @@ class _Server(ThreadingMixIn, WSGIServer):
     """A thread per request: a slow scraper doesn't delay a health check."""
 
     daemon_threads = True
+
+    def server_bind(self) -> None:
+        """As in the base class, without its look-up of the host's name, which takes long without DNS."""
+        TCPServer.server_bind(self)
+        self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
+        self.setup_environ()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         log.debug("a metrics client went away: %s", client_address)

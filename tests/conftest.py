@@ -8,8 +8,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 import pipeline  # noqa: F401 - before any test loads ONNX Runtime: it turns the telemetry off
+
+# A loaded machine is no reason to fail: what is slow shows in the durations.
+settings.register_profile("framerail", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("framerail")
 
 ROOT = Path(__file__).resolve().parent.parent
 

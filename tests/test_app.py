@@ -17,7 +17,7 @@ from benchmarks.cheap_model import write_cheap_model
 from pipeline import Pipeline
 from pipeline.accounts import StreamCounts
 from pipeline.config import make_config
-from pipeline.errors import ConfigError, ModelError, SinkWriteError, SourceOpenError
+from pipeline.errors import AccountingError, ConfigError, ModelError, SinkWriteError, SourceOpenError
 from pipeline.frame import Result
 from pipeline.sample import SAMPLE
 from pipeline.sources.synthetic import read_number
@@ -203,6 +203,20 @@ def test_channels_are_deep_for_small_pictures_of_files_only(
     assert_conserved(line)
 
 
+@pytest.mark.parametrize(("workers", "batch"), [(3, 1), (1, 4), (3, 4)])
+def test_every_frame_gets_its_own_answer(tmp_path: Path, workers: int, batch: int) -> None:
+    """Solid pictures of 50 brightnesses; the box of each says which one the model saw."""
+    for number in range(50):
+        cv2.imwrite(str(tmp_path / f"{number}.png"), np.full((32, 32, 3), 5 * number, np.uint8))
+    model = str(write_cheap_model(tmp_path / "echo.onnx", echo=8.0, dynamic_batch=True))
+    with Pipeline(
+        tmp_path, model=model, infer_workers=workers, preprocess_workers=workers, batch=batch, linger_ms=5
+    ) as line:
+        lefts = [float(result.detections.xyxy[0, 0]) for result in line]
+    np.testing.assert_allclose(lefts, [12 + 8 * 5 * number / 255 for number in range(50)], atol=1e-3)
+    assert (max(line.accounts.batches) > 1) == (batch > 1)
+
+
 # Ways of ending ---------------------------------------------------------------------------------
 
 ENDLESS = "synthetic:64x48@500"
@@ -367,6 +381,82 @@ def test_a_sink_that_fails_ends_the_run_and_the_others_are_finished(cheap_model:
     assert_conserved(line)
 
 
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.parametrize("stage", ["capture", "infer"])
+def test_even_a_system_exit_in_a_thread_ends_the_run(
+    cheap_model: str, monkeypatch: pytest.MonkeyPatch, stage: str, workers: int
+) -> None:
+    from pipeline.stages import capture, infer
+
+    def exits(*_: Any) -> Any:
+        raise SystemExit("gone")
+
+    kind, method = {"capture": (capture.Capture, "_frames"), "infer": (infer.Infer, "__call__")}[stage]
+    monkeypatch.setattr(kind, method, exits)
+    with (
+        pytest.raises(ExceptionGroup) as raised,
+        Pipeline(SOURCE, model=cheap_model, infer_workers=workers) as line,
+    ):
+        line.run()
+    assert str(raised.value.exceptions[0]) == "SystemExit: gone"
+    assert_conserved(line)
+
+
+def test_a_sink_that_cannot_be_closed_does_not_keep_the_next_one_open(cheap_model: str) -> None:
+    class Stubborn(Recorder):
+        def close(self) -> None:
+            raise RuntimeError("stuck")
+
+    last = Recorder()
+    with (
+        pytest.raises(ExceptionGroup, match="failed"),
+        Pipeline(SOURCE, model=cheap_model, sinks=[Stubborn(), last]) as line,
+    ):
+        line.run()
+    assert last.ended == ["closed"]
+
+
+def test_a_slow_consumer_loses_nothing_at_a_stop(cheap_model: str) -> None:
+    """Captures that wait for space in their channel are not stuck, however long it takes."""
+    with Pipeline(ENDLESS, model=cheap_model, channel_capacity=1) as line:
+        for number, _ in enumerate(line):
+            if number == 0:
+                line.stop()
+                time.sleep(2.5)  # longer than a stop waits for a source that does not answer
+    (found,) = counts(line).values()
+    assert found.captured == found.emitted
+    assert line.accounts.streams["synthetic"].ending == "stopped"
+
+
+def test_leaving_in_one_thread_ends_a_run_in_another(cheap_model: str) -> None:
+    with Pipeline(ENDLESS, model=cheap_model) as line:
+        thread = threading.Thread(target=line.run)
+        thread.start()
+        while line.accounts.totals().emitted == 0:
+            time.sleep(0.01)
+    thread.join(5)
+    assert not thread.is_alive()
+    assert_conserved(line)
+
+
+def test_a_frame_that_gets_lost_is_an_error(cheap_model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pipeline.accounts import StreamAccount
+
+    real = StreamAccount.emitted
+
+    def forgets(self: StreamAccount, seq: int, labels: list[str]) -> None:
+        if seq != 7:
+            real(self, seq, labels)
+
+    monkeypatch.setattr(StreamAccount, "emitted", forgets)
+    with pytest.raises(ExceptionGroup) as raised, Pipeline(SOURCE, model=cheap_model) as line:
+        line.run()
+    assert [type(error) for error in raised.value.exceptions] == [AccountingError]
+    assert "such as [7]" in str(raised.value.exceptions[0])
+    assert summarize(line)["conserved"] is False
+
+
 def test_one_stream_that_cannot_be_opened_does_not_stop_the_others(cheap_model: str, tmp_path: Path) -> None:
     broken = tmp_path / "broken.mp4"
     broken.write_text("this is no video")
@@ -422,6 +512,10 @@ def test_the_line_can_be_iterated_once(cheap_model: str) -> None:
         line.run()
         with pytest.raises(RuntimeError, match="iterated once"):
             iter(line)
+    with pytest.raises(RuntimeError, match="entered once"):
+        line.__enter__()
+    with Pipeline(SOURCE, model=cheap_model) as line, pytest.raises(RuntimeError, match="iterated once"):
+        list(zip(line, line, strict=True))
     with pytest.raises(RuntimeError, match="enter the pipeline first"):
         iter(Pipeline(SOURCE, model=cheap_model))
 

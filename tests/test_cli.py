@@ -168,6 +168,46 @@ def test_everything_from_a_config_file(cheap_model: str, tmp_path: Path) -> None
     assert {name: stream["emitted"] for name, stream in streams.items()} == {"a": 8, "b": 7}
 
 
+def test_names_are_shown_as_they_are(cheap_model: str) -> None:
+    done = framerail("run", "synthetic:64x48?frames=3", "--name", "gate[north]", "--model", cheap_model)
+    assert "│ gate[north] │" in done.stderr
+
+
+def test_a_summary_that_cannot_be_written_hides_nothing(cheap_model: str, tmp_path: Path) -> None:
+    (tmp_path / "s").mkdir()
+    with Running(
+        tmp_path, "synthetic:64x48@50", "--live", "--model", cheap_model, "--summary", "s/x.json"
+    ) as run:
+        (tmp_path / "s").rmdir()
+        run.process.send_signal(signal.SIGINT)
+        _, err = run.process.communicate(timeout=20)
+    assert run.process.returncode == 4
+    assert "every frame is accounted for" in err
+    assert "cannot write summary s/x.json" in err
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("after", [0.05, 0.2, 0.4])
+def test_ctrl_c_while_it_starts(cheap_model: str, tmp_path: Path, after: float) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pipeline", "run", "synthetic:64x48@50", "--live", "--model", cheap_model],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        time.sleep(after)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=20)
+    finally:
+        process.kill()
+        process.communicate()
+    assert process.returncode in (0, -signal.SIGINT)
+    assert "Traceback" not in err
+    assert "ERROR" not in err
+
+
 def test_json_logs_are_json_to_the_last_line(cheap_model: str) -> None:
     done = framerail("run", "synthetic:64x48?frames=9", "--model", cheap_model, "--log-format", "json")
     records = [json.loads(line) for line in done.stderr.splitlines()]

@@ -145,6 +145,10 @@ def test_health_tells_a_failed_line(cheap_model: str) -> None:
         assert "device lost" in text
         with pytest.raises(ExceptionGroup):
             list(results)
+        # Nor is it forgotten once it has been raised.
+        assert fetch(line.metrics.port, "/healthz")[0] == 503
+        assert fetch(line.metrics.port, "/readyz")[0] == 503
+        assert line.accounts.streams["synthetic"].ending == "failed"
 
 
 def test_a_port_that_is_taken(cheap_model: str) -> None:

@@ -56,6 +56,20 @@ def test_a_provider_that_silently_falls_back_is_found_out(
         Session(Path(cheap_model), "cuda")
 
 
+def test_a_session_that_lists_the_provider_but_runs_nothing_on_it(
+    cheap_model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a CUDA session whose every node fell to the CPU. It is real; that it lists CUDA is not."""
+    options = ort.SessionOptions()
+    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    real = ort.InferenceSession(cheap_model, options, providers=["CPUExecutionProvider"])
+    monkeypatch.setattr(real, "get_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"])
+    monkeypatch.setattr(providers, "_accelerated", lambda *_: real)
+    monkeypatch.setattr(providers, "on_offer", lambda: ["cuda", "cpu"])
+    with pytest.raises(ProviderError, match="put no node of the model on it"):
+        Session(Path(cheap_model), "cuda")
+
+
 def test_auto_takes_the_next_best_and_says_why(
     cheap_model: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -182,6 +196,12 @@ def test_labels_and_size_come_from_the_models_own_metadata(cheap_model: str) -> 
 def test_float16_models_are_fed_float16(tmp_path: Path) -> None:
     model = open_model(str(write_cheap_model(tmp_path / "half.onnx", dtype=TensorProto.FLOAT16)))
     assert model.spec.dtype == np.float16
+
+
+def test_a_fixed_batch_is_refused_in_words(tmp_path: Path) -> None:
+    fixed = graph(tmp_path / "g.onnx", [("images", TensorProto.FLOAT, [4, 3, 32, 32])], [4, 84, 21])
+    with pytest.raises(ModelError, match="takes exactly 4 pictures a run"):
+        open_model(fixed)
 
 
 def graph(path: Path, inputs: list[tuple[str, int, list[int]]], output: list[int]) -> str:

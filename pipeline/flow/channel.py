@@ -131,6 +131,7 @@ class Channel(_Outlet[T]):
         self._high_watermark = 0
         self._puts = 0
         self._drops = 0
+        self._blocked = 0
 
     def put(self, item: T) -> None:
         """Hand over ``item``. Raises Cancelled if nobody will ever take it; it is then the caller's."""
@@ -149,7 +150,11 @@ class Channel(_Outlet[T]):
             while done < len(items):
                 if self.policy == "block":
                     while len(waiting) >= self.capacity and not (self._cancelled or self._closed):
-                        self._space.wait()
+                        self._blocked += 1
+                        try:
+                            self._space.wait()
+                        finally:
+                            self._blocked -= 1
                 if self._cancelled or self._closed:
                     break
                 if len(waiting) >= self.capacity:
@@ -191,6 +196,11 @@ class Channel(_Outlet[T]):
             self._space.notify_all()
         for item in cleared:
             self._on_drop(item, "cancelled")
+
+    @property
+    def back_pressure(self) -> bool:
+        """Whether somebody waits for space right now."""
+        return self._blocked > 0
 
     def statistics(self) -> ChannelStatistics:
         """A consistent snapshot."""

@@ -174,8 +174,14 @@ class Flow:
                 self.cancel()
             self.observer.retired(stage, time.thread_time() - cpu_started)
 
-    def fail(self, stage: str, error: Exception) -> None:
-        """Record ``error`` as raised in ``stage`` and cancel the flow."""
+    def fail(self, stage: str, error: BaseException) -> None:
+        """Record ``error`` as raised in ``stage`` and cancel the flow.
+
+        What is no Exception (a SystemExit, say) would end a thread unheard; it is recorded as a
+        RuntimeError.
+        """
+        if not isinstance(error, Exception):
+            error = RuntimeError(f"{type(error).__name__}: {error}")
         error.add_note(f"raised in stage {stage!r}")
         with self._lock:
             self.errors.append(error)
@@ -210,13 +216,19 @@ class Flow:
         """Wait ``grace`` seconds for the feeders; close the channels of those that are still blocked.
 
         For feeders that were asked to stop and sit in a native call: the rest of the line can
-        then drain and end without them. Returns the names of their threads.
+        then drain and end without them. One that waits for space in its channel is not blocked: it
+        ends when its item is taken. Returns the names of the threads that were given up.
         """
         deadline = time.monotonic() + grace
         late = []
         for thread, channel in self._feeders:
-            if thread.ident is not None:
-                thread.join(max(0.0, deadline - time.monotonic()))
+            until = deadline
+            while thread.is_alive():
+                if channel.back_pressure:  # it answers as soon as its frame is taken
+                    until = time.monotonic() + grace
+                if time.monotonic() >= until:
+                    break
+                thread.join(min(0.05, grace))
             if thread.is_alive():
                 channel.close()
                 late.append(thread.name)
@@ -233,7 +245,7 @@ class Flow:
     def raise_errors(self) -> None:
         """Raise what was recorded, as one ExceptionGroup. To be called after ``join``."""
         with self._lock:
-            errors, self.errors = self.errors, []
+            errors = list(self.errors)
         if errors:
             raise ExceptionGroup("the line failed", errors)
 
@@ -264,7 +276,7 @@ class Flow:
                 except Cancelled:
                     self.observer.dropped(stage, hand, "cancelled")
                     break
-        except Exception as error:
+        except BaseException as error:
             self.fail(stage, error)
         finally:
             # The iterator releases what it opened in this thread, not when it is collected.
@@ -272,7 +284,7 @@ class Flow:
             if close is not None:
                 try:
                     close()
-                except Exception as error:
+                except BaseException as error:
                     self.fail(stage, error)
             target.close()
             self.observer.retired(stage, time.thread_time())
@@ -330,7 +342,7 @@ class _Worker:
         try:
             while self._serve():
                 pass
-        except Exception as error:
+        except BaseException as error:  # also SystemExit: a thread that ends unheard leaves the line waiting
             self._flow.fail(self._name, error)
         finally:
             self._crew.leave()
@@ -355,7 +367,7 @@ class _Worker:
             results = self._call(items)
             if len(results) != len(items):
                 raise RuntimeError(f"took {len(items)} items and returned {len(results)}")
-        except Exception:
+        except BaseException:
             for item in items:
                 observer.dropped(self._name, item, "failed")
             raise

@@ -68,6 +68,12 @@ def describe(located: Located, session: Session) -> Model:
     Raises UnknownLayoutError when neither tells the layout, ModelError when they contradict.
     """
     card = located.card
+    batch = session.inputs[0].shape[0] if session.inputs and session.inputs[0].shape else None
+    if batch not in (None, 1):
+        raise ModelError(
+            f"model {located.name!r} takes exactly {batch} pictures a run; "
+            "export it with a batch of 1, or a dynamic one"
+        )
     stated_labels = _card_labels(card, located) if card is not None else ()
     found = identify(
         session.inputs,
@@ -101,7 +107,7 @@ def describe(located: Located, session: Session) -> Model:
         spec=_input_of(found, card, session, reasons),
         conf_threshold=conf,
         iou_threshold=iou,
-        max_batch=session.inputs[0].shape[0],
+        max_batch=batch,
         params=params,
         reasons=reasons,
         license=(card.license if card is not None else "") or session.metadata.get("license", ""),
