@@ -45,7 +45,7 @@ from pipeline.metrics import MetricsServer
 from pipeline.runtime.model import Model, open_model
 from pipeline.runtime.session import concurrency, usable_cores
 from pipeline.sinks import Sink, open_sinks
-from pipeline.sources import SourceSpec, parse_source
+from pipeline.sources import SourceSpec, local_files, parse_source
 from pipeline.stages.capture import Capture
 from pipeline.stages.emit import Emit
 from pipeline.stages.infer import Infer
@@ -159,8 +159,10 @@ class Pipeline:
         source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | Config,
         *,
         sinks: Sequence[Sink] = (),
+        also_read: Sequence[str] = (),
         **options: Any,
     ) -> None:
+        """``also_read`` are files that no output may overwrite, beside sources and model."""
         if isinstance(source, Config):
             if options:
                 raise ConfigError("give either a Config or keyword options, not both")
@@ -174,6 +176,7 @@ class Pipeline:
         self.model: Model | None = None
         self.metrics: MetricsServer | None = None
         self._sinks: list[Sink] = list(sinks)
+        self._also_read = also_read
         self._stop = threading.Event()
         self._stopper: threading.Thread | None = None
         self._late: list[str] = []
@@ -248,9 +251,9 @@ class Pipeline:
 
     def _files_read(self) -> list[str]:
         """Files that must not be written over: local sources, the model."""
-        local = [spec.address for spec, _ in self.sources.values() if spec.kind in ("file", "pictures")]
+        local = [path for spec, _ in self.sources.values() for path in local_files(spec)]
         assert self.model is not None
-        return [*local, str(self.model.session.path)]
+        return [*local, str(self.model.session.path), *self._also_read]
 
     def left_in_line(self) -> int:
         """Items that lie in channels now, counted there and not in the books."""

@@ -14,8 +14,8 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
-from typing import Annotated, Any, Optional
+from contextlib import contextmanager, nullcontext, suppress
+from typing import Annotated, Any, NoReturn, Optional
 
 import typer
 from rich.console import Console
@@ -23,7 +23,7 @@ from rich.console import Console
 from pipeline import __version__
 from pipeline.config import PROVIDER_NAMES, Config, load_config, make_config
 from pipeline.errors import ConfigError, PipelineError, SourceError
-from pipeline.redact import redact
+from pipeline.redact import protect, redact
 
 log = logging.getLogger("framerail")
 # No markup: a stream may be called gate[north].
@@ -52,7 +52,42 @@ app.add_typer(models_app, name="models")
 
 def main() -> None:
     """Entry point of the command."""
-    app()
+    _fill_standard_files()
+    for argument in sys.argv[1:]:
+        protect(argument)
+    try:
+        code = app(standalone_mode=False)
+    except Exception as error:
+        # The usage errors of click (which typer may bring along as its own), told by their form.
+        if not hasattr(error, "format_message"):
+            raise
+        context = getattr(error, "ctx", None)
+        if context is not None:
+            typer.echo(redact(context.get_usage()), err=True)
+        typer.echo(redact(f"Error: {error.format_message()}"), err=True)
+        code = error.exit_code if hasattr(error, "exit_code") else 2
+    _end(code if isinstance(code, int) else 0)
+
+
+def _fill_standard_files() -> None:
+    """Where standard input, output or error is closed, the next file opened would take its place."""
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+
+
+def _end(code: int) -> NoReturn:
+    """End the process; at once where a capture still sits in a native call, which must not meet its end."""
+    logging.shutdown()
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            with suppress(OSError):
+                stream.flush()
+    if any(thread.name.startswith("capture:") for thread in threading.enumerate()):
+        os._exit(code)
+    sys.exit(code)
 
 
 @contextmanager
@@ -293,7 +328,7 @@ def run(
     with _reporting():
         chosen = _config(config, sources or [], name or [], _given(per_stream), _given(options))
         logs.set_up(chosen.log_format, quiet=chosen.quiet, debug=debug, console=console)
-        _run(chosen, debug)
+        _run(chosen, debug, config)
 
 
 def _given(options: dict[str, Any]) -> dict[str, Any]:
@@ -339,7 +374,7 @@ def _config(
     return make_config({**config.model_dump(exclude_unset=True), "streams": merged}, where=f"config {path}")
 
 
-def _run(config: Config, debug: bool) -> None:
+def _run(config: Config, debug: bool, path: str | None) -> None:
     from pipeline import dependencies
 
     dependencies.check()
@@ -353,7 +388,7 @@ def _run(config: Config, debug: bool) -> None:
         route_ffmpeg_log(logging.DEBUG)
     if config.summary is not None:
         check_writable(config.summary)
-    pipeline = Pipeline(config)
+    pipeline = Pipeline(config, also_read=[path] if path is not None else [])
     interrupted = threading.Event()
 
     def stop() -> None:

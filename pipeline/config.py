@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import reprlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -38,7 +39,7 @@ _STREAM_NAME = re.compile(r"[^\x00-\x1f/\\{}]+")
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class CameraConfig(_Strict):
@@ -90,7 +91,7 @@ class Config(_Strict):
     classes: list[str] | None = None
     """Labels to keep; None keeps all."""
     max_detections: Annotated[int, Field(ge=1, le=10_000)] = 100
-    duration: Annotated[float, Field(gt=0)] | None = None
+    duration: Annotated[float, Field(gt=0, le=1e9)] | None = None
     """Seconds after which all streams stop, as at a first Ctrl-C."""
     jsonl: str | None = None
     """A file, or - for standard output."""
@@ -175,8 +176,13 @@ def load_config(path: str | Path, overrides: dict[str, Any] | None = None) -> Co
         raise ConfigError(f"cannot read config {path}: {reason}") from error
     try:
         data = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"config {path} is not valid YAML: {error}") from error
+    except yaml.MarkedYAMLError as error:
+        # Not the error's own text: it quotes the line, which may hold half a password.
+        mark = error.problem_mark
+        where = f" in line {mark.line + 1}, column {mark.column + 1}" if mark is not None else ""
+        raise ConfigError(f"config {path} is not valid YAML{where}; compare docs/configuration.md") from None
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise ConfigError(f"config {path} is not valid YAML: {type(error).__name__}") from None
     if not isinstance(data, dict):
         raise ConfigError(f"config {path}: expected a mapping such as 'streams: [...]', got {_kind(data)}")
     return make_config({**data, **(overrides or {})}, where=f"config {path}")
@@ -217,7 +223,7 @@ def _problem(entry: Any) -> str:
         return f"{place!r} is missing"
     message = entry["msg"].removeprefix("Value error, ")
     said = isinstance(entry["input"], dict) or repr(entry["input"]) in message
-    shown = "" if said else f" (got {entry['input']!r})"
+    shown = "" if said else f" (got {reprlib.repr(entry['input'])})"
     return f"{place}: {message}{shown}" if place else f"{message}"
 
 

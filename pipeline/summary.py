@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from pipeline.accounts import Histogram
 from pipeline.app import Pipeline
 from pipeline.errors import SinkOpenError, SinkWriteError
+from pipeline.sinks.files import check_folder
 
 
 def summarize(pipeline: Pipeline) -> dict[str, Any]:
@@ -75,22 +75,46 @@ def _milliseconds(histogram: Histogram, q: float) -> float | None:
 
 def check_writable(path: str) -> None:
     """Raise SinkOpenError now rather than after hours of running."""
-    folder = Path(path).expanduser().parent
-    if Path(path).is_dir():
-        raise SinkOpenError(f"cannot write summary {path}: it is a folder; give a file name")
-    if not folder.is_dir():
-        raise SinkOpenError(f"cannot write summary {path}: there is no folder {folder}; create it first")
-    if not os.access(folder, os.W_OK):
-        raise SinkOpenError(f"cannot write summary {path}: folder {folder} is not writable")
+    if path == "-":
+        raise SinkOpenError("cannot write summary -: standard output is for --jsonl; give a file's name")
+    final = Path(path)
+    try:
+        if final.is_dir():
+            raise SinkOpenError(f"cannot write summary {path}: it is a folder; give a file name")
+        check_folder(final, f"summary {path}")
+        if _is_device(final):
+            return
+        part = _part(final)
+        part.touch()
+        part.unlink()
+    except SinkOpenError:
+        raise
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise SinkOpenError(f"cannot write summary {path}: {reason}; choose another name") from None
 
 
 def write_summary(path: str, summary: dict[str, Any]) -> None:
     """Write it whole or not at all. Raises SinkWriteError."""
-    final = Path(path).expanduser()
-    part = final.with_name(final.name + ".part")
+    final = Path(path)
+    text = json.dumps(summary, indent=2) + "\n"
+    part = _part(final)
     try:
-        part.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+        if _is_device(final):
+            final.write_text(text, encoding="utf-8")
+            return
+        part.write_text(text, encoding="utf-8")
         part.replace(final)
     except OSError as error:
-        part.unlink(missing_ok=True)
+        if not _is_device(final):
+            part.unlink(missing_ok=True)
         raise SinkWriteError(f"cannot write summary {path}: {error.strerror}") from None
+
+
+def _part(final: Path) -> Path:
+    return final.with_name(final.name + ".part")
+
+
+def _is_device(path: Path) -> bool:
+    """Whether ``path`` is there and no ordinary file (/dev/null, a pipe): not to be replaced by one."""
+    return path.exists() and not path.is_file()

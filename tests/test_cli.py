@@ -94,6 +94,9 @@ def test_bad_usage_is_one_line_and_the_right_code(
         (["--summary", "clip.mp4"], "it would overwrite the source clip.mp4"),
         (["--video", "{stream}.mp4"], "it would overwrite the source clip.mp4"),
         (["--jsonl", "m.onnx", "--model", "m.onnx"], "it would overwrite the source"),
+        (["--jsonl", "v.mp4.part", "--video", "v.mp4"], "it would overwrite"),
+        (["--jsonl", "c.yaml", "--config", "c.yaml"], "it would overwrite the source c.yaml"),
+        (["pictures", "--jsonl", "pictures/1.png"], "it would overwrite the source"),
         (["--jsonl", "a.mp4", "--video", "a.mp4"], "it would overwrite what --jsonl writes"),
         (["--jsonl", "a.json", "--summary", "a.json"], "it would overwrite what --jsonl writes"),
     ],
@@ -102,9 +105,72 @@ def test_nothing_is_written_over(cheap_model: str, tmp_path: Path, outputs: list
     shutil.copy(SAMPLE, tmp_path / "clip.mp4")
     shutil.copy(cheap_model, tmp_path / "m.onnx")
     (tmp_path / "link.mp4").symlink_to("clip.mp4")
-    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    (tmp_path / "c.yaml").write_text("streams: [{source: clip.mp4}]")
+    (tmp_path / "pictures").mkdir()
+    shutil.copy(Path(__file__).parent.parent / "docs/images/annotated.jpg", tmp_path / "pictures/1.png")
+    before = {path.name: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     assert_one_line(framerail("run", "clip.mp4", "--max-frames", "3", *outputs, cwd=tmp_path), 2, says)
-    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    assert {path.name: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["rtsp://user:s3cr-canary@cam/x"],
+        ["doctor", "rtsp://user:s3cr-canary@cam/x"],
+        ["run", "rtsp:/user:s3cr-canary@cam/x"],
+        ["run", "user:s3cr-canary@cam/x"],
+        ["run", "rtsp://user:s3cr-canary'@127.0.0.1:9/x", "--debug", "--open-timeout", "1"],
+        ["run", "synthetic:64x48", "--jsonl", "rtsp://user:s3cr-canary@cam/x"],
+        ["run", "synthetic:64x48", "--config", "rtsp://user:s3cr-canary@cam/x"],
+        ["run", "synthetic:64x48", "--summary", "rtsp://user:s3cr-canary@cam/x"],
+        ["run", "synthetic:64x48", "--camera-size", "rtsp://user:s3cr-canary@cam/x"],
+        ["run", "--config", "c.yaml"],
+    ],
+)
+def test_a_password_in_a_wrong_place_is_not_shown(tmp_path: Path, arguments: list[str]) -> None:
+    (tmp_path / "c.yaml").write_text("streams: [{source: " + "x" * 70 + "rtsp://user:s3cr-canary@cam/x'}\n")
+    done = framerail(*arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    assert "s3cr" not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["synthetic:" + "a" * 300], 2),
+        (["synthetic:64x48", "--duration", "inf"], 2),
+        (["synthetic:64x48", "--summary", "s" * 300], 2),
+        (["synthetic:64x48", "--summary", "-"], 2),
+        (["synthetic:64x48", "--model", "m" * 300 + ".onnx"], 3),
+    ],
+)
+def test_odd_values_are_one_line(tmp_path: Path, arguments: list[str], code: int) -> None:
+    assert_one_line(framerail("run", *arguments, cwd=tmp_path), code)
+
+
+def test_a_device_is_not_replaced_by_a_summary(cheap_model: str, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        framerail(
+            "run", "synthetic:64x48?frames=2", "--model", cheap_model, "--summary", "pipe", cwd=tmp_path
+        )
+        assert json.loads(os.read(reader, 100_000))["conserved"] is True
+    finally:
+        os.close(reader)
+    assert (tmp_path / "pipe").is_fifo()
+
+
+def test_lines_do_not_go_into_another_file_where_standard_output_is_closed(
+    cheap_model: str, tmp_path: Path
+) -> None:
+    run = f"{sys.executable} -m pipeline run 'synthetic:64x48?frames=5' --model {cheap_model}"
+    command = f"{run} --video v.mp4 --jsonl - >&-"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=30, cwd=tmp_path)
+    assert done.returncode == 2
+    assert "standard output: it is closed" in done.stderr
+    assert os.listdir(tmp_path) == []
 
 
 BAD_SOURCES = {

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import ConfigError, SourceOpenError
-from pipeline.redact import redact
+from pipeline.redact import protect, redact
 
 SECRET = "hunter2canary"
 
@@ -28,6 +28,18 @@ SECRET = "hunter2canary"
         f"authorization: Digest username=a, response={SECRET}",
         f"rtsp://user:p@ss{SECRET}@host/",
         f"rtsp://user:p/a{SECRET}@host/x",
+        f"rtsp://user:pa'ss{SECRET}@host/x",
+        f"rtsp://user:pa ss{SECRET}@host/x",
+        f'rtsp://user:pa"<>{SECRET}@host/x',
+        f"rtsp:/user:{SECRET}@host/x",
+        f"rtsp:user:{SECRET}@host/x",
+        f"cannot open user:{SECRET}@host/x now",
+        f"rtsp://cam/user=admin_password={SECRET}_channel=1",
+        f"http://cam/video?loginuse=a&loginpas={SECRET}",
+        f"http://cam/video?pw={SECRET}",
+        f"http://cam/video?password=a;{SECRET}",
+        f"http://cam/video?password=a'{SECRET}",
+        f"http://cam/video?password=a#{SECRET}",
         f"two: rtsp://a:{SECRET}@h/1 and http://b:{SECRET}@i/2",
     ],
 )
@@ -45,6 +57,11 @@ def test_the_rest_stays(text: str) -> None:
 
 def test_the_host_stays_readable() -> None:
     assert redact(f"rtsp://admin:{SECRET}@cam:554/s?x=1") == "rtsp://***@cam:554/s?x=1"
+
+
+def test_the_secrets_of_a_given_address_go_from_any_text() -> None:
+    protect("rtsp://admin:p%40ss0815@cam/x?token=t0ken4711")
+    assert redact("401 for p@ss0815, p%40ss0815 and t0ken4711") == "401 for ***, *** and ***"
 
 
 @given(st.text(st.characters(blacklist_categories=("Z", "C"), blacklist_characters="'\"<>"), min_size=1))

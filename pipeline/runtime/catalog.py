@@ -37,8 +37,16 @@ def cards() -> dict[str, Path]:
 def locate(model: str) -> Located:
     """Find ``model``: a card's name, or the path of an ONNX file (a card may lie beside it).
 
-    Raises ModelError when there is no such thing, or when the file's hash is not the card's.
+    Raises ModelError when there is no such thing, it cannot be read, or its hash is not the card's.
     """
+    try:
+        return _locate(model)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise ModelError(f"cannot read model {model!r}: {reason}") from None
+
+
+def _locate(model: str) -> Located:
     known = cards()
     if model in known:
         card = read_card(known[model])

@@ -20,7 +20,17 @@ from pipeline.sinks.null import Null
 from pipeline.sinks.video import VideoFile
 from pipeline.sinks.videos import VideoFiles, path_for
 
-__all__ = ["SINKS", "Display", "JsonLines", "Null", "Sink", "VideoFile", "VideoFiles", "open_sinks"]
+__all__ = [
+    "SINKS",
+    "Display",
+    "JsonLines",
+    "Null",
+    "Sink",
+    "VideoFile",
+    "VideoFiles",
+    "files_of",
+    "open_sinks",
+]
 
 Quit = Callable[[], None]
 
@@ -44,7 +54,7 @@ def open_sinks(
     ``inputs`` are files that are read and so must not be written. Raises SinkOpenError, with
     those that were already open closed again.
     """
-    check_distinct(inputs, _files_of(config, streams))
+    check_distinct(inputs, files_of(config, streams))
     asked = {name: getattr(config, name, None) for name in SINKS}
     if not any(asked.values()):
         asked["null"] = True
@@ -59,7 +69,7 @@ def open_sinks(
     return sinks
 
 
-def _files_of(config: Config, streams: Sequence[str]) -> Iterator[tuple[str, str]]:
+def files_of(config: Config, streams: Sequence[str]) -> Iterator[tuple[str, str]]:
     """Every file that a run would write, with the option that asks for it."""
     if config.jsonl not in (None, "-"):
         yield "--jsonl", str(config.jsonl)

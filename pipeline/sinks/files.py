@@ -60,13 +60,15 @@ def check_distinct(inputs: Iterable[str], outputs: Iterable[tuple[str, str]]) ->
     """
     taken = {_identity(path): f"the source {path}" for path in inputs}
     for option, path in outputs:
-        identity = _identity(path)
-        if identity in taken:
-            raise SinkOpenError(
-                f"cannot write {option} {path}: it would overwrite {taken[identity]}; choose another name"
-            )
-        if not (os.path.exists(path) and not os.path.isfile(path)):  # /dev/null may be shared
-            taken[identity] = f"what {option} writes"
+        # Most are written as NAME.part first.
+        identities = [_identity(path), _identity(f"{path}.part")]
+        for identity in identities:
+            if identity in taken:
+                raise SinkOpenError(
+                    f"cannot write {option} {path}: it would overwrite {taken[identity]}; choose another name"
+                )
+        if os.path.isfile(path) or not os.path.exists(path):  # /dev/null may be shared
+            taken.update(dict.fromkeys(identities, f"what {option} writes"))
 
 
 def _identity(path: str) -> object:

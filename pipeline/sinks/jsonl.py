@@ -152,9 +152,10 @@ class JsonLines(Sink):
 
 def _standard_output() -> FileIO:
     """A file of our own on the process's standard output, so that closing leaves that open."""
+    if sys.stdout is None:
+        raise SinkOpenError("cannot write standard output: it is closed; give a file's name instead")
     try:
-        if sys.stdout is not None:
-            sys.stdout.flush()
+        sys.stdout.flush()
         return FileIO(os.dup(1), "wb")
     except OSError as error:
         raise SinkOpenError(

@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable
 
 from pipeline.config import StreamConfig
-from pipeline.sources.address import parse_source
+from pipeline.sources.address import local_files, parse_source
 from pipeline.sources.base import Picture, Source, SourceSpec, Unreadable
 from pipeline.sources.camera import open_camera
 from pipeline.sources.fflog import route_ffmpeg_log
@@ -50,6 +50,7 @@ __all__ = [
     "SourceSpec",
     "Unreadable",
     "encode_number",
+    "local_files",
     "open_source",
     "parse_source",
     "read_number",

@@ -11,9 +11,9 @@ from urllib.parse import urlsplit
 
 from pipeline.config import nearest
 from pipeline.errors import ConfigError, SourceOpenError
-from pipeline.redact import redact
+from pipeline.redact import protect, redact
 from pipeline.sources.base import SourceSpec
-from pipeline.sources.pictures import SUFFIXES, pictures_in
+from pipeline.sources.pictures import SUFFIXES, pictures_in, pictures_of
 from pipeline.sources.synthetic import check_synthetic
 
 SAMPLE = Path(__file__).resolve().parent.parent / "sample" / "sample.mp4"
@@ -46,12 +46,13 @@ def parse_source(text: str) -> SourceSpec:
     Raises ConfigError for text that cannot be meant, SourceOpenError (cause ``not_found``) for a
     path that is not there, a folder without pictures and a glob that matches none.
     """
+    protect(text)
     if not text.strip() or "\0" in text:
         raise ConfigError("expected a source: a file, a folder, an address, camera:0 or synthetic:640x480@25")
     if match := _URL.fullmatch(text):
         return _parse_url(text, match["scheme"].lower(), match["rest"])
     prefix, colon, rest = text.partition(":")
-    if colon and prefix in _PREFIXES and not Path(text).exists():
+    if colon and prefix in _PREFIXES and not os.path.lexists(text):
         return _PREFIXES[prefix](rest)
     if _VIDEO_DEVICE.fullmatch(text):
         return _parse_camera(text)
@@ -164,3 +165,10 @@ def _hint(text: str) -> str:
 def _name(text: str, otherwise: str) -> str:
     """``text`` as a stream's name (see StreamConfig.name)."""
     return _NOT_IN_A_NAME.sub("_", text).strip() or otherwise
+
+
+def local_files(spec: SourceSpec) -> list[str]:
+    """The files that a source reads: none for streams and cameras."""
+    if spec.kind == "file":
+        return [spec.address]
+    return [str(path) for path in pictures_of(spec)] if spec.kind == "pictures" else []

@@ -87,17 +87,21 @@ class PicturesSource(Once):
 def open_pictures(spec: SourceSpec, stream: StreamConfig, stop: threading.Event) -> Source:
     """Open a picture, a folder or a glob. Raises SourceOpenError."""
     del stream
-    path = Path(spec.address)
-    if path.is_dir():
-        paths = pictures_in(path)
-    elif path.exists():
-        paths = [path]
-    else:
-        found = glob.glob(os.path.expanduser(spec.address), recursive=True)
-        paths = _only_pictures(Path(name) for name in found)
+    paths = pictures_of(spec)
     if not paths:
         raise SourceOpenError(f"{spec.address}: no picture is there (any more)", cause="not_found")
     return PicturesSource(paths, stop)
+
+
+def pictures_of(spec: SourceSpec) -> list[Path]:
+    """The files of a picture, a folder or a glob, in natural order."""
+    path = Path(spec.address)
+    if path.is_dir():
+        return pictures_in(path)
+    if path.exists():
+        return [path]
+    found = glob.glob(os.path.expanduser(spec.address), recursive=True)
+    return _only_pictures(Path(name) for name in found)
 
 
 def _only_pictures(paths: Iterable[Path]) -> list[Path]:
