@@ -18,7 +18,7 @@ MASK = "***"
 # letter's drive (C:/…) are no addresses; one slash is enough, for paths that were normalised.
 _USERINFO = re.compile(r"(?P<scheme>\b[a-z][a-z0-9+.-]+:/{1,2})(?P<secret>[^\n]*)@", re.IGNORECASE)
 # user:password@host without a scheme or with a mistyped one.
-_BARE = re.compile(r"(?P<user>[^\s:/@'\"]+:)(?!/)(?P<secret>\S*)@")
+_BARE = re.compile(r"(?<![^\s'\"(])(?!synthetic:)(?P<user>[^\s:/@'\"]+:)(?!/)(?P<secret>\S*)@")
 _QUERY = re.compile(
     r"(?P<key>[?&;_/](?:[\w%-]*?(?:pas|pass(?:word|wd|phrase)?|psw|pwd?|secret|token|auth|api[_-]?key|key|"
     r"sig(?:nature)?|user(?:name)?|usr|login|credentials?))=)(?P<secret>[^&\s]+)",

@@ -59,7 +59,8 @@ def parse_source(text: str) -> SourceSpec:
     return _parse_path(text)
 
 
-_ENCODE = "percent-encode @ / ? # and % in a password (%40 %2F %3F %23 %25)"
+# No @ in this text, up to which redaction would mask the message.
+_ENCODE = "percent-encode what is no letter or digit in a password (%40 for an at sign, %2F for a slash)"
 
 
 def _parse_url(text: str, scheme: str, rest: str) -> SourceSpec:
@@ -83,7 +84,7 @@ def _parse_url(text: str, scheme: str, rest: str) -> SourceSpec:
             f"{text}: cannot understand host and port; expected {scheme}://host:port/path; {_ENCODE}"
         ) from None
     if "@" in parts.netloc and "@" in f"{parts.path}{parts.query}{parts.fragment}":
-        raise ConfigError(f"{text}: there is an @ on both sides of a / ? or #; {_ENCODE}")
+        raise ConfigError(f"{text}: an at sign stands on both sides of a slash; {_ENCODE}")
     # Multicast and listening addresses of udp, rtp and srt may leave the host out.
     if not host and scheme not in ("udp", "rtp", "srt"):
         raise ConfigError(f"{text}: the host is missing; expected {scheme}://host/path")
