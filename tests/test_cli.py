@@ -162,6 +162,18 @@ def test_a_device_is_not_replaced_by_a_summary(cheap_model: str, tmp_path: Path)
     assert (tmp_path / "pipe").is_fifo()
 
 
+def test_a_pipe_that_nobody_reads_is_an_error_not_a_wait(cheap_model: str, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    arguments = ["run", "synthetic:64x48?frames=2", "--model", cheap_model, "--jsonl", "pipe"]
+    assert_one_line(framerail(*arguments, cwd=tmp_path), 2, "start the reader first")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        assert framerail(*arguments, cwd=tmp_path).returncode == 0
+        assert len(os.read(reader, 100_000).splitlines()) == 2
+    finally:
+        os.close(reader)
+
+
 def test_lines_do_not_go_into_another_file_where_standard_output_is_closed(
     cheap_model: str, tmp_path: Path
 ) -> None:

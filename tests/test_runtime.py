@@ -204,6 +204,13 @@ def test_a_fixed_batch_is_refused_in_words(tmp_path: Path) -> None:
         open_model(fixed)
 
 
+def test_a_model_that_answers_nan_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    open_model(str(write_cheap_model(tmp_path / "good.onnx")))
+    assert "looks broken" not in caplog.text
+    open_model(str(write_cheap_model(tmp_path / "bad.onnx", scores=(float("nan"),))))
+    assert "model bad.onnx looks broken: output output0 is not finite" in caplog.text
+
+
 def graph(path: Path, inputs: list[tuple[str, int, list[int]]], output: list[int]) -> str:
     """A model with these inputs and one constant output."""
     value = helper.make_tensor("v", TensorProto.FLOAT, output, np.zeros(int(np.prod(output)), np.float32))

@@ -89,15 +89,26 @@ class Session:
         return outputs
 
     def warm_up(self, shape: tuple[int, int, int, int], dtype: np.dtype[Any], runs: int = 2) -> None:
-        """Run on zeros, so that the first frame doesn't pay for allocations. Raises ModelError."""
+        """Run on zeros, so that the first frame doesn't pay for allocations. Raises ModelError.
+
+        Warns of a model that answers with NaN or infinity: its detections would silently be none.
+        """
         blob = np.zeros(shape, dtype)
+        outputs: Sequence[NDArray[Any]] = ()
         try:
             for _ in range(runs):
-                self.run(blob)
+                outputs = self.run(blob)
         except Exception as error:
             raise ModelError(
                 f"model {self.path.name} does not run on input {shape} {dtype}: {error}"
             ) from None
+        for tensor, output in zip(self.outputs, outputs, strict=True):
+            if np.issubdtype(output.dtype, np.floating) and not np.isfinite(output).all():
+                log.warning(
+                    "model %s looks broken: output %s is not finite for a black picture",
+                    self.path.name,
+                    tensor.name,
+                )
 
 
 def _open(

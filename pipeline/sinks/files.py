@@ -17,6 +17,7 @@ _REASONS = {
     errno.EDQUOT: "the disk quota is used up",
     errno.EFBIG: "the file would exceed the largest size allowed (ulimit -f, or the file system's own)",
     errno.EPIPE: "the reader went away",
+    errno.ENXIO: "no program reads from this pipe yet; start the reader first",
     errno.EIO: "the device reports an input/output error",
     errno.EACCES: "permission denied; choose a folder that this user may write to",
     errno.EPERM: "permission denied; choose a folder that this user may write to",
@@ -38,9 +39,16 @@ def open_output(path: str | Path, shown: str) -> FileIO:
     ``shown`` is what the message calls it. Raises SinkOpenError with the remedy.
     """
     try:
-        return FileIO(path, "wb")
+        return FileIO(path, "wb", opener=_open_at_once)
     except (OSError, ValueError) as error:  # ValueError: a NUL character in the name
         raise SinkOpenError(f"cannot write {shown}: {_why_not(Path(path), error)}") from error
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """Open without waiting: a named pipe that nobody reads is an error, not a wait that ignores Ctrl-C."""
+    descriptor = os.open(path, flags | getattr(os, "O_NONBLOCK", 0), 0o666)
+    os.set_blocking(descriptor, True)
+    return descriptor
 
 
 def check_folder(path: Path, shown: str) -> None:
