@@ -31,7 +31,9 @@ class PipelineError(Exception):
     exit_code = 4
 
     def __init__(self, message: str) -> None:
-        super().__init__(redact(" ".join(message.split())))
+        text = redact(" ".join(message.split()))
+        # A file's name may hold what would move the terminal's cursor.
+        super().__init__("".join(c if c.isprintable() else ascii(c)[1:-1] for c in text))
 
 
 class ConfigError(PipelineError, ValueError):

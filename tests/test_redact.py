@@ -76,3 +76,7 @@ def test_errors_are_redacted_and_one_line() -> None:
         error = kind(f"first line\n  second rtsp://a:{SECRET}@cam")
         assert str(error) == "first line second rtsp://***@cam"
         assert SECRET not in repr(error)
+
+
+def test_errors_cannot_speak_to_the_terminal() -> None:
+    assert str(ConfigError("no file a\x1b[2Jb\udce9é")) == r"no file a\x1b[2Jb\udce9é"
