@@ -1,6 +1,14 @@
-"""The command's front door: ``framerail`` and ``python -m pipeline``."""
+"""The command's front door, ``framerail`` and ``python -m pipeline``: how the process begins and ends."""
 
+from __future__ import annotations
+
+import logging
+import os
 import signal
+import sys
+import threading
+from contextlib import suppress
+from typing import NoReturn
 
 # Until the line runs and handles it, Ctrl-C simply ends the process: nothing is under way that
 # would have to be finished, and a KeyboardInterrupt in the middle of an import says nothing of use.
@@ -8,10 +16,48 @@ signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def main() -> None:
-    """Run the command."""
-    from pipeline import cli
+    """Run the command and end the process with its exit code."""
+    _fill_standard_files()
+    import typer
 
-    cli.main()
+    from pipeline.cli import app
+    from pipeline.redact import protect, redact
+
+    for argument in sys.argv[1:]:
+        protect(argument)
+    try:
+        code = app(standalone_mode=False)
+    except Exception as error:
+        # The usage errors of click (which typer may bring along as its own), told by their form.
+        if not hasattr(error, "format_message"):
+            raise
+        context = getattr(error, "ctx", None)
+        if context is not None:
+            typer.echo(redact(context.get_usage()), err=True)
+        typer.echo(redact(f"Error: {error.format_message()}"), err=True)
+        code = getattr(error, "exit_code", 2)
+    _end(code if isinstance(code, int) else 0)
+
+
+def _fill_standard_files() -> None:
+    """Where standard input, output or error is closed, the next file opened would take its place."""
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+
+
+def _end(code: int) -> NoReturn:
+    """End the process; at once where a capture still sits in a native call, which must not meet its end."""
+    logging.shutdown()
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            with suppress(OSError):
+                stream.flush()
+    if any(thread.name.startswith("capture:") for thread in threading.enumerate()):
+        os._exit(code)
+    sys.exit(code)
 
 
 if __name__ == "__main__":

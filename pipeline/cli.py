@@ -14,8 +14,8 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
-from typing import Annotated, Any, NoReturn, Optional
+from contextlib import contextmanager, nullcontext
+from typing import Annotated, Any, Optional
 
 import typer
 from rich.console import Console
@@ -23,7 +23,7 @@ from rich.console import Console
 from pipeline import __version__
 from pipeline.config import PROVIDER_NAMES, Config, load_config, make_config
 from pipeline.errors import ConfigError, PipelineError, SourceError
-from pipeline.redact import protect, redact
+from pipeline.redact import redact
 
 log = logging.getLogger("framerail")
 # No markup: a stream may be called gate[north].
@@ -48,46 +48,6 @@ models_app = typer.Typer(
     no_args_is_help=True, rich_markup_mode=None, help="What models there are and how they are read."
 )
 app.add_typer(models_app, name="models")
-
-
-def main() -> None:
-    """Entry point of the command."""
-    _fill_standard_files()
-    for argument in sys.argv[1:]:
-        protect(argument)
-    try:
-        code = app(standalone_mode=False)
-    except Exception as error:
-        # The usage errors of click (which typer may bring along as its own), told by their form.
-        if not hasattr(error, "format_message"):
-            raise
-        context = getattr(error, "ctx", None)
-        if context is not None:
-            typer.echo(redact(context.get_usage()), err=True)
-        typer.echo(redact(f"Error: {error.format_message()}"), err=True)
-        code = error.exit_code if hasattr(error, "exit_code") else 2
-    _end(code if isinstance(code, int) else 0)
-
-
-def _fill_standard_files() -> None:
-    """Where standard input, output or error is closed, the next file opened would take its place."""
-    for number in (0, 1, 2):
-        try:
-            os.fstat(number)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)
-
-
-def _end(code: int) -> NoReturn:
-    """End the process; at once where a capture still sits in a native call, which must not meet its end."""
-    logging.shutdown()
-    for stream in (sys.stdout, sys.stderr):
-        if stream is not None:
-            with suppress(OSError):
-                stream.flush()
-    if any(thread.name.startswith("capture:") for thread in threading.enumerate()):
-        os._exit(code)
-    sys.exit(code)
 
 
 @contextmanager

@@ -144,21 +144,19 @@ def _letterbox_of(source_height: int, source_width: int, spec: InputSpec) -> Let
 class Blobber:
     """Makes blobs for one ``InputSpec``. Keeps scratch memory: one for each thread that uses it.
 
-    Each plane of the resized picture goes through a table of the 256 values it can take, straight
-    into the blob. 1920×1080 to float32 on one thread, resize included, into 416×416 and 640×640
-    (µs; medians of 200 runs that took turns, so that each found the caches cold, as in the line;
-    OpenCV 5; alone, with warm caches, this takes 430 and 850):
+    The resized picture is split into planes of a canvas whose pads stay from call to call; each
+    plane goes through a table of the 256 values it can take, straight into the blob. 1920×1080 to
+    float32 on one thread, resize included, into 416×416 and 640×640 (µs; medians of 200 runs that
+    took turns with each other, so that each found the caches cold, as in the line; OpenCV 5):
 
-    =================================================================  =====  =====
-    cv2.resize, cv2.split, cv2.LUT into the planes of the blob (this)    700   1380
-    the same with cv2.addWeighted(plane, 1 / std, ...)                   710   1550
-    the same with numpy.multiply(plane, 1 / std), for a mean of 0        700   1380
-    cv2.resize, cv2.copyMakeBorder, cv2.dnn.blobFromImage               1720   2900
-    cv2.dnn.blobFromImageWithParams, letterbox mode                      620   3700
-    =================================================================  =====  =====
+    ==================================================================  =====  =====
+    this                                                                  455    605
+    cv2.resize, cv2.copyMakeBorder, cv2.dnn.blobFromImage (a new array)  1674   3060
+    ==================================================================  =====  =====
 
-    The last two pay for the pages of new arrays. OpenCV's second thread speeds up the resize
-    alone: nothing at 416, 15 % at 640.
+    In an earlier form that filled the pads of the blob at each call, cv2.LUT, cv2.addWeighted and
+    numpy.multiply were equal within 10 %; cv2.dnn.blobFromImageWithParams was as fast at 416 and
+    three times slower at 640. OpenCV's second thread speeds up the resize alone.
     """
 
     def __init__(self, spec: InputSpec) -> None:
