@@ -217,6 +217,28 @@ def test_every_frame_gets_its_own_answer(tmp_path: Path, workers: int, batch: in
     assert (max(line.accounts.batches) > 1) == (batch > 1)
 
 
+def test_blobs_are_used_again(cheap_model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each goes back to the pool once inference has read it; no more are made than can be under way."""
+    from pipeline.stages import preprocess
+
+    pools: list[preprocess.BlobPool] = []
+    seen: set[int] = set()
+
+    class Watched(preprocess.BlobPool):
+        def take(self) -> Any:
+            blob = super().take()
+            pools.append(self)
+            seen.add(blob.ctypes.data)
+            return blob
+
+    monkeypatch.setattr("pipeline.app.BlobPool", Watched)
+    with Pipeline(SOURCE, model=cheap_model, infer_workers=2, channel_capacity=2) as line:
+        line.run()
+    assert len(pools) == FRAMES
+    assert len(seen) < FRAMES
+    assert len(pools[0]._free) == len(seen)
+
+
 # Ways of ending ---------------------------------------------------------------------------------
 
 ENDLESS = "synthetic:64x48@500"

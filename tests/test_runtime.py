@@ -96,6 +96,12 @@ def test_the_one_node_model_is_valid_and_runs() -> None:
     assert answer.tolist() == [0.0]
 
 
+def test_threads_are_as_asked_and_do_not_spin(cheap_model: str) -> None:
+    options = Session(Path(cheap_model), "cpu", threads=3)._session.get_session_options()
+    assert options.intra_op_num_threads == 3
+    assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
+
+
 @pytest.mark.parametrize(
     ("cores", "workers", "threads", "expected"),
     [
