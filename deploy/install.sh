@@ -33,12 +33,14 @@ make_venv() {
     "$prefix/bin/python" -m pip uninstall --yes --quiet pip setuptools
 }
 
-# Takes out what cannot run here: test suites, and ONNX Runtime's model tools, which need packages
-# (onnx, torch) that framerail[edge] does not have.
+# Takes out what is never used here: test suites, OpenCV's face cascades, ONNX Runtime's model tools,
+# which need packages (onnx, torch) that framerail[edge] does not have, and its second copy of itself
+# for programs in C (Python loads the one in onnxruntime_pybind11_state).
 slim() {
     site=$1
     find "$site" -depth -type d -name tests -exec rm -rf {} +
     rm -rf "$site/onnxruntime/transformers" "$site/onnxruntime/quantization"
+    rm -f "$site"/onnxruntime/capi/libonnxruntime.so.* "$site"/cv2/data/*.xml
 }
 
 make_user() {

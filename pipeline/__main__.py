@@ -10,9 +10,14 @@ import threading
 from contextlib import suppress
 from typing import NoReturn
 
-# Until the line runs and handles it, Ctrl-C simply ends the process: nothing is under way that
-# would have to be finished, and a KeyboardInterrupt in the middle of an import says nothing of use.
-signal.signal(signal.SIGINT, signal.SIG_DFL)
+from pipeline import shutdown
+
+if sys.argv[1:2] == ["run"]:
+    shutdown.listen()
+else:
+    # Nothing is under way that would have to be finished, and a KeyboardInterrupt in the middle of
+    # an import says nothing of use.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def main() -> None:

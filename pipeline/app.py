@@ -233,10 +233,8 @@ class Pipeline:
             if self._stop.is_set():
                 return
             self._stop.set()
-            flow = self._flow
-            if flow is not None:
-                self._stopper = threading.Thread(target=self._release, args=(flow,), name="stopper")
-                self._stopper.start()
+            if self._flow is not None:
+                self._start_stopper(self._flow)
 
     def cancel(self) -> None:
         """End now: what is in flight is dropped, and counted. From any thread, at any time."""
@@ -273,12 +271,14 @@ class Pipeline:
         self, flow: Flow, results: Channel[Any], emit: Emit, limit: int
     ) -> Generator[Result, None, None]:
         timer = threading.Timer(self.config.duration or 0, self.stop)
-        with self._lock:
-            self._flow = flow
         drained = False
         try:
-            self.accounts.begin()
-            flow.start()
+            with self._lock:
+                self._flow = flow
+                self.accounts.begin()
+                flow.start()
+                if self._stop.is_set():  # asked before there was anything to stop
+                    self._start_stopper(flow)
             if self.config.duration is not None:
                 timer.start()
             yield from flow.consume("emit", results, emit, limit, idle=emit.idle)
@@ -293,6 +293,10 @@ class Pipeline:
                 self._finish(flow)
             finally:
                 self._ended.set()
+
+    def _start_stopper(self, flow: Flow) -> None:
+        self._stopper = threading.Thread(target=self._release, args=(flow,), name="stopper")
+        self._stopper.start()
 
     def _finish(self, flow: Flow) -> None:
         """After the last result, however it came: join, finalise, check the books, raise."""

@@ -38,6 +38,9 @@ RtspTransport = Literal["auto", "tcp", "udp"]
 _STREAM_NAME = re.compile(r"[^\x00-\x1f/\\{}]+")
 
 
+FileName = Annotated[str, Field(min_length=1)]
+
+
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -81,7 +84,7 @@ class Config(_Strict):
     """Everything `framerail run` does."""
 
     streams: Annotated[list[StreamConfig], Field(min_length=1)]
-    model: str = "nanodet-g"
+    model: FileName = "nanodet-g"
     """A card's name, or the path of an ONNX file."""
     provider: ProviderName = "auto"
     device: Annotated[int, Field(ge=0)] = 0
@@ -93,14 +96,14 @@ class Config(_Strict):
     max_detections: Annotated[int, Field(ge=1, le=10_000)] = 100
     duration: Annotated[float, Field(gt=0, le=1e9)] | None = None
     """Seconds after which all streams stop, as at a first Ctrl-C."""
-    jsonl: str | None = None
+    jsonl: FileName | None = None
     """A file, or - for standard output."""
-    video: str | None = None
+    video: FileName | None = None
     """An annotated video; with several streams the name holds {stream}."""
     display: bool = False
     metrics: str | None = None
     """HOST:PORT to serve /metrics, /healthz and /readyz on."""
-    summary: str | None = None
+    summary: FileName | None = None
     quiet: bool = False
     log_format: Literal["text", "json"] = "text"
 
@@ -121,7 +124,7 @@ class Config(_Strict):
     @classmethod
     def _provider(cls, value: Any) -> Any:
         if value not in PROVIDER_NAMES:
-            near = nearest(str(value), PROVIDER_NAMES)
+            near = nearest(str(value).casefold(), PROVIDER_NAMES)
             raise ValueError(
                 f"unknown provider {value!r}; did you mean {near!r}? Known: {', '.join(PROVIDER_NAMES)}"
             )
@@ -162,6 +165,21 @@ def host_and_port(text: str) -> tuple[str, int]:
     return host, int(port)
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML without the key that silently wins over an earlier one of the same name."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if key.value in seen and isinstance(key.value, str):
+                raise ConfigError(
+                    f"the key {key.value!r} stands twice, again in line {key.start_mark.line + 1}; keep one"
+                )
+            if isinstance(key.value, str) and key.tag != "tag:yaml.org,2002:merge":
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
 def load_config(path: str | Path, overrides: dict[str, Any] | None = None) -> Config:
     """Read a YAML file; ``overrides`` (from flags) win over its top-level keys.
 
@@ -175,12 +193,14 @@ def load_config(path: str | Path, overrides: dict[str, Any] | None = None) -> Co
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise ConfigError(f"cannot read config {path}: {reason}") from error
     try:
-        data = yaml.safe_load(text)
+        data = yaml.load(text, _Loader)
     except yaml.MarkedYAMLError as error:
         # Not the error's own text: it quotes the line, which may hold half a password.
         mark = error.problem_mark
         where = f" in line {mark.line + 1}, column {mark.column + 1}" if mark is not None else ""
         raise ConfigError(f"config {path} is not valid YAML{where}; compare docs/configuration.md") from None
+    except ConfigError as error:
+        raise ConfigError(f"config {path}: {error}") from None
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise ConfigError(f"config {path} is not valid YAML: {type(error).__name__}") from None
     if not isinstance(data, dict):

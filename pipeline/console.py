@@ -97,6 +97,8 @@ def _progress(account: StreamAccount) -> int:
 
 def _numbers(account: StreamAccount, elapsed: float) -> str:
     counts = account.counts()
+    if account.error is not None and not counts.captured:
+        return f"not opened: {getattr(account.error, 'cause', 'error')}"
     fps = counts.emitted / elapsed if elapsed > 0 else 0.0
     of = f"/{account.frame_count}" if account.frame_count else ""
     return f"{counts.emitted}{of} frames  {fps:.1f} FPS  {counts.dropped_total} dropped"

@@ -20,6 +20,7 @@ from pipeline.config import make_config
 from pipeline.errors import AccountingError, ConfigError, ModelError, SinkWriteError, SourceOpenError
 from pipeline.frame import Result
 from pipeline.sample import SAMPLE
+from pipeline.sinks import Sink
 from pipeline.sources.synthetic import read_number
 from pipeline.summary import summarize
 
@@ -108,6 +109,19 @@ def test_options_reach_the_stages(cheap_model: str) -> None:
         Pipeline(SOURCE, model=cheap_model, classes=["dog"]),
     ):
         pass
+
+
+def test_a_box_that_lay_in_the_padding_alone_is_not_reported(tmp_path: Path) -> None:
+    # A picture twice as wide as high: the top and bottom quarters of the input are padding.
+    model = str(
+        write_cheap_model(
+            tmp_path / "m.onnx",
+            boxes_cxcywh=((16.0, 4.0, 8.0, 6.0), (16.0, 16.0, 8.0, 8.0)),
+            scores=(0.9, 0.8),
+        )
+    )
+    with Pipeline("synthetic:64x32?frames=2", model=model) as line:
+        assert [result.detections.labels for result in line] == [["thing1"], ["thing1"]]
 
 
 def test_every_nth_and_max_frames_are_counted(cheap_model: str) -> None:
@@ -259,6 +273,27 @@ def test_stop_drains(cheap_model: str, live: bool) -> None:
     assert recorder.ended == ["closed"]
     assert line.accounts.streams["synthetic"].ending == "stopped"
     assert_conserved(line)
+
+
+def test_latency_is_from_capture_to_the_end_of_the_sinks(cheap_model: str) -> None:
+    class Slow(Sink):
+        def write(self, result: Result, dropped_before: int) -> None:
+            time.sleep(0.3)
+
+    with Pipeline("synthetic:64x48?frames=1", model=cheap_model, sinks=[Slow()]) as line:
+        started = time.monotonic()
+        line.run()
+        took = time.monotonic() - started
+    (account,) = line.accounts.streams.values()
+    assert account.latency.count == 1
+    assert 0.3 <= account.latency.sum <= took
+
+
+def test_a_line_that_ends_early_leaves_no_timer(cheap_model: str) -> None:
+    before = set(threading.enumerate())  # one of pytest's own among them
+    with Pipeline("synthetic:64x48?frames=3", model=cheap_model, duration=100) as line:
+        line.run()
+    assert set(threading.enumerate()) <= before
 
 
 def test_duration_stops(cheap_model: str) -> None:

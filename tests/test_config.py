@@ -52,6 +52,10 @@ def test_a_file_says_all_that_flags_can_and_flags_win(tmp_path: Path) -> None:
         ("- a\n- b", "expected a mapping"),
         ("", "an empty file"),
         ("a: [", "not valid YAML"),
+        ("streams: [{source: a}]\nbatch: 1\nmodel: m\nbatch: 2", "'batch' stands twice, again in line 4"),
+        ("streams: [{source: a, name: x, name: y}]", "'name' stands twice"),
+        ("streams: [{source: a}]\njsonl: ''", "jsonl: String should have at least 1 character"),
+        ("streams: [{source: a}]\nprovider: CPU", "did you mean 'cpu'"),
     ],
 )
 def test_what_cannot_be_meant_is_said(tmp_path: Path, text: str, says: str) -> None:

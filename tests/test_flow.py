@@ -120,6 +120,30 @@ def test_a_frame_is_not_held_until_the_next_one_comes() -> None:
     flow.raise_errors()
 
 
+def test_a_feeder_closes_its_iterator_in_its_own_thread() -> None:
+    closed_in: list[str] = []
+
+    def endless() -> Iterator[int]:
+        try:
+            number = 0
+            while True:
+                yield number
+                number += 1
+        finally:
+            closed_in.append(threading.current_thread().name)
+
+    books = Books()
+    flow, last = make(books, numbers=endless)
+    flow.start()
+    results = flow.consume("out", last, lambda items: items)
+    next(results)
+    results.close()
+    flow.cancel()
+    assert flow.abandon_feeders(5) == []
+    flow.join_workers()
+    assert closed_in == ["feeder"]
+
+
 class Fault(Exception):
     """What the tests throw."""
 

@@ -139,6 +139,19 @@ def test_cancel_during_linger_reports_what_was_in_hand() -> None:
     assert dropped == [1]
 
 
+def test_more_capacity_wakes_a_putter_that_waits_for_space() -> None:
+    channel: Channel[int] = Channel("c", 1)
+    channel.put(0)
+    putter = threading.Thread(target=channel.put, args=(1,))
+    putter.start()
+    while not channel.back_pressure:
+        pass
+    channel.resize(2)
+    putter.join(5)
+    assert not putter.is_alive()
+    assert channel.take(2) == [0, 1]
+
+
 def test_merge_serves_streams_in_turn() -> None:
     merge: Merge[str] = Merge()
     fast, slow = merge.channel("fast", 8), merge.channel("slow", 8)

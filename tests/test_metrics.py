@@ -6,11 +6,13 @@ import json
 import threading
 import urllib.error
 import urllib.request
+from collections import Counter
 from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from benchmarks.cheap_model import write_cheap_model
 from pipeline import Pipeline
 from pipeline.accounts import BUCKETS
 from pipeline.config import make_config
@@ -113,6 +115,22 @@ def test_what_is_served_is_what_happened(cheap_model: str) -> None:
     assert found["framerail_provider_info"] == {("CPUExecutionProvider", "0", "cheap", "auto"): 1}
     bounds = sorted(float(le) for le, stage in found["framerail_stage_seconds_bucket"] if stage == "infer")
     assert bounds == [*BUCKETS, float("inf")]
+
+
+def test_batch_sizes_are_counted_up_to_each_bound(tmp_path: Path) -> None:
+    model = write_cheap_model(tmp_path / "dynamic.onnx", dynamic_batch=True)
+    config = make_config(
+        {"streams": [{"source": "synthetic:64x48?frames=64"}], "model": str(model), "batch": 4,
+         "linger_ms": 200, "metrics": "127.0.0.1:0"}
+    )  # fmt: skip
+    with Pipeline(config) as line:
+        line.run()
+        assert line.metrics is not None
+        found = scrape(line.metrics.port)
+    sizes = Counter(line.accounts.batches)
+    assert sum(size * count for size, count in sizes.items()) == 64 and max(sizes) > 1
+    for (bound,), count in found["framerail_batch_size_bucket"].items():
+        assert count == sum(runs for size, runs in sizes.items() if size <= float(bound))
 
 
 def test_ready_means_model_loaded_and_streams_up(cheap_model: str, tmp_path: Path) -> None:

@@ -126,6 +126,17 @@ def test_usable_cores_is_what_this_process_may_use() -> None:
     assert 1 <= usable_cores() <= len(os.sched_getaffinity(0))
 
 
+@pytest.mark.parametrize(("text", "cores"), [("100000 100000", 1), ("30000 100000", 1), ("max 100000", None)])
+def test_a_containers_quota_counts(tmp_path: Path, text: str, cores: int | None) -> None:
+    import os
+
+    quota = tmp_path / "cpu.max"
+    quota.write_text(text)
+    assert usable_cores(quota) == (cores or len(os.sched_getaffinity(0)))
+    quota.write_text(f"{100_000 * 4096} 100000")
+    assert usable_cores(quota) == len(os.sched_getaffinity(0))
+
+
 # Catalogue --------------------------------------------------------------------------------------
 
 

@@ -114,6 +114,12 @@ def test_a_single_frame_is_a_video_with_a_duration(tmp_path, kind):
         assert source.duration is not None and source.duration / 1e6 == pytest.approx(0.04, abs=0.002)
 
 
+@pytest.mark.parametrize("kind", [".mp4", ".mov"])
+def test_the_last_frame_is_shown_as_long_as_the_one_before(tmp_path, kind):
+    with av.open(str(write(tmp_path / f"out{kind}", 12, step=40, fps=25))) as source:
+        assert source.duration is not None and source.duration / 1e6 == pytest.approx(12 * 0.04, abs=0.001)
+
+
 def test_boxes_are_drawn_on_a_copy(tmp_path):
     image = grey(128, 240, 320)
     before = image.copy()

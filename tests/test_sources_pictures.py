@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import os
 import random
 import struct
 import threading
@@ -193,6 +194,20 @@ def test_a_picture_that_vanished_is_unreadable(tmp_path):
         first, second = source
     assert read_number(first.image) == 0
     assert isinstance(second, Unreadable) and "No such file" in second.reason
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: os.symlink("/dev/zero", path)])
+def test_what_is_no_ordinary_file_is_not_waited_for(tmp_path, make):
+    make(tmp_path / "x.png")
+    with pytest.raises(SourceOpenError, match="expected an ordinary file"):
+        read(tmp_path / "x.png")
+
+
+def test_a_file_too_large_for_a_picture_is_not_read_whole(tmp_path):
+    with (tmp_path / "x.png").open("wb") as file:
+        file.truncate(600 * 2**20)  # takes no space on the disk
+    with pytest.raises(SourceOpenError, match="more than 512 MiB"):
+        read(tmp_path / "x.png")
 
 
 @given(st.binary(max_size=300), st.sampled_from([b"", b"\x89PNG\r\n\x1a\n", b"BM", b"II*\0"]))

@@ -31,14 +31,14 @@ _DTYPES = {
 }
 
 
-def usable_cores() -> int:
+def usable_cores(quota_file: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
     """Cores that this process may use: its affinity, and a container's CPU quota where there is one."""
     try:
         cores = len(os.sched_getaffinity(0))
     except AttributeError:  # not on macOS or Windows
         cores = os.cpu_count() or 1
     try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
+        quota, period = quota_file.read_text(encoding="ascii").split()
     except (OSError, ValueError):  # no cgroup v2 here
         return cores
     if quota != "max":

@@ -90,6 +90,7 @@ class Encoder:
         context.color_primaries, context.color_trc = _BT709_PRIMARIES, _BT709_TRANSFER
         context.colorspace, context.color_range = _BT601_MATRIX, _STUDIO_RANGE
         self._stream = stream
+        self._latest, self._step = 0, max(1, round(1 / (rate * self.tick)))
 
     def encode(self, image: Image, tick: int) -> None:
         """Encode ``image`` (uint8 [height, width, 3], BGR, of the size given) to be shown at ``tick``."""
@@ -97,9 +98,14 @@ class Encoder:
         yuv = np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2YUV_I420), dtype=np.uint8)
         picture = av.VideoFrame.from_ndarray(yuv, "yuv420p")
         picture.pts, picture.time_base = tick, self.tick
+        self._step, self._latest = tick - self._latest if tick else self._step, tick
         self._output.mux(self._stream.encode(picture))
 
     def finish(self) -> None:
         """Write the frames that the encoder still holds, and the file's index."""
-        self._output.mux(self._stream.encode())
+        packets = self._stream.encode()
+        for packet in packets:
+            # The last frame is shown for as long as the one before it; without this, not at all.
+            packet.duration = self._step
+        self._output.mux(packets)
         self._output.close()

@@ -130,6 +130,8 @@ def _parse_path(text: str) -> SourceSpec:
             wanted = ", ".join(sorted(SUFFIXES))
             raise SourceOpenError(f"{text}: no picture in this folder ({wanted})", cause="not_found")
         return SourceSpec("pictures", str(path), _name(path.resolve().name, "pictures"), False)
+    if path.suffix.lower() in (".yaml", ".yml"):
+        raise ConfigError(f"{text}: expected a video or picture; a config is given as --config {text}")
     kind = "pictures" if path.suffix.lower() in SUFFIXES else "file"
     return SourceSpec(kind, str(path), _name(path.stem, kind), False)
 

@@ -22,6 +22,8 @@ from pipeline.sources.imagefile import decode_picture
 from pipeline.sources.opened import Once
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
+MOST_BYTES = 512 * 2**20
+"""Of a picture's file: more is no picture, or one that memory has no room for."""
 _NUMBER = re.compile(r"(\d+)")
 
 
@@ -110,10 +112,16 @@ def _only_pictures(paths: Iterable[Path]) -> list[Path]:
 
 def _read(path: Path) -> Picture:
     try:
-        data = path.read_bytes()
+        if path.exists() and not path.is_file():
+            # A pipe might keep us waiting, a device might never end.
+            raise _BadPictureError("expected an ordinary file")
+        with path.open("rb") as file:
+            data = file.read(MOST_BYTES + 1)
     except OSError as error:
         cause = {FileNotFoundError: "not_found", PermissionError: "permission"}.get(type(error), "error")
         raise _BadPictureError(error.strerror or type(error).__name__, cause) from None
+    if len(data) > MOST_BYTES:
+        raise _BadPictureError(f"it has more than {MOST_BYTES >> 20} MiB; expected a picture")
     begun = time.perf_counter()
     try:
         image = decode_picture(data)

@@ -42,9 +42,12 @@ class Postprocess:
             wanted = np.isin(class_id, keep.class_ids)
             boxes_xyxy, scores, class_id = boxes_xyxy[wanted], scores[wanted], class_id[wanted]
         chosen = nms(boxes_xyxy, scores, keep.iou, class_id, keep.max_detections)
-        return Detections(
-            raw.letterbox.unletterbox(boxes_xyxy[chosen]), scores[chosen], class_id[chosen], model.labels
-        )
+        boxes = raw.letterbox.unletterbox(boxes_xyxy[chosen])
+        # A box that lay in the padding alone is clipped to nothing.
+        inside = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
+        if not inside.all():
+            boxes, chosen = boxes[inside], chosen[inside]
+        return Detections(boxes, scores[chosen], class_id[chosen], model.labels)
 
 
 def class_ids_of(labels: Sequence[str], wanted: Sequence[str] | None) -> tuple[int, ...] | None:
