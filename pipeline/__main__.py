@@ -32,6 +32,11 @@ def main() -> None:
         protect(argument)
     try:
         code = app(standalone_mode=False)
+    except OSError as error:
+        # Such as a full disk behind standard output.
+        with suppress(OSError):
+            typer.echo(redact(f"Error: cannot write: {error.strerror}"), err=True)
+        code = 4
     except Exception as error:
         # The usage errors of click (which typer may bring along as its own), told by their form.
         if not hasattr(error, "format_message"):

@@ -14,7 +14,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from typing import Annotated, Any, Optional
 
 import typer
@@ -366,21 +366,26 @@ def _run(config: Config, debug: bool, path: str | None) -> None:
 
     plain = not console.is_terminal or config.log_format == "json"
     ran = False
-    try:
-        with signals(first=stop, second=cancel), pipeline:
-            progress = nullcontext() if config.quiet else ProgressDisplay(pipeline, console, plain=plain)
-            with progress:
-                ran = True
-                pipeline.run()
-    finally:
-        if ran:
-            figures = summarize(pipeline)
-            if config.log_format == "json":
-                log.info("summary", extra={"data": figures})
-            elif not config.quiet and any(one["captured"] for one in figures["streams"].values()):
-                print_summary(figures, console)
-            if config.summary is not None:
-                _write(write_summary, config.summary, figures)
+    with signals(first=stop, second=cancel):
+        try:
+            with pipeline:
+                progress = nullcontext() if config.quiet else ProgressDisplay(pipeline, console, plain=plain)
+                with progress:
+                    ran = True
+                    pipeline.run()
+        finally:
+            if ran:
+                figures = summarize(pipeline)
+                try:
+                    if config.summary is not None:
+                        _write(write_summary, config.summary, figures)
+                finally:
+                    if config.log_format == "json":
+                        log.info("summary", extra={"data": figures})
+                    elif not config.quiet and any(one["captured"] for one in figures["streams"].values()):
+                        # The work is done, whether or not somebody still reads what is said of it.
+                        with suppress(OSError, SystemExit):
+                            print_summary(figures, console)
     if pipeline.flow is not None and pipeline.flow.cancelled:
         raise typer.Exit(CANCELLED)
     failures = [account.error for account in pipeline.accounts.streams.values() if account.error is not None]

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import difflib
 import re
-import reprlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -17,6 +16,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from pipeline.errors import ConfigError
+from pipeline.redact import protect, redact
 
 ProviderName = Literal[
     "auto",
@@ -58,7 +58,7 @@ class CameraConfig(_Strict):
 class StreamConfig(_Strict):
     """One source and how to treat it."""
 
-    source: Annotated[str, Field(min_length=1)]
+    source: Annotated[str, Field(min_length=1, repr=False)]
     name: str | None = None
     live: bool | None = None
     """True: newest frames win (drop_oldest). False: every frame (block). None: by kind of source."""
@@ -203,9 +203,19 @@ def load_config(path: str | Path, overrides: dict[str, Any] | None = None) -> Co
         raise ConfigError(f"config {path}: {error}") from None
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise ConfigError(f"config {path} is not valid YAML: {type(error).__name__}") from None
+    for text in _strings(data):
+        protect(text)
     if not isinstance(data, dict):
         raise ConfigError(f"config {path}: expected a mapping such as 'streams: [...]', got {_kind(data)}")
     return make_config({**data, **(overrides or {})}, where=f"config {path}")
+
+
+def _strings(data: Any) -> Iterator[str]:
+    if isinstance(data, str):
+        yield data
+    elif isinstance(data, dict | list):
+        for inner in data.values() if isinstance(data, dict) else data:
+            yield from _strings(inner)
 
 
 def make_config(data: dict[str, Any], where: str = "options") -> Config:
@@ -214,7 +224,9 @@ def make_config(data: dict[str, Any], where: str = "options") -> Config:
         return Config.model_validate(data)
     except ValidationError as error:
         problems = [_problem(entry) for entry in error.errors(include_url=False)]
-        raise ConfigError(f"{where}: " + "; ".join(problems)) from error
+        # Not chained: pydantic's own text quotes the input, cut in the middle of a password. Each
+        # problem by itself, lest the masking of one reach to an at sign in the next.
+        raise ConfigError(f"{where}: " + "; ".join(map(redact, problems))) from None
 
 
 def nearest(word: str, choices: Iterable[str]) -> str:
@@ -243,8 +255,14 @@ def _problem(entry: Any) -> str:
         return f"{place!r} is missing"
     message = entry["msg"].removeprefix("Value error, ")
     said = isinstance(entry["input"], dict) or repr(entry["input"]) in message
-    shown = "" if said else f" (got {reprlib.repr(entry['input'])})"
+    shown = "" if said else f" (got {_shown(entry['input'])})"
     return f"{place}: {message}{shown}" if place else f"{message}"
+
+
+def _shown(value: Any) -> str:
+    """``value``, shortened after its secrets are out: half an address cannot be recognised."""
+    text = redact(repr(value))
+    return text if len(text) <= 60 else f"{text[:28]}…{text[-28:]}"
 
 
 def _kind(value: Any) -> str:

@@ -15,16 +15,30 @@ from urllib.parse import unquote
 MASK = "***"
 
 # Up to the *last* @ of the line: a password may itself hold an @, a / or a space. Paths of one
-# letter's drive (C:/…) are no addresses; one slash is enough, for paths that were normalised.
-_USERINFO = re.compile(r"(?P<scheme>\b[a-z][a-z0-9+.-]+:/{1,2})(?P<secret>[^\n]*)@", re.IGNORECASE)
+# letter's drive (C:/…) are no addresses; one slash is enough, for paths that were normalised, and
+# two without a scheme, for one that was left out.
+_USERINFO = re.compile(r"(?P<scheme>\b[a-z][a-z0-9+.-]+:/{1,2}|//)(?P<secret>[^\n]*)@", re.IGNORECASE)
 # user:password@host without a scheme or with a mistyped one.
 _BARE = re.compile(r"(?<![^\s'\"(])(?!synthetic:)(?P<user>[^\s:/@'\"]+:)(?!/)(?P<secret>\S*)@")
+# What a query says is secret unless its name is known to be harmless: cameras and players call
+# their tokens anything.
+_HARMLESS = (
+    "audio|buffer_size|camera|ch(?:annel)?|codec|compression|end(?:time)?|fifo_size|format|fps|frames|height|"
+    "id|lang|latency|listen|localaddr|mirror|mode|overrun_nonfatal|pkt_size|profile|proto|quality|res(?:olution)?|"
+    "rotation|rtsp_transport|size|start(?:time)?|stream(?:type)?|subtype|timeout|track|transport|ttl|type|unicast|"
+    "video|width|x|y"
+)
 _QUERY = re.compile(
-    r"(?P<key>[?&;_/](?:[\w%-]*?(?:pas|pass(?:word|wd|phrase)?|psw|pwd?|secret|token|auth|api[_-]?key|key|"
-    r"sig(?:nature)?|user(?:name)?|usr|login|credentials?))=)(?P<secret>[^&\s]+)",
+    rf"(?P<key>[?&](?!(?:{_HARMLESS})=)[\w%.\[\]~-]+(?:=|%3D))(?P<secret>[^&\s]+)", re.IGNORECASE
+)
+# Elsewhere by what the name says: rtsp://cam/user=admin_password=…, #token=…, ~hmac=…
+_NAMED = re.compile(
+    r"(?P<key>(?:^|[#;_/~\s])[\w%.\[\]-]*?(?:pas|psw|pwd?|secret|token|auth|key|sig(?:nature)?|hmac|jwt|user(?:name)?|"
+    r"usr|login|cred(?:ential)?s?|access)[\w%.\[\]-]*?(?:=|%3D))(?P<secret>[^&\s]+)",
     re.IGNORECASE,
 )
 _HEADER = re.compile(r"(?P<name>authorization\s*[:=]\s*)(?:\w+\s+)?[^\r\n]+", re.IGNORECASE)
+_PORT = re.compile(r"(?i)[a-z][a-z0-9+.-]*://[^/@:\s\[]*:(?P<port>[^/@\s]*)")
 
 # Shorter ones stand in ordinary words; their place in an address is masked all the same.
 _SHORTEST = 4
@@ -32,12 +46,23 @@ _secrets: set[str] = set()
 
 
 def protect(address: str) -> None:
-    """Remember the password, and what a query says in secret, of an address that was given."""
-    found = [match["secret"] for match in _QUERY.finditer(address)]
+    """Remember the password, and what a query says in secret, of an address that was given.
+
+    Also of one that is mistyped beyond recognition (``rtsp//user:…@host``, ``admin:my secret@host``),
+    or ends before the host (``rtsp://user:…``).
+    """
+    found = [match["secret"] for pattern in (_QUERY, _NAMED) for match in pattern.finditer(address)]
     for match in (_USERINFO.search(address), _BARE.search(address)):
         if match is not None:
             secret = match["secret"]
             found += [secret, secret.rpartition("@")[0], secret.partition(":")[2]]
+    login, at, _ = address.rpartition("@")
+    name, colon, password = login.rpartition("//")[2].partition(":")
+    if at and colon and len(name) > 1 and not address.startswith("synthetic:"):
+        found += [f"{name}:{password}", password]
+    port = _PORT.match(address)
+    if port is not None and not at and len(port["port"]) > len("port") and not port["port"].isdecimal():
+        found.append(port["port"])
     for secret in found:
         _secrets.update(form for form in (secret, unquote(secret)) if len(form) >= _SHORTEST)
 
@@ -45,13 +70,13 @@ def protect(address: str) -> None:
 def redact(text: str) -> str:
     """Return ``text`` with user names, passwords and tokens of addresses replaced by ``***``.
 
-    Covers ``scheme://user:password@host``, query parameters that name a secret
-    (``?user=…&password=…&token=…``), ``Authorization:`` headers, and every secret of an address
-    that :func:`protect` was told.
+    Covers ``scheme://user:password@host``, query parameters except those known to be harmless,
+    ``Authorization:`` headers, and every secret of an address that :func:`protect` was told.
     """
     text = _USERINFO.sub(rf"\g<scheme>{MASK}@", text)
     text = _BARE.sub(f"{MASK}@", text)
-    text = _QUERY.sub(rf"\g<key>{MASK}", text)
+    for pattern in (_QUERY, _NAMED):
+        text = pattern.sub(rf"\g<key>{MASK}", text)
     text = _HEADER.sub(rf"\g<name>{MASK}", text)
     for secret in sorted(_secrets, key=len, reverse=True):
         text = text.replace(secret, MASK)

@@ -1,71 +1,80 @@
 """Ctrl-C and SIGTERM: the first one drains, the second one cancels.
 
-The handler only records, because it interrupts the main thread at an arbitrary point, with
-whatever lock that thread holds; a thread of its own acts on what was recorded. Recording
-begins before anything slow is imported (``listen``), so a signal that comes early stops the line
-as soon as there is one.
+Python runs its own handlers in the main thread only, between two bytecodes: not while a model
+loads for a minute. So the C handler writes each signal's number into a socket, at once and as often
+as it came, and a thread of our own acts on what it reads. Listening begins before anything slow
+is imported, so a signal that comes early stops the line as soon as there is one.
 """
 
 from __future__ import annotations
 
 import signal
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from queue import SimpleQueue
 from types import FrameType
+from typing import Any
 
 CANCELLING = (signal.SIGINT, signal.SIGTERM)
 # A terminal that goes away says so, and its shell may say so again: that is not a second Ctrl-C.
 HANGUP = getattr(signal, "SIGHUP", None)  # not on Windows
+_DONE = b"\0"
 
-# SimpleQueue.put is reentrant: it may interrupt anything, also itself.
-_received: SimpleQueue[int | None] = SimpleQueue()
+_sockets: tuple[socket.socket, socket.socket] | None = None
 
 
-def listen() -> dict[int, object]:
-    """Record signals from now on; return the handlers there were. For the main thread.
+def listen() -> tuple[socket.socket, dict[int, Any]]:
+    """Record signals from now on; return where to read them, and the handlers there were.
 
-    A hangup is recorded unless it is to be ignored (nohup).
+    For the main thread. A hangup is recorded unless it is to be ignored (nohup).
     """
-    previous: dict[int, object] = {}
+    global _sockets
+    if _sockets is None:
+        _sockets = socket.socketpair()
+        _sockets[1].setblocking(False)
+        signal.set_wakeup_fd(_sockets[1].fileno(), warn_on_full_buffer=False)
+    previous: dict[int, Any] = {}
     for number in CANCELLING if HANGUP is None else (*CANCELLING, HANGUP):
         if number != HANGUP or signal.getsignal(number) != signal.SIG_IGN:
-            previous[number] = signal.signal(number, _record)
-    return previous
+            previous[number] = signal.signal(number, _heard)
+    return _sockets[0], previous
 
 
-def _record(number: int, _frame: FrameType | None) -> None:
-    _received.put(number)
+def _heard(_number: int, _frame: FrameType | None) -> None:
+    """Be there: without a handler of Python's nothing is written."""
 
 
 @contextmanager
 def signals(first: Callable[[], None], second: Callable[[], None]) -> Iterator[None]:
-    """Call ``first`` on the first signal and ``second`` on the next, both outside the handler.
+    """Call ``first`` on the first signal and ``second`` on the next, both in a thread of their own.
 
     To be used in the main thread. The previous handlers return at the end.
     """
+    global _sockets
+    received, previous = listen()
 
     def act() -> None:
-        number = _received.get()
-        if number is None:
-            return
-        first()
-        while number is not None:
-            number = _received.get()
-            if number in CANCELLING:
-                second()
+        wanted: tuple[int | None, ...] = (*CANCELLING, HANGUP)
+        for action in (first, second):
+            while (number := received.recv(1)) != _DONE and number[0] not in wanted:
+                pass
+            if number == _DONE:
                 return
+            action()
+            wanted = CANCELLING
 
-    previous = listen()
     thread = threading.Thread(target=act, name="signals", daemon=True)
     thread.start()
     try:
         yield
     finally:
-        _received.put(None)
-        thread.join()
-        while not _received.empty():  # what came after the second one
-            _received.get()
         for number, handler in previous.items():
-            signal.signal(number, handler)  # type: ignore[arg-type]
+            signal.signal(number, handler)
+        assert _sockets is not None
+        _sockets[1].send(_DONE)
+        thread.join()
+        signal.set_wakeup_fd(-1)
+        for end in _sockets:
+            end.close()
+        _sockets = None

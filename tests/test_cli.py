@@ -294,6 +294,60 @@ def test_ctrl_c_while_it_starts(cheap_model: str, tmp_path: Path, after: float) 
     assert json.loads((tmp_path / "s.json").read_text())["conserved"] is True
 
 
+def test_the_summary_is_written_though_nobody_reads_what_is_said(cheap_model: str, tmp_path: Path) -> None:
+    run = ["run", "synthetic:64x48?frames=9", "--model", cheap_model, "--summary", "s.json"]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([sys.executable, "-m", "pipeline", *run], cwd=tmp_path, stderr=full, timeout=30)
+    assert json.loads((tmp_path / "s.json").read_text())["streams"]["synthetic"]["emitted"] == 9
+    assert done.returncode in (0, 4)
+
+
+def test_the_weights_beside_a_model_are_not_written_over(tmp_path: Path) -> None:
+    import onnx
+
+    from benchmarks.cheap_model import write_cheap_model
+
+    model = onnx.load(write_cheap_model(tmp_path / "m.onnx"))
+    onnx.save_model(
+        model, tmp_path / "m.onnx", save_as_external_data=True, location="weights.bin", size_threshold=1024
+    )
+    before = (tmp_path / "weights.bin").read_bytes()
+    done = framerail(
+        "run", "synthetic:64x48?frames=3", "--model", "m.onnx", "--jsonl", "weights.bin", cwd=tmp_path
+    )
+    assert_one_line(done, 2, "weights.bin")
+    assert (tmp_path / "weights.bin").read_bytes() == before
+
+
+def test_two_signals_while_a_model_loads(tmp_path: Path) -> None:
+    """Python runs no handler while the main thread is in a native call; ours are obeyed all the same."""
+    slow = (
+        "import hashlib; from pipeline import __main__; import pipeline.app as app\n"
+        "def load(*_): print('loading', flush=True); hashlib.pbkdf2_hmac('sha256', b'', b'', 10**9)\n"
+        "app.open_model = load; __main__.main()"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", slow, "run", "synthetic:64x48?frames=3"],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "loading\n"
+        process.send_signal(signal.SIGTERM)
+        process.send_signal(signal.SIGINT)
+        started = time.monotonic()
+        process.wait(timeout=20)
+        took = time.monotonic() - started
+    finally:
+        process.kill()
+        process.communicate()
+    assert process.returncode == 130
+    assert took < 3
+
+
 def test_json_logs_are_json_to_the_last_line(cheap_model: str) -> None:
     done = framerail("run", "synthetic:64x48?frames=9", "--model", cheap_model, "--log-format", "json")
     records = [json.loads(line) for line in done.stderr.splitlines()]
@@ -314,7 +368,11 @@ class Running:
             text=True,
         )
         assert self.process.stdout is not None
-        self.first = self.process.stdout.readline()
+        # Byte by byte: what a buffered reader takes beyond the line, communicate() never sees.
+        first = b""
+        while not first.endswith(b"\n") and (byte := os.read(self.process.stdout.fileno(), 1)):
+            first += byte
+        self.first = first.decode()
 
     def __enter__(self) -> Running:
         return self

@@ -23,8 +23,8 @@ FLOORS = {
 # Within a floor: who may lean on whom, beyond itself.
 NEIGHBOURS = {
     ("summary", "app"), ("console", "app"), ("model_commands", "detector"),
-    ("errors", "redact"), ("frame", "detections"), ("config", "errors"), ("dependencies", "errors"),
-    ("logs", "redact"), ("metrics", "accounts"), ("metrics", "runtime"),
+    ("errors", "redact"), ("frame", "detections"), ("config", "errors"), ("config", "redact"),
+    ("dependencies", "errors"), ("logs", "redact"), ("metrics", "accounts"), ("metrics", "runtime"),
 }  # fmt: skip
 
 ONLY_IMPORTERS = {

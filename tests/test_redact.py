@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import traceback
 from urllib.parse import quote
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.config import make_config
 from pipeline.errors import ConfigError, SourceOpenError
 from pipeline.redact import protect, redact
+from pipeline.sources import parse_source
 
 SECRET = "hunter2canary"
 
@@ -40,6 +43,15 @@ SECRET = "hunter2canary"
         f"http://cam/video?password=a;{SECRET}",
         f"http://cam/video?password=a'{SECRET}",
         f"http://cam/video?password=a#{SECRET}",
+        f"http://cam/x?auth_code={SECRET}",
+        f"http://cam/x?user[password]={SECRET}",
+        f"http://cam/x?password%3D{SECRET}",
+        f"http://cam/x?a=1&sessionid={SECRET}",
+        f"http://cam/x?k={SECRET}",
+        f"http://cam/a.ts?hdnea=st=1~hmac={SECRET}",
+        f"http://cam/x#token={SECRET}",
+        f" pubPasswd={SECRET}",
+        f"//admin:{SECRET}@h/x",
         f"two: rtsp://a:{SECRET}@h/1 and http://b:{SECRET}@i/2",
     ],
 )
@@ -49,7 +61,15 @@ def test_secrets_go(text: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["rtsp://camera:554/stream", "a mail to someone@example.org", "C:/videos/a@b.mp4", "12:30:01 3 @ 4", ""],
+    [
+        "rtsp://camera:554/stream",
+        "http://cam/live?channel=1&subtype=0",
+        "synthetic:64x48@25?frames=9",
+        "a mail to someone@example.org",
+        "C:/videos/a@b.mp4",
+        "12:30:01 3 @ 4",
+        "",
+    ],
 )
 def test_the_rest_stays(text: str) -> None:
     assert redact(text) == text
@@ -57,6 +77,35 @@ def test_the_rest_stays(text: str) -> None:
 
 def test_the_host_stays_readable() -> None:
     assert redact(f"rtsp://admin:{SECRET}@cam:554/s?x=1") == "rtsp://***@cam:554/s?x=1"
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        f"rtsp//admin:{SECRET}@127.0.0.1/x",
+        f"rtsp;//admin:{SECRET}@h",
+        f"rtsp: //admin:{SECRET}@h/x",
+        f"admin:my {SECRET}@h/x",
+        f"ртсп://admin:{SECRET}@h",
+        f"1rtsp://admin:{SECRET}@h",
+        f"_rtsp://admin:{SECRET}@h",
+        f"rtsps://admin:{SECRET}",
+    ],
+)
+def test_even_of_an_address_mistyped_beyond_recognition(address: str) -> None:
+    with pytest.raises((ConfigError, SourceOpenError)) as caught:
+        parse_source(address)
+    assert SECRET not in str(caught.value)
+
+
+def test_a_config_mistake_shows_no_half_of_a_password() -> None:
+    url = f"rtsp://u:{SECRET}LongEnoughToBeShortened@cam.example/stream1"
+    for data in ({"streams": [url]}, {"streams": url}, {"streams": [{"source": "a", "live": url}]}):
+        with pytest.raises(ConfigError) as caught:
+            make_config(data)
+        text = "".join(traceback.format_exception(caught.value))
+        assert SECRET not in text and "LongEnough" not in text and SECRET[:6] not in text.replace(url, "")
+    assert SECRET not in repr(make_config({"streams": [{"source": url}]}))
 
 
 def test_the_secrets_of_a_given_address_go_from_any_text() -> None:

@@ -355,6 +355,26 @@ def test_a_file_that_vanished_after_parsing(tmp_path):
     assert caught.value.cause == "not_found"
 
 
+def test_a_pipe_that_nobody_writes_to_is_not_waited_for_without_end(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(SourceOpenError, match="nobody writes to this pipe") as caught:
+        opened(tmp_path / "pipe", open_timeout=0.3)
+    assert caught.value.cause == "timeout"
+    stop = threading.Event()
+    stop.set()
+    with pytest.raises(SourceOpenError, match="stopped before anybody wrote"):
+        opened(tmp_path / "pipe", stop)
+
+
+def test_a_pipe_is_read_as_it_is_written(tmp_path):
+    clip = make_clip(tmp_path / "clip.mkv", frames=12)
+    os.mkfifo(tmp_path / "pipe")
+    writer = threading.Thread(target=lambda: (tmp_path / "pipe").write_bytes(clip.read_bytes()))
+    writer.start()
+    assert numbers(tmp_path / "pipe") == list(range(12))
+    writer.join()
+
+
 def test_size_may_change_in_mid_stream(tmp_path):
     small = make_clip(tmp_path / "small.h264", frames=5, size=(64, 48)).read_bytes()
     large = make_clip(tmp_path / "large.h264", frames=5, size=(128, 96)).read_bytes()

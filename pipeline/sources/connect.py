@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import logging
+import os
+import select
 import threading
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import av
 import av.error
@@ -64,6 +67,8 @@ def connect(spec: SourceSpec, stream: StreamConfig, stop: threading.Event) -> Op
         auto = stream.rtsp_transport == "auto"
         transports = ("tcp", "udp") if auto else (stream.rtsp_transport,)
     deadline = time.monotonic() + stream.open_timeout
+    if not scheme and Path(spec.address).is_fifo():
+        _await_writer(spec.address, stop, deadline)
     failures: list[tuple[str, str]] = []
     for transport in transports:
         if failures:
@@ -78,6 +83,24 @@ def connect(spec: SourceSpec, stream: StreamConfig, stop: threading.Event) -> Op
             break
     said = "; then over UDP: ".join(phrase for _, phrase in failures)
     raise SourceOpenError(f"cannot open {spec.address}: {said}", cause=failures[-1][0])
+
+
+def _await_writer(path: str, stop: threading.Event, deadline: float) -> None:
+    """Wait until a named pipe holds something: FFmpeg would wait without end, and could not be stopped.
+
+    Raises SourceOpenError.
+    """
+    pipe = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        poll = select.poll()
+        poll.register(pipe, select.POLLIN)
+        while not poll.poll(100):
+            if stop.is_set():
+                raise SourceOpenError(f"cannot open {path}: stopped before anybody wrote to it", "ended")
+            if time.monotonic() >= deadline:
+                raise SourceOpenError(f"cannot open {path}: nobody writes to this pipe", "timeout")
+    finally:
+        os.close(pipe)
 
 
 def _try(

@@ -16,6 +16,8 @@ from pipeline.frame import Image
 from pipeline.sources.quiet import no_opencv_log
 
 _PNG = b"\x89PNG\r\n\x1a\n"
+# OpenCV's own limits; libpng complains of them to standard error.
+_MOST_SIDE, _MOST_PIXELS = 1_000_000, 1 << 30
 _PNG_PIXELS = frozenset({b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"eXIf", b"IEND"})
 
 
@@ -59,8 +61,12 @@ def tidy_png(data: bytes) -> bytes:
             raise ValueError("the PNG file ends early")
         if zlib.crc32(data[at + 4 : end - 4]) != struct.unpack_from(">I", data, end - 4)[0]:
             raise ValueError("the PNG file is damaged (a checksum is wrong)")
-        if kind == b"IHDR" and 0 in struct.unpack_from(">II", data, at + 8):
-            raise ValueError("the PNG file has no pixels")
+        if kind == b"IHDR":
+            width, height = struct.unpack_from(">II", data, at + 8)
+            if 0 in (width, height):
+                raise ValueError("the PNG file has no pixels")
+            if max(width, height) > _MOST_SIDE or width * height > _MOST_PIXELS:
+                raise ValueError(f"the PNG file claims {width}x{height} pixels, more than OpenCV reads")
         if kind in _PNG_PIXELS:
             kept.append(data[at:end])
         at = end
