@@ -22,6 +22,7 @@ def write_cheap_model(
     boxes_cxcywh: tuple[tuple[float, float, float, float], ...] = ((16.0, 16.0, 8.0, 8.0),),
     scores: tuple[float, ...] = (0.9,),
     dynamic_batch: bool = False,
+    fixed_batch: int = 1,
     dtype: int = TensorProto.FLOAT,
     echo: float = 0.0,
 ) -> Path:
@@ -36,7 +37,7 @@ def write_cheap_model(
         output[0, :4, index] = box
         output[0, 4 + index, index] = score
     output = output.astype(helper.tensor_dtype_to_np_dtype(dtype))
-    batch = "batch" if dynamic_batch else 1
+    batch = "batch" if dynamic_batch else fixed_batch
     shift = np.zeros_like(output)
     shift[0, 0, 0] = echo
     constants = {

@@ -44,7 +44,7 @@ from pipeline.frame import Result
 from pipeline.metrics import MetricsServer
 from pipeline.runtime.model import Model, open_model
 from pipeline.runtime.session import concurrency, usable_cores
-from pipeline.sinks import Sink, open_sinks
+from pipeline.sinks import Sink, files_of, open_sinks
 from pipeline.sources import SourceSpec, local_files, parse_source
 from pipeline.stages.capture import Capture
 from pipeline.stages.emit import Emit
@@ -86,7 +86,7 @@ def build(
 
     workers, _ = run_concurrency(config, model.session.provider)
     batch = batch_limit(config, model)
-    pool = BlobPool(model.spec)
+    pool = BlobPool(model.spec.dtype)
     preprocess = [Preprocess(model.spec, pool) for _ in range(config.preprocess_workers)]
     infer = Infer(model.session, pool)
     postprocess = Postprocess(model, thresholds(config, model))
@@ -251,7 +251,8 @@ class Pipeline:
         """Files that must not be written over: local sources, the model."""
         local = [path for spec, _ in self.sources.values() for path in local_files(spec)]
         assert self.model is not None
-        return [*local, str(self.model.session.path), *self._also_read]
+        written = [path for _, path in files_of(self.config, list(self.sources))]
+        return [*local, *self.model.session.files_among(written), *self._also_read]
 
     def left_in_line(self) -> int:
         """Items that lie in channels now, counted there and not in the books."""
@@ -373,6 +374,8 @@ def run_concurrency(config: Config, provider: str) -> tuple[int, int]:
 
 def batch_limit(config: Config, model: Model) -> int:
     """Frames per run. Raises ConfigError where the model cannot take that many."""
+    if config.batch is None:
+        return model.max_batch or 1
     if model.max_batch is not None and config.batch > model.max_batch:
         raise ConfigError(
             f"batch: {config.batch} frames were asked for, but model {model.name!r} takes exactly "

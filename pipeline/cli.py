@@ -230,7 +230,7 @@ def run(
     ] = None,
     batch: Annotated[
         Optional[int],
-        typer.Option("--batch", metavar="N", help="Frames that one inference run may take. Default: 1."),
+        typer.Option("--batch", metavar="N", help="Frames that one run may take. Default: 1."),
     ] = None,
     linger_ms: Annotated[
         Optional[float],

@@ -113,8 +113,8 @@ class Config(_Strict):
     """Intra-op threads of each run; None: chosen for the machine."""
     preprocess_workers: Annotated[int, Field(ge=1, le=64)] = 1
     postprocess_workers: Annotated[int, Field(ge=1, le=64)] = 1
-    batch: Annotated[int, Field(ge=1, le=1024)] = 1
-    """Frames that one run may take together, where the model allows it."""
+    batch: Annotated[int, Field(ge=1, le=1024)] | None = None
+    """Frames that one run may take together; None: 1, or as many as the model's file fixes."""
     linger_ms: Annotated[float, Field(ge=0, le=10_000)] = 0.0
     """How long a run may wait for its batch to fill."""
     channel_capacity: Annotated[int, Field(ge=1, le=10_000)] | None = None

@@ -36,7 +36,7 @@ class Detector:
         threads: int | None = None,
     ) -> None:
         self.model = open_model(model, provider, device, threads or usable_cores())
-        pool = BlobPool(self.model.spec)
+        pool = BlobPool(self.model.spec.dtype)
         self._preprocess = Preprocess(self.model.spec, pool)
         self._infer = Infer(self.model.session, pool)
 

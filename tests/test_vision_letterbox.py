@@ -15,7 +15,21 @@ NANODET = InputSpec(96, 96, "BGR", (103.53, 116.28, 123.675), (57.375, 57.12, 58
 YOLOX = InputSpec(96, 128, "BGR", (0, 0, 0), (1, 1, 1), align="top-left")
 STRETCH = InputSpec(96, 128, "RGB", (1, 2, 3), (10, 20, 30), resize="stretch")
 HALF = InputSpec(96, 128, "RGB", (1, 2, 3), (255, 254, 253), dtype=np.dtype("float16"))
-SPECS = {"yolo": YOLO, "nanodet": NANODET, "yolox": YOLOX, "stretch": STRETCH, "half": HALF}
+LAST = InputSpec(96, 128, layout="NHWC")
+LAST_BGR = InputSpec(96, 96, "BGR", (103.53, 116.28, 123.675), (57.375, 57.12, 58.395), layout="NHWC")
+PIXELS = InputSpec(96, 128, "RGB", (0, 0, 0), (1, 1, 1), dtype=np.dtype("uint8"))
+PIXELS_LAST = InputSpec(96, 128, "BGR", (0, 0, 0), (1, 1, 1), dtype=np.dtype("uint8"), layout="NHWC")
+SPECS = {
+    "yolo": YOLO,
+    "nanodet": NANODET,
+    "yolox": YOLOX,
+    "stretch": STRETCH,
+    "half": HALF,
+    "last": LAST,
+    "last BGR": LAST_BGR,
+    "pixels": PIXELS,
+    "pixels last": PIXELS_LAST,
+}
 SIZES = [(1, 1), (1, 5000), (5000, 1), (96, 128), (96, 96), (48, 200), (301, 47), (33, 35), (480, 640)]
 
 
@@ -39,7 +53,8 @@ def straightforward(image, spec):
         canvas = np.full((spec.height, spec.width, 3), spec.pad, np.uint8)
         canvas[top : top + new_height, left : left + new_width] = image
     channels = canvas[..., ::-1] if spec.color == "RGB" else canvas
-    return ((channels.astype(np.float64) - spec.mean) / spec.std).transpose(2, 0, 1)[None]
+    blob = (channels.astype(np.float64) - spec.mean) / spec.std
+    return blob[None] if spec.layout == "NHWC" else blob.transpose(2, 0, 1)[None]
 
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
@@ -47,12 +62,41 @@ def straightforward(image, spec):
 def test_blob_is_the_straightforward_one(name, size):
     spec = SPECS[name]
     image = noise(*size)
-    out = np.full(spec.blob_shape, np.nan, spec.dtype)
+    nothing = 77 if spec.dtype == np.uint8 else np.nan
+    out = np.full(spec.blob_shape, nothing, spec.dtype)
     blob, letterbox = Blobber(spec)(image, out)
     assert blob is out
     assert letterbox == Letterbox.of(*size, spec)
     expected = straightforward(image, spec)
     np.testing.assert_allclose(out, expected, rtol=0, atol=1e-3 if name == "half" else 2e-5)
+
+
+@given(
+    st.integers(1, 3000),
+    st.integers(1, 3000),
+    st.integers(1, 20),
+    st.integers(1, 20),
+    st.sampled_from([1, 8, 32, 64]),
+)
+def test_a_free_size_is_the_least_multiple_of_the_stride_that_holds_the_picture(
+    height, width, rows, columns, stride
+):
+    whole = InputSpec(rows * stride, columns * stride, stride=stride)
+    fitted = whole.for_picture(height, width)
+    there, here = Letterbox.of(height, width, whole), Letterbox.of(height, width, fitted)
+    assert (here.height, here.width) == (there.height, there.width)  # the same scale
+    for side, room, most in (
+        (here.height, fitted.height, whole.height),
+        (here.width, fitted.width, whole.width),
+    ):
+        assert side <= room <= most and room % stride == 0 and room - side <= stride
+    assert whole.for_picture(rows * stride, columns * stride).blob_shape == whole.blob_shape
+
+
+def test_a_fixed_size_and_a_stretched_picture_stay():
+    assert YOLO.for_picture(10, 1000) is YOLO
+    stretched = InputSpec(96, 128, resize="stretch", stride=32)
+    assert stretched.for_picture(10, 1000) is stretched
 
 
 def test_blob_is_what_opencv_makes_of_a_picture_that_fits():

@@ -28,6 +28,22 @@ class Candidates:
     xyxy: NDArray[np.float32]
     scores: NDArray[np.float32]
     class_id: NDArray[np.int32]
+    keypoints: NDArray[np.float32] | None = None
+    """[N, K, 3]: x and y in input pixels, and how surely the point is seen, 0..1."""
+    rotated: NDArray[np.float32] | None = None
+    """[N, 5]: centre x, centre y, width, height in input pixels; angle in radians, clockwise."""
+    mask_coefficients: NDArray[np.float32] | None = None
+    """[N, M]: a mask's logits are their product with ``prototypes``."""
+    prototypes: NDArray[np.floating[Any]] | None = None
+    """[M, h, w], over the whole input."""
+
+    def take(self, chosen: NDArray[Any]) -> Candidates:
+        """Return those at ``chosen`` (indices, or bool [N]), in that order."""
+        parts = {
+            name: None if (part := getattr(self, name)) is None else part[chosen]
+            for name in ("xyxy", "scores", "class_id", "keypoints", "rotated", "mask_coefficients")
+        }
+        return Candidates(**parts, prototypes=self.prototypes)  # type: ignore[arg-type]
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -41,17 +57,27 @@ class Candidates:
         return cls(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int32))
 
     @classmethod
-    def checked(cls, xyxy: Floats, scores: Floats, class_id: NDArray[Any]) -> Candidates:
+    def checked(
+        cls, xyxy: Floats, scores: Floats, class_id: NDArray[Any], **extra: NDArray[Any] | None
+    ) -> Candidates:
         """Return what is sound of the boxes: those that are finite and not inside out.
 
-        Raises ModelError when the scores are no probabilities.
+        ``extra`` are the fields beside the three, which go with their boxes. Raises ModelError
+        when the scores are no probabilities.
         """
         with np.errstate(over="ignore"):
             xyxy, scores = xyxy.astype(np.float32, copy=False), scores.astype(np.float32, copy=False)
         sound = np.isfinite(xyxy).all(axis=1) & np.isfinite(scores)
         sound &= (xyxy[:, 0] <= xyxy[:, 2]) & (xyxy[:, 1] <= xyxy[:, 3])
+        for name, part in extra.items():
+            if part is not None and name != "prototypes":
+                sound &= np.isfinite(part.reshape(len(part), -1)).all(axis=1)
         if not sound.all():
             xyxy, scores, class_id = xyxy[sound], scores[sound], class_id[sound]
+            extra = {
+                name: part if part is None or name == "prototypes" else part[sound]
+                for name, part in extra.items()
+            }
         highest = float(scores.max(initial=0.0))
         if highest > _MAX_SCORE:
             raise ModelError(
@@ -60,7 +86,7 @@ class Candidates:
             )
         if highest > 1.0:
             scores = np.minimum(scores, np.float32(1))
-        return cls(xyxy, scores, class_id.astype(np.int32, copy=False))
+        return cls(xyxy, scores, class_id.astype(np.int32, copy=False), **extra)
 
 
 def select(

@@ -87,29 +87,65 @@ class Param:
     meaning: str
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class View:
+    """What there is to see of a model when its family is looked for.
+
+    ``outputs`` as declared, with sizes that the file leaves open filled in by the trial run.
+    ``arrays`` are the raw outputs of that run, on a photograph fed in the family's own way; empty
+    where the model could not be tried. ``num_classes`` is what the model's names or its card say,
+    ``extra_inputs`` the names of the inputs beside the picture.
+    """
+
+    outputs: tuple[TensorInfo, ...]
+    input_hw: tuple[int, int]
+    num_classes: int | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    arrays: tuple[NDArray[Any], ...] = ()
+    extra_inputs: tuple[str, ...] = ()
+
+    @property
+    def shapes(self) -> tuple[Shape, ...]:
+        """Of the outputs."""
+        return tuple(output.shape for output in self.outputs)
+
+    @property
+    def tried(self) -> bool:
+        """Whether ``arrays`` are there to look at."""
+        return bool(self.arrays)
+
+
 @dataclass(frozen=True, slots=True)
 class Match:
     """A family's reading of a model's outputs.
 
     ``certain``: the number of classes is confirmed (by the model's own names, the card, or
-    because it is COCO's 80). An uncertain reading counts only where it is the only one.
+    because it is COCO's 80), or nothing else looks like this. An uncertain reading counts only
+    where it is the only one, or where the trial run speaks for it. ``holds`` says what each
+    output holds, in the outputs' order.
     """
 
     num_classes: int
     params: Mapping[str, Any]
     reason: str
     certain: bool
+    holds: tuple[str, ...] = ()
+    batched: bool = True
+    """Whether the outputs have a batch axis; without one a run takes one picture."""
 
 
-Recognise = Callable[[Sequence[TensorInfo], tuple[int, int] | None, int | None], Match | None]
-"""``recognise(outputs, input_hw, num_classes)``; the latter two None where not known."""
+Recognise = Callable[[View], Match | None]
+"""A family's reading of what is seen; None where it is not its layout."""
+
+Task = Literal["detect", "segment", "pose", "obb", "classify"]
 
 
 @dataclass(frozen=True, slots=True)
 class Family:
     """An output layout that a decoder understands.
 
-    ``class_aware``: whether boxes of different classes leave each other alone in NMS.
+    ``class_aware``: whether boxes of different classes leave each other alone in NMS. ``nms``:
+    whether boxes still have to go through it; a model that answers each object once has none.
     ``input_hw``: the size where neither model nor card gives one. ``params``: the parameters that
     a card may give to ``decode``.
     """
@@ -124,6 +160,8 @@ class Family:
     conf_threshold: float
     iou_threshold: float
     params: Mapping[str, Param] = field(default_factory=dict)
+    task: Task = "detect"
+    nms: bool = True
 
     def check_params(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """Return the parameters of a card as ``decode`` takes them. Raises ModelError."""

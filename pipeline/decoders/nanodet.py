@@ -27,6 +27,7 @@ from pipeline.decoders.family import (
     Match,
     Param,
     TensorInfo,
+    View,
     confirmed,
     fraction,
     whole,
@@ -161,15 +162,10 @@ def _by_shape(
     return strides, tuple(order)
 
 
-def recognise(
-    outputs: Sequence[TensorInfo], input_hw: tuple[int, int] | None, num_classes: int | None
-) -> Match | None:
+def recognise(view: View) -> Match | None:
     """A pair of outputs for each stride, told by name or by shape; or one for all."""
-    if (
-        not outputs
-        or input_hw is None
-        or any(None in output.shape[1:] or len(output.shape) != 3 for output in outputs)
-    ):
+    outputs, input_hw, num_classes = view.outputs, view.input_hw, view.num_classes
+    if not outputs or any(None in output.shape[1:] or len(output.shape) != 3 for output in outputs):
         return None
     shapes = tuple((output.shape[1] or 0, output.shape[2] or 0) for output in outputs)
     if len(outputs) == 1:

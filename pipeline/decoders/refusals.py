@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from pipeline.decoders.candidates import cell_count
+from pipeline.decoders.contract import IMAGE_DTYPES, image_input, layout_of, unknown_extra
 from pipeline.decoders.family import COCO_CLASSES, TensorInfo
 
-_FLOATS = ("float32", "float16")
 _LEVELS = ((8, 16, 32), (8, 16, 32, 64))
 _TASKS = {
     "segment": "a segmentation model (its metadata say task segment)",
@@ -19,22 +19,23 @@ _END_TO_END = "an end-to-end export with its own NMS (such as YOLOv10, YOLO26 or
 
 
 def input_problem(inputs: Sequence[TensorInfo]) -> str | None:
-    """Return what is wrong with the inputs; None for one float image [N, 3, H, W]."""
-    if len(inputs) != 1:
+    """Return what is wrong with the inputs; None for one image and what is known beside it."""
+    image = image_input(inputs)
+    if image is None:
+        ranks = ", ".join(str(len(tensor.shape)) for tensor in inputs)
         return (
-            f"it has {len(inputs)} inputs; expected one image [N, 3, H, W] "
-            f"(models that also take the picture's size, such as DEIM and RT-DETR, are not supported)"
+            f"it has {len(inputs)} inputs{f' of rank {ranks}' if ranks else ''}; "
+            "expected one image [N, 3, H, W] or [N, H, W, 3]"
         )
-    image = inputs[0]
-    if len(image.shape) != 4:
-        return f"its input is of rank {len(image.shape)}; expected an image [N, 3, H, W]"
-    _, channels, _, last = image.shape
-    if last == 3 and channels != 3:
-        return "its input is channels-last (NHWC); expected [N, 3, H, W]: export it as NCHW"
+    extra = unknown_extra(inputs)
+    if extra is not None:
+        return f"its input {extra} is not known; export it with the image as its only input"
+    layout = layout_of(image)
+    channels = image.shape[1] if layout == "NCHW" else image.shape[3]
     if channels not in (3, None):
         return f"its input has {channels} channels; expected 3 (a colour image, [N, 3, H, W])"
-    if image.dtype not in _FLOATS:
-        return f"its input is {image.dtype}; expected float32 or float16: export it with a float input"
+    if image.dtype not in IMAGE_DTYPES:
+        return f"its input is {image.dtype}; expected {', '.join(IMAGE_DTYPES)}: export it with one of those"
     return None
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.decoders.candidates import Candidates, cells_text, malformed, matrix, select, strides_for
-from pipeline.decoders.family import MULTI_LABEL, Family, InputDefaults, Match, TensorInfo, confirmed
+from pipeline.decoders.family import MULTI_LABEL, Family, InputDefaults, Match, View, confirmed
 
 _EXPECTED = "one output [1, 4 + classes, boxes]"
 _STRIDES = ((8, 16, 32), (4, 8, 16, 32), (8, 16, 32, 64))
@@ -39,10 +39,9 @@ def decode(
     return Candidates.checked(np.ascontiguousarray(boxes), scores, class_id)
 
 
-def recognise(
-    outputs: Sequence[TensorInfo], input_hw: tuple[int, int] | None, num_classes: int | None
-) -> Match | None:
+def recognise(view: View) -> Match | None:
     """One output of rank 3 whose last axis is the number of grid cells."""
+    outputs, num_classes = view.outputs, view.num_classes
     if len(outputs) != 1 or len(outputs[0].shape) != 3:
         return None
     _, rows, boxes = outputs[0].shape
@@ -53,10 +52,10 @@ def recognise(
     if boxes is None:
         # Without the number of boxes only a known number of classes tells this from other layouts.
         return Match(rows - 4, {}, f"{seen} × a dynamic number of boxes", True) if num_classes else None
-    strides = strides_for(boxes, input_hw, _STRIDES)
-    if strides is None or input_hw is None:
+    strides = strides_for(boxes, view.input_hw, _STRIDES)
+    if strides is None:
         return None
-    return Match(rows - 4, {}, f"{seen} × {cells_text(input_hw, strides)}", certain)
+    return Match(rows - 4, {}, f"{seen} × {cells_text(view.input_hw, strides)}", certain)
 
 
 FAMILY = Family(

@@ -23,7 +23,7 @@ from pipeline.decoders.family import (
     InputDefaults,
     Match,
     Param,
-    TensorInfo,
+    View,
     confirmed,
     flag,
     whole_numbers,
@@ -76,17 +76,16 @@ def decode(
     return Candidates.checked(boxes, scores, class_id)
 
 
-def recognise(
-    outputs: Sequence[TensorInfo], input_hw: tuple[int, int] | None, num_classes: int | None
-) -> Match | None:
+def recognise(view: View) -> Match | None:
     """One output of rank 3 whose middle axis is the number of grid cells."""
+    outputs, input_hw = view.outputs, view.input_hw
     if len(outputs) != 1 or len(outputs[0].shape) != 3:
         return None
     _, cells, columns = outputs[0].shape
     strides = strides_for(cells, input_hw, _STRIDES)
-    if strides is None or input_hw is None or columns is None:
+    if strides is None or columns is None:
         return None
-    certain = confirmed(columns - 5, num_classes)
+    certain = confirmed(columns - 5, view.num_classes)
     if certain is None:
         return None
     reason = (

@@ -7,13 +7,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.decoders import Candidates, Family, Identification, identify
+from pipeline.decoders.contract import image_input, layout_of
 from pipeline.errors import ModelError
 from pipeline.runtime.card import ModelCard, read_labels
 from pipeline.runtime.catalog import Located, locate, models_dir
 from pipeline.runtime.session import Session
+from pipeline.runtime.trial import Trial
 from pipeline.vision.letterbox import InputSpec
 
 log = logging.getLogger(__name__)
@@ -38,9 +41,16 @@ class Model:
     reasons: dict[str, str]
     license: str = ""
 
-    def decode(self, outputs: Sequence[NDArray[Any]], conf_threshold: float) -> Candidates:
-        """Raw outputs for one frame to candidates in model-input pixels. Raises ModelError."""
-        return self.family.decode(outputs, (self.spec.height, self.spec.width), conf_threshold, self.params)
+    def decode(
+        self, outputs: Sequence[NDArray[Any]], conf_threshold: float, input_hw: tuple[int, int] | None = None
+    ) -> Candidates:
+        """Raw outputs for one frame to candidates in model-input pixels. Raises ModelError.
+
+        ``input_hw`` is the size of the blob that they answer; None for the model's own.
+        """
+        return self.family.decode(
+            outputs, input_hw or (self.spec.height, self.spec.width), conf_threshold, self.params
+        )
 
 
 def open_model(model: str, provider: str = "auto", device: int = 0, threads: int = 1) -> Model:
@@ -51,7 +61,7 @@ def open_model(model: str, provider: str = "auto", device: int = 0, threads: int
     located = locate(model)
     session = Session(located.path, provider, device, threads)
     opened = describe(located, session)
-    session.warm_up(opened.spec.blob_shape, opened.spec.dtype)
+    warm_up(session, opened.spec)
     log.info(
         "model %s (%s) runs on %s: %s",
         opened.name,
@@ -62,18 +72,28 @@ def open_model(model: str, provider: str = "auto", device: int = 0, threads: int
     return opened
 
 
+def warm_up(session: Session, spec: InputSpec) -> None:
+    """Run twice, so that the first frame doesn't pay for allocations. Raises ModelError.
+
+    Warns of a model that answers with NaN or infinity: its detections would silently be none.
+    """
+    trial = Trial(session)
+    trial.run(spec)
+    for tensor, output in zip(session.outputs, trial.run(spec), strict=True):
+        if np.issubdtype(output.dtype, np.floating) and not np.isfinite(output).all():
+            log.warning(
+                "model %s looks broken: output %s is not finite for a photograph",
+                session.path.name,
+                tensor.name,
+            )
+
+
 def describe(located: Located, session: Session) -> Model:
     """Put together what card, file and family say of a model; the card wins.
 
     Raises UnknownLayoutError when neither tells the layout, ModelError when they contradict.
     """
     card = located.card
-    batch = session.inputs[0].shape[0] if session.inputs and session.inputs[0].shape else None
-    if batch not in (None, 1):
-        raise ModelError(
-            f"model {located.name!r} takes exactly {batch} pictures a run; "
-            "export it with a batch of 1, or a dynamic one"
-        )
     stated_labels = _card_labels(card, located) if card is not None else ()
     found = identify(
         session.inputs,
@@ -81,6 +101,8 @@ def describe(located: Located, session: Session) -> Model:
         session.metadata,
         family=card.family if card is not None else None,
         num_classes=len(stated_labels) or None,
+        stated=_stated_input(card, session) if card is not None else None,
+        trial=Trial(session),
     )
     reasons = dict(found.reasons)
     labels = stated_labels or found.labels
@@ -98,16 +120,17 @@ def describe(located: Located, session: Session) -> Model:
             reasons["thresholds"] = "model card"
         params |= found.family.check_params(card.params)
         reasons.update(dict.fromkeys(card.params, "model card"))
+        reasons.update(dict.fromkeys(card.input.model_dump(exclude_none=True), "model card"))
     return Model(
         name=located.name,
         sha256=located.sha256,
         session=session,
         family=found.family,
         labels=labels,
-        spec=_input_of(found, card, session, reasons),
+        spec=_input_of(found, session),
         conf_threshold=conf,
         iou_threshold=iou,
-        max_batch=batch,
+        max_batch=session.batch if found.batched else 1,
         params=params,
         reasons=reasons,
         license=(card.license if card is not None else "") or session.metadata.get("license", ""),
@@ -131,23 +154,25 @@ def _default_labels(classes: int, reasons: dict[str, str]) -> tuple[str, ...]:
     return tuple(f"class {index}" for index in range(classes))
 
 
-def _input_of(
-    found: Identification, card: ModelCard | None, session: Session, reasons: dict[str, str]
-) -> InputSpec:
-    """What was found, with what the card states over it."""
-    fields = dict(found.input)
-    stated = card.input.model_dump(exclude_none=True) if card is not None else {}
-    if "size" in stated:
+def _stated_input(card: ModelCard, session: Session) -> dict[str, Any]:
+    """The arguments of an InputSpec that a card states. Raises ModelError where the file contradicts."""
+    stated = card.input.model_dump(exclude_none=True)
+    image = image_input(session.inputs)
+    if "size" in stated and image is not None:
         stated["height"], stated["width"] = size = tuple(stated.pop("size"))
-        declared = session.inputs[0].shape[2:]
+        declared = image.shape[2:] if layout_of(image) == "NCHW" else image.shape[1:3]
         if any(fixed not in (None, asked) for fixed, asked in zip(declared, size, strict=True)):
             raise ModelError(
-                f"model {found.family.name}: its card says input {size[0]}x{size[1]} (height x width), "
+                f"model {card.name!r}: its card says input {size[0]}x{size[1]} (height x width), "
                 f"but the file takes {declared[0]}x{declared[1]}"
             )
-        reasons["size"] = "model card"
-    reasons.update({key: "model card" for key in stated if key not in ("height", "width")})
+    return stated
+
+
+def _input_of(found: Identification, session: Session) -> InputSpec:
     try:
-        return InputSpec(**(fields | stated))
+        spec = InputSpec(**found.input)
     except ValueError as error:
         raise ModelError(f"model {session.path.name}: its input cannot be so: {error}") from None
+    session.feed_size((spec.height, spec.width))
+    return spec

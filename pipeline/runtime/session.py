@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import mmap
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from pipeline.decoders import TensorInfo
+from pipeline.decoders.contract import extra_feeds, image_input
 from pipeline.errors import ConfigError, ModelError, ProviderError
 from pipeline.runtime.providers import AUTO_ORDER, PROVIDERS, create_session, on_offer
 
@@ -81,34 +83,38 @@ class Session:
         meta = self._session.get_modelmeta()
         self.metadata: dict[str, str] = dict(meta.custom_metadata_map)
         self._output_names = [tensor.name for tensor in self.outputs]
-        self._input_name = self.inputs[0].name if self.inputs else ""
+        image = image_input(self.inputs)
+        self._input_name = image.name if image is not None else ""
+        self.batch = image.shape[0] if image is not None else None
+        """Pictures that each run takes, where the file fixes it."""
+        self._beside: dict[str, NDArray[Any]] = {}
+
+    def files_among(self, paths: Sequence[str]) -> list[str]:
+        """The model's file, and which of ``paths`` may hold its weights: those beside it that it names."""
+        beside = [path for path in paths if Path(path).absolute().parent == self.path.absolute().parent]
+        if not beside:
+            return [str(self.path)]
+        with self.path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            named = [path for path in beside if data.find(os.fsencode(Path(path).name)) >= 0]
+        return [str(self.path), *named]
+
+    def feed_size(self, input_hw: tuple[int, int]) -> None:
+        """Set what the inputs beside the picture get, for pictures of this height and width."""
+        self._beside = extra_feeds(self.inputs, input_hw)
 
     def run(self, blob: NDArray[Any]) -> Sequence[NDArray[Any]]:
-        """Run on ``blob`` ([B, 3, H, W]); the raw outputs in the model's order. Releases the GIL."""
-        outputs: Sequence[NDArray[Any]] = self._session.run(self._output_names, {self._input_name: blob})
-        return outputs
+        """Run on ``blob`` ([B, 3, H, W]); the raw outputs in the model's order. Releases the GIL.
 
-    def warm_up(self, shape: tuple[int, int, int, int], dtype: np.dtype[Any], runs: int = 2) -> None:
-        """Run on zeros, so that the first frame doesn't pay for allocations. Raises ModelError.
-
-        Warns of a model that answers with NaN or infinity: its detections would silently be none.
+        Where the file fixes the batch, the rest of it is filled up, and left out of the outputs.
         """
-        blob = np.zeros(shape, dtype)
-        outputs: Sequence[NDArray[Any]] = ()
-        try:
-            for _ in range(runs):
-                outputs = self.run(blob)
-        except Exception as error:
-            raise ModelError(
-                f"model {self.path.name} does not run on input {shape} {dtype}: {error}"
-            ) from None
-        for tensor, output in zip(self.outputs, outputs, strict=True):
-            if np.issubdtype(output.dtype, np.floating) and not np.isfinite(output).all():
-                log.warning(
-                    "model %s looks broken: output %s is not finite for a black picture",
-                    self.path.name,
-                    tensor.name,
-                )
+        count = len(blob)
+        if self.batch is not None and count < self.batch:
+            blob = np.concatenate([blob, np.repeat(blob[-1:], self.batch - count, axis=0)])
+        feeds = {self._input_name: blob}
+        for name, value in self._beside.items():
+            feeds[name] = value if len(blob) == 1 else np.repeat(value, len(blob), axis=0)
+        outputs: Sequence[NDArray[Any]] = self._session.run(self._output_names, feeds)
+        return outputs if len(blob) == count else [output[:count] for output in outputs]
 
 
 def _open(

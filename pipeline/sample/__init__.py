@@ -9,3 +9,6 @@ from pathlib import Path
 
 SAMPLE: Path = Path(__file__).with_name("sample.mp4")
 """The clip's file."""
+
+PHOTO: Path = Path(__file__).with_name("photo.jpg")
+"""Frame 120 of it, with a person and the cat: what a model is tried on to find out how it answers."""

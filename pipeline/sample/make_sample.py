@@ -26,10 +26,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.frame import Image
-from pipeline.sample import SAMPLE
+from pipeline.sample import PHOTO, SAMPLE
 
 WIDTH, HEIGHT, FPS, SECONDS = 1280, 720, 25, 10
 GOP = 50
+PHOTO_FRAME = 120
 BT709, LIMITED_RANGE = 1, 1
 """Codes of ITU-T H.273: players take an untagged clip of this size for BT.709, so it is that."""
 
@@ -218,6 +219,14 @@ def encode(pictures: Iterator[Image], output: Path) -> None:
         container.mux(stream.encode(None))
 
 
+def photo(clip: Path, output: Path) -> None:
+    """Keep one picture of the clip, with a person and a cat in it, as a JPEG."""
+    with av.open(str(clip)) as container:
+        for index, frame in enumerate(container.decode(video=0)):
+            if index == PHOTO_FRAME:
+                cv2.imwrite(str(output), frame.to_ndarray(format="bgr24"), [cv2.IMWRITE_JPEG_QUALITY, 85])
+
+
 def installed_pictures() -> Path:
     """The pictures of an installed scikit-image. Raises ModuleNotFoundError."""
     found = importlib.util.find_spec("skimage")
@@ -227,7 +236,7 @@ def installed_pictures() -> Path:
 
 
 def main() -> None:
-    """Write the clip."""
+    """Write the clip, and the photograph that is a frame of it."""
     parser = argparse.ArgumentParser(description="Make the sample clip.")
     parser.add_argument(
         "--pictures", type=Path, help="scikit-image's skimage/data; default: the installed one"
@@ -235,6 +244,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=SAMPLE)
     options = parser.parse_args()
     encode(frames(options.pictures or installed_pictures()), options.output)
+    photo(options.output, options.output.with_name(PHOTO.name))
     print(f"{options.output}: {options.output.stat().st_size} bytes")
 
 

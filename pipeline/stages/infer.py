@@ -17,7 +17,19 @@ class Infer:
         self._pool = pool
 
     def __call__(self, batch: list[Prepared]) -> list[Raw]:
-        """Prepared to Raw, one each; the blobs go back to their pool."""
+        """Prepared to Raw, one each; the blobs go back to their pool.
+
+        Blobs of one shape go through the model together.
+        """
+        if len(batch) == 1:
+            return self._run(batch)
+        raws: dict[int, Raw] = {}
+        for shape in dict.fromkeys(item.blob.shape for item in batch):
+            alike = [item for item in batch if item.blob.shape == shape]
+            raws |= dict(zip(map(id, alike), self._run(alike), strict=True))
+        return [raws[id(item)] for item in batch]
+
+    def _run(self, batch: list[Prepared]) -> list[Raw]:
         blobs = [item.blob for item in batch]
         outputs = self._session.run(blobs[0] if len(blobs) == 1 else np.concatenate(blobs))
         for blob in blobs:

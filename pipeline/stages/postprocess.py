@@ -36,13 +36,18 @@ class Postprocess:
 
     def _detections(self, raw: Raw) -> Detections:
         model, keep = self._model, self._thresholds
-        found = model.decode(raw.outputs, keep.conf)
+        box = raw.letterbox
+        found = model.decode(raw.outputs, keep.conf, (box.input_height, box.input_width))
         boxes_xyxy, scores, class_id = found.xyxy, found.scores, found.class_id
         if keep.class_ids is not None:
             wanted = np.isin(class_id, keep.class_ids)
             boxes_xyxy, scores, class_id = boxes_xyxy[wanted], scores[wanted], class_id[wanted]
-        chosen = nms(boxes_xyxy, scores, keep.iou, class_id, keep.max_detections)
-        boxes = raw.letterbox.unletterbox(boxes_xyxy[chosen])
+        if model.family.nms:
+            grouping = class_id if model.family.class_aware else None
+            chosen = nms(boxes_xyxy, scores, keep.iou, grouping, keep.max_detections)
+        else:
+            chosen = np.argsort(-scores, kind="stable")[: keep.max_detections]
+        boxes = box.unletterbox(boxes_xyxy[chosen])
         # A box that lay in the padding alone is clipped to nothing.
         inside = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
         if not inside.all():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import defaultdict, deque
 from typing import Any
 
 import numpy as np
@@ -19,28 +19,29 @@ class BlobPool:
     as filling it. A blob that is never given back (a cancelled run) is simply collected.
     """
 
-    def __init__(self, spec: InputSpec) -> None:
-        self.shape = spec.blob_shape
-        self.dtype = spec.dtype
-        self._free: deque[NDArray[Any]] = deque()
+    def __init__(self, dtype: np.dtype[Any]) -> None:
+        self.dtype = dtype
+        self._free: defaultdict[tuple[int, ...], deque[NDArray[Any]]] = defaultdict(deque)
 
-    def take(self) -> NDArray[Any]:
-        """A blob with unspecified contents."""
+    def take(self, shape: tuple[int, ...]) -> NDArray[Any]:
+        """A blob of this shape with unspecified contents."""
         try:
-            return self._free.pop()
+            return self._free[shape].pop()
         except IndexError:
-            return np.empty(self.shape, self.dtype)
+            return np.empty(shape, self.dtype)
 
     def give_back(self, blob: NDArray[Any]) -> None:
         """``blob`` has been read; it may be overwritten."""
-        self._free.append(blob)
+        self._free[blob.shape].append(blob)
 
 
 class Preprocess:
     """One per worker: it holds scratch pictures."""
 
     def __init__(self, spec: InputSpec, pool: BlobPool) -> None:
-        self._blobber = Blobber(spec)
+        self._spec = spec
+        self._whole = Blobber(spec)
+        self._fitted: dict[InputSpec, Blobber] = {}
         self._pool = pool
 
     def __call__(self, frames: list[Frame]) -> list[Prepared]:
@@ -48,5 +49,9 @@ class Preprocess:
         return [self._prepare(frame) for frame in frames]
 
     def _prepare(self, frame: Frame) -> Prepared:
-        blob, letterbox = self._blobber(frame.image, self._pool.take())
+        spec = self._spec.for_picture(frame.height, frame.width)
+        blobber = self._whole if spec is self._spec else self._fitted.get(spec)
+        if blobber is None:
+            blobber = self._fitted[spec] = Blobber(spec)
+        blob, letterbox = blobber(frame.image, self._pool.take(spec.blob_shape))
         return Prepared(frame, blob, letterbox)

@@ -7,7 +7,8 @@ a picture into a blob.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Literal
 
@@ -18,19 +19,33 @@ from numpy.typing import NDArray
 from pipeline.frame import Image
 from pipeline.vision.boxes import Boxes, clip
 
-_CHOICES = {"color": ("RGB", "BGR"), "resize": ("letterbox", "stretch"), "align": ("center", "top-left")}
-_FLOAT32, _FLOAT16 = np.dtype(np.float32), np.dtype(np.float16)
+_CHOICES = {
+    "color": ("RGB", "BGR"),
+    "resize": ("letterbox", "stretch"),
+    "align": ("center", "top-left"),
+    "layout": ("NCHW", "NHWC"),
+}
+_FLOAT32, _FLOAT16, _UINT8 = np.dtype(np.float32), np.dtype(np.float16), np.dtype(np.uint8)
+# OpenCV's tables have entries of any 8, 16 and 32 bits, but it knows no float16: as integers.
+_AS_INTEGER: dict[np.dtype[Any], np.dtype[Any]] = {
+    _FLOAT32: np.dtype(np.int32),
+    _FLOAT16: np.dtype(np.int16),
+    _UINT8: _UINT8,
+}
 
 
 @dataclass(frozen=True, slots=True)
 class InputSpec:
-    """What a model wants to be fed: a blob [1, 3, height, width].
+    """What a model wants to be fed: a blob [1, 3, height, width], or [1, height, width, 3].
 
     A value of the blob is (pixel - ``mean``) / ``std`` with the pixel in 0..255; ``mean`` and
     ``std`` are in the model's own order of channels, ``color``. ``resize``: "letterbox" keeps the
     aspect ratio and fills the rest with the grey level ``pad`` (0..255, before normalisation),
-    "stretch" does neither. ``align``: where a letterboxed picture stands. ``dtype``: float32 or
-    float16. Raises ValueError for anything else (which a card's reader turns into its own error).
+    "stretch" does neither. ``align``: where a letterboxed picture stands. ``dtype``: float32,
+    float16 or uint8. ``layout``: "NCHW" or "NHWC". ``stride``: for a model that takes any size; its
+    input is then as small as the letterboxed picture needs, each side a multiple of it and at most
+    ``height`` and ``width`` (see ``for_picture``). Raises ValueError for anything else (which a
+    card's reader turns into its own error).
     """
 
     height: int
@@ -42,6 +57,8 @@ class InputSpec:
     align: Literal["center", "top-left"] = "center"
     pad: int = 114
     dtype: np.dtype[Any] = _FLOAT32
+    layout: Literal["NCHW", "NHWC"] = "NCHW"
+    stride: int | None = None
 
     def __post_init__(self) -> None:
         if self.height < 1 or self.width < 1:
@@ -59,13 +76,28 @@ class InputSpec:
         if not 0 <= self.pad <= 255:
             raise ValueError(f"pad: expected a grey level in 0..255; got {self.pad!r}")
         object.__setattr__(self, "dtype", np.dtype(self.dtype))
-        if self.dtype not in (_FLOAT32, _FLOAT16):
-            raise ValueError(f"dtype: expected float32 or float16; got {self.dtype}")
+        if self.dtype not in _AS_INTEGER:
+            raise ValueError(f"dtype: expected float32, float16 or uint8; got {self.dtype}")
+        if self.dtype == _UINT8 and (self.mean, self.std) != ((0.0,) * 3, (1.0,) * 3):
+            raise ValueError("mean and std: a uint8 input takes the pixels themselves; expected 0 and 1")
+        if self.stride is not None and self.stride < 1:
+            raise ValueError(f"stride: expected a whole number from 1; got {self.stride!r}")
 
     @property
     def blob_shape(self) -> tuple[int, int, int, int]:
-        """(1, 3, height, width)."""
+        """(1, 3, height, width), or (1, height, width, 3)."""
+        if self.layout == "NHWC":
+            return (1, self.height, self.width, 3)
         return (1, 3, self.height, self.width)
+
+    def for_picture(self, source_height: int, source_width: int) -> InputSpec:
+        """Return the input for a picture of that size: this one, or where it may be smaller, that one.
+
+        16:9 in a square letterbox is 44 % padding, which costs as much as the picture does.
+        """
+        if self.stride is None or self.resize != "letterbox":
+            return self
+        return _fitted(self, source_height, source_width)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +158,17 @@ class Letterbox:
 
 
 @lru_cache(maxsize=256)
+def _fitted(spec: InputSpec, source_height: int, source_width: int) -> InputSpec:
+    ratio = min(spec.height / source_height, spec.width / source_width)
+    stride = spec.stride or 1
+    # Room for the whole of a side that is rounded down later, or the other side would shrink for it.
+    height, width = (
+        max(1, math.ceil(side * ratio / stride - 1e-9)) * stride for side in (source_height, source_width)
+    )
+    return replace(spec, height=min(height, spec.height), width=min(width, spec.width), stride=None)
+
+
+@lru_cache(maxsize=256)
 def _letterbox_of(source_height: int, source_width: int, spec: InputSpec) -> Letterbox:
     if source_height < 1 or source_width < 1:
         raise ValueError(f"expected a picture of at least 1x1; got {source_width}x{source_height}")
@@ -161,28 +204,34 @@ class Blobber:
 
     def __init__(self, spec: InputSpec) -> None:
         self.spec = spec
-        size = spec.height * spec.width
-        self._pixels = np.empty(3 * size, np.uint8)
-        # The letterboxed picture, a plane for each of the blob's; its pads stay from call to call.
-        self._canvas = np.empty((3, spec.height, spec.width), np.uint8)
-        self._inside: list[NDArray[np.uint8]] = []
+        self._pixels = np.empty(3 * spec.height * spec.width, np.uint8)
+        # The letterboxed picture, laid out as the blob is; its pads stay from call to call.
+        self._canvas = np.empty(spec.blob_shape[1:], np.uint8)
+        self._inside = self._canvas
         self._box: Letterbox | None = None
-        # As integers, since OpenCV knows tables of any 16- and 32-bit values, but not of float16.
-        self._integer = np.dtype(np.int16 if spec.dtype == _FLOAT16 else np.int32)
+        self._integer = _AS_INTEGER[spec.dtype]
         tables = [
             ((np.arange(256) - mean) / std).astype(spec.dtype).view(self._integer)
             for mean, std in zip(spec.mean, spec.std, strict=True)
         ]
-        # Planes with the same table go through it together: rows of the blob that each covers.
-        planes = (
-            [(0, 3)] if len(set(zip(spec.mean, spec.std, strict=True))) == 1 else [(0, 1), (1, 2), (2, 3)]
-        )
-        self._lookups = [(slice(a * spec.height, b * spec.height), tables[a]) for a, b in planes]
+        # What goes through a table together: all values where the channels share one, else each
+        # plane (rows of the blob), or all pixels with a table of three columns.
+        whole = slice(None)
+        self._flat: tuple[int, ...] = (spec.blob_shape[1] * spec.blob_shape[2], spec.blob_shape[3])
+        if len(set(zip(spec.mean, spec.std, strict=True))) == 1:
+            self._lookups = [(whole, tables[0])]
+        elif spec.layout == "NCHW":
+            self._lookups = [
+                (slice(plane * spec.height, (plane + 1) * spec.height), tables[plane]) for plane in range(3)
+            ]
+        else:
+            self._flat = spec.blob_shape[1:]
+            self._lookups = [(whole, np.stack(tables, axis=-1)[None])]
 
     def __call__(self, image: Image, out: NDArray[Any] | None = None) -> tuple[NDArray[Any], Letterbox]:
         """Write ``image`` (uint8 [h, w, 3], BGR) into ``out``, or into a new array where it is None.
 
-        ``out`` is C-contiguous, [1, 3, height, width] and of the spec's dtype; every value of it is
+        ``out`` is C-contiguous, of the spec's ``blob_shape`` and dtype; every value of it is
         written. Returns the blob (``out`` itself) and where the picture lies in it. Raises
         ValueError for another image or ``out``.
         """
@@ -203,9 +252,12 @@ class Blobber:
         if (box.height, box.width) != image.shape[:2]:
             pixels = self._pixels[: 3 * box.height * box.width].reshape(box.height, box.width, 3)
             image = cv2.resize(image, (box.width, box.height), dst=pixels)
-        cv2.split(image, self._inside)
-        canvas = self._canvas.reshape(3 * spec.height, spec.width)
-        blob = out.reshape(canvas.shape).view(self._integer)
+        if spec.layout == "NHWC":
+            np.copyto(self._inside, image)
+        else:
+            cv2.split(image, list(self._inside))
+        canvas = self._canvas.reshape(self._flat)
+        blob = out.reshape(self._flat).view(self._integer)
         for rows, table in self._lookups:
             cv2.LUT(canvas[rows], table, dst=blob[rows])
         return out, box
@@ -213,6 +265,13 @@ class Blobber:
     def _lay_out(self, box: Letterbox) -> None:
         """Fill the pads, and find where the channels of a BGR picture go."""
         self._canvas.fill(self.spec.pad)
-        inside = self._canvas[:, box.top : box.top + box.height, box.left : box.left + box.width]
-        self._inside = list(inside) if self.spec.color == "BGR" else list(inside[::-1])
+        rows, columns = slice(box.top, box.top + box.height), slice(box.left, box.left + box.width)
+        if self.spec.layout == "NHWC":
+            self._inside = self._canvas[rows, columns]
+            if self.spec.color == "RGB":
+                self._inside = self._inside[:, :, ::-1]
+        else:
+            self._inside = self._canvas[:, rows, columns]
+            if self.spec.color == "RGB":
+                self._inside = self._inside[::-1]
         self._box = box

@@ -1,0 +1,64 @@
+"""How much sense a family's reading of a model makes, told from a trial run on a photograph.
+
+Shapes alone cannot tell [N, 300, 6] with scores from [N, 300, 6] with class indices, pixels from
+fractions, or probabilities from logits; what comes out of the decoder can. A right reading gives
+boxes that lie in the picture, of sizes that things have, and few of them with high scores.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.decoders.candidates import Candidates
+from pipeline.decoders.family import Family
+from pipeline.errors import ModelError
+
+SANE = 0.6
+"""A reading below it is none."""
+_LOOK = 0.05
+"""Scores above it are looked at."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """``score`` in 0..1: 0 where it cannot be, .5 where the picture says nothing, 1 where all is sound."""
+
+    score: float
+    reason: str
+
+
+def judge(
+    family: Family, arrays: Sequence[NDArray[Any]], input_hw: tuple[int, int], params: Mapping[str, Any]
+) -> Verdict:
+    """Decode the trial run's outputs and look at the boxes. Raises nothing."""
+    if family.task == "classify":
+        return Verdict(0.5, "a trial run says nothing of a classifier")
+    try:
+        found = family.decode(arrays, input_hw, _LOOK, params)
+    except ModelError as error:
+        return Verdict(0.0, f"the trial run refutes it: {error}")
+    if not len(found):
+        return Verdict(0.5, f"in the trial run nothing scored above {_LOOK}")
+    return _judge_boxes(found, input_hw)
+
+
+def _judge_boxes(found: Candidates, input_hw: tuple[int, int]) -> Verdict:
+    limits = np.array([input_hw[1], input_hw[0]], np.float32)
+    center = (found.xyxy[:, :2] + found.xyxy[:, 2:]) / 2
+    size = found.xyxy[:, 2:] - found.xyxy[:, :2]
+    weight = found.scores / found.scores.sum()
+    inside = float(weight @ ((center > -0.1 * limits) & (center < 1.1 * limits)).all(axis=1))
+    sized = float(weight @ ((size >= 1.5) & (size <= 1.5 * limits)).all(axis=1))
+    # Boxes that all have one size, or one place, are no answer to a picture.
+    varied = 1.0 if len(found) < 10 or (np.ptp(size, axis=0) > 1).any() else 0.3
+    score = inside * sized * varied
+    text = (
+        f"the trial run gave {len(found)} boxes above {_LOOK}, the best {found.scores.max():.2f}; "
+        f"{inside:.0%} of their weight lies in the picture, {sized:.0%} has a possible size"
+    )
+    return Verdict(round(score, 3), text)

@@ -1,0 +1,221 @@
+"""Models told apart: by what their files declare, and by what they answer."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.decoders import DECODERS, TensorInfo, identify
+from pipeline.errors import ModelError, UnknownLayoutError
+from pipeline.vision.letterbox import InputSpec
+from tests.decoding import image, output
+
+COCO_NAMES = repr({i: f"thing {i}" for i in range(80)})
+
+
+@pytest.mark.parametrize(
+    ("model", "family", "size", "params", "labels"),
+    [
+        ("nanodet_g_416", "nanodet", 416, {"reg_max": 10, "strides": (8, 16, 32)}, 0),
+        ("nanodet_m_320", "nanodet", 320, {"reg_max": 7, "strides": (8, 16, 32)}, 0),
+        ("yolox_nano", "yolox", 416, {"strides": (8, 16, 32), "decoded": False}, 0),
+        ("yolov8n_640_deq", "yolov8", 640, {}, 80),
+        ("yolov8n_int8_msh", "yolov8", 640, {}, 80),
+    ],
+)
+def test_real_models_are_identified(assets, model, family, size, params, labels):
+    found = identify(*declared(assets, model))
+    assert (found.family.name, found.num_classes) == (family, 80)
+    assert (found.input["height"], found.input["width"]) == (size, size)
+    assert params.items() <= found.params.items()
+    assert len(found.labels) == labels and found.labels[:1] == (("person",) if labels else ())
+    assert {"family", "classes", "labels", "size", *asdict(found.family.input)} <= set(found.reasons)
+    assert InputSpec(**found.input).blob_shape == (1, 3, size, size)
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ("yolov5n_fp32", "doesn't declare the sizes of its outputs"),
+        ("yolo26n_deq", "end-to-end"),
+        ("FastestDet", "feature map"),
+        ("efficientnet_lite0_224", "classifier"),
+        ("ultraface_RFB-320", "SSD"),
+        ("yolov8n-seg_320_deq", "segmentation"),
+        ("centernet_mbv3_512_faithful", "no known layout"),
+    ],
+)
+def test_real_models_of_other_kinds_are_refused(assets, model, message):
+    inputs, outputs, metadata = declared(assets, model)
+    with pytest.raises(UnknownLayoutError) as caught:
+        identify(inputs, outputs, metadata)
+    text = str(caught.value)
+    assert message in text
+    assert all(str(tensor) in text for tensor in [*inputs, *outputs])
+    assert all(family in text for family in DECODERS)
+
+
+def declared(assets, model):
+    import onnxruntime
+
+    dtypes = {"tensor(float)": "float32", "tensor(int64)": "int64"}
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(
+        assets / "models" / f"{model}.onnx", options, providers=["CPUExecutionProvider"]
+    )
+    inputs, outputs = (
+        [
+            TensorInfo(t.name, tuple(s if isinstance(s, int) else None for s in t.shape), dtypes[t.type])
+            for t in tensors
+        ]
+        for tensors in (session.get_inputs(), session.get_outputs())
+    )
+    return inputs, outputs, session.get_modelmeta().custom_metadata_map
+
+
+@pytest.mark.parametrize(
+    ("inputs", "outputs", "metadata", "message"),
+    [
+        ([], [output(1, 84, 8400)], {}, "0 inputs"),
+        ([image(), image()], [output(1, 84, 8400)], {}, "2 inputs"),
+        ([image(dtype="int32")], [output(1, 84, 8400)], {}, "input is int32"),
+        (
+            [image(), TensorInfo("what", (1, 2), "int64")],
+            [output(1, 84, 8400)],
+            {},
+            "what int64 [1, 2] is not known",
+        ),
+        ([TensorInfo("x", (1, 1, 640, 640), "float32")], [output(1, 84, 8400)], {}, "1 channels"),
+        ([TensorInfo("x", (3, 640, 640), "float32")], [output(1, 84, 8400)], {}, "rank 3"),
+        ([image()], [output(1, 25200, 85)], {}, "YOLOv5"),
+        ([image((None, None))], [output(1, 25200, 85)], {}, "YOLOv5"),
+        ([image()], [output(1, 300, 6)], {}, "end-to-end"),
+        ([image()], [output(1, 8400, 84)], {}, "axes exchanged"),
+        ([image()], [output(1, 56, 8400)], {"task": "pose"}, "pose"),
+        ([image()], [output(1, 20, 21504)], {"task": "obb"}, "rotated"),
+        ([image()], [output(1, 1000)], {"task": "classify"}, "classifier"),
+        ([image()], [output(1, 56, 8400)], {"task": "depth"}, "another task"),
+        ([image()], [output(1, 300, 6)], {"args": "{'nms': True}"}, "its own NMS"),
+        ([image()], [output(1, 116, 8400), output(1, 32, 160, 160)], {}, "segmentation"),
+        ([image()], [output(1, 56, 8400)], {"names": "{0: 'person'}"}, "no known layout with 1 classes"),
+        ([image()], [output(1, 84, None)], {}, "doesn't declare the sizes"),
+        ([image()], [], {}, "Outputs: none"),
+        ([image()], [output(1, 8400, 100)], {}, "yolox with 95 classes"),
+    ],
+)
+def test_other_models_are_refused_with_the_reason(inputs, outputs, metadata, message):
+    with pytest.raises(UnknownLayoutError) as caught:
+        identify(inputs, outputs, metadata)
+    assert message in str(caught.value)
+
+
+def test_what_is_ambiguous_is_settled_by_a_card():
+    arguments = [image()], [output(1, 8400, 100)], {}
+    with pytest.raises(UnknownLayoutError, match=r"nanodet with 68 classes .* or yolox with 95 classes"):
+        identify(*arguments)
+    assert identify(*arguments, family="yolox").num_classes == 95
+    by_count = identify(*arguments, num_classes=56)
+    assert (by_count.family.name, by_count.params["reg_max"]) == ("nanodet", 10)
+    with pytest.raises(UnknownLayoutError, match="doesn't fit family yolov8"):
+        identify(*arguments, family="yolov8")
+    with pytest.raises(ModelError, match="unknown family 'yolov9'; known: nanodet, yolox, yolov8"):
+        identify(*arguments, family="yolov9")
+
+
+@pytest.mark.parametrize(
+    ("shape", "family", "classes", "params"),
+    [
+        ((1, 84, 8400), "yolov8", 80, {}),
+        ((1, 5, 8400), "yolov8", 1, {}),
+        ((1, 84, 34000), "yolov8", 80, {}),  # strides 4, 8, 16, 32
+        ((1, 8400, 85), "yolox", 80, {"strides": (8, 16, 32)}),
+        ((1, 8400, 8), "yolox", 3, {"strides": (8, 16, 32)}),
+        ((1, 8500, 85), "yolox", 80, {"strides": (8, 16, 32, 64)}),
+        ((1, 8500, 112), "nanodet", 80, {"reg_max": 7, "anchor": 0.0}),
+        ((1, 8500, 124), "nanodet", 80, {"reg_max": 10, "anchor": 0.0}),
+        ((1, 8400, 112), "nanodet", 80, {"reg_max": 7, "anchor": 0.5}),
+    ],
+)
+def test_single_outputs_are_told_apart(shape, family, classes, params):
+    found = identify([image()], [output(*shape)], {})
+    assert (found.family.name, found.num_classes) == (family, classes)
+    assert params.items() <= found.params.items()
+    decoded = found.family.decode([np.zeros(shape, np.float32)], (640, 640), 0.3, found.params)
+    assert len(decoded) == 0
+
+
+def test_a_dynamic_size_comes_from_the_metadata_and_else_from_the_family():
+    dynamic = [image((None, None), batch=None)]
+    metadata = {"imgsz": "[320, 480]", "names": COCO_NAMES}
+    found = identify(dynamic, [output(None, 84, None)], metadata)
+    assert (found.input["height"], found.input["width"]) == (320, 480)
+    assert "imgsz" in found.reasons["size"] and found.labels[79] == "thing 79"
+    found = identify(dynamic, [output(None, 84, 8400)], {"imgsz": "640"})
+    assert (found.input["height"], found.input["width"]) == (640, 640)
+    found = identify(dynamic, [output(None, 3549, 85)], {})
+    assert (found.input["height"], found.input["width"]) == (416, 416)
+    assert "default of the family yolox" in found.reasons["size"]
+
+
+def test_a_uint8_input_takes_the_pixels_themselves_and_channels_may_come_last():
+    last = TensorInfo("x", (1, 480, 640, 3), "uint8")
+    found = identify([last], [output(1, 84, 6300)], {})
+    spec = InputSpec(**found.input)
+    assert (spec.blob_shape, spec.dtype, spec.mean, spec.std) == (
+        (1, 480, 640, 3),
+        np.uint8,
+        (0,) * 3,
+        (1,) * 3,
+    )
+    assert "uint8" in found.reasons["std"]
+
+
+def test_float16_models_are_fed_float16():
+    found = identify([image(dtype="float16")], [output(1, 84, 8400)], {})
+    assert InputSpec(**found.input).dtype == np.float16
+
+
+@pytest.mark.parametrize("names", ["{0: 'a', 2: 'b'}", "not a literal (", "[", "5", "{'a': 0}", "{[]: 1}"])
+def test_names_that_cannot_be_used_are_reported(names):
+    found = identify([image()], [output(1, 84, 8400)], {"names": names})
+    assert found.labels == () and found.reasons["labels"].startswith("none: ")
+
+
+def test_names_may_be_a_list():
+    found = identify([image()], [output(1, 6, 8400)], {"names": "['cat', 'dog']"})
+    assert found.labels == ("cat", "dog") and found.num_classes == 2
+    assert found.reasons["labels"] == "metadata names"
+
+
+sizes = st.one_of(st.none(), st.integers(0, 40), st.sampled_from([3, 80, 84, 85, 640, 8400, 8500, 25200, 6]))
+tensors = st.builds(
+    TensorInfo,
+    st.sampled_from(["images", "cls_pred_stride_8", "dis_pred_stride_8", "cls_pred_stride_0", "x"]),
+    st.lists(sizes, max_size=5).map(tuple),
+    st.sampled_from(["float32", "float16", "uint8", "int64"]),
+)
+metadata = st.dictionaries(
+    st.sampled_from(["names", "imgsz", "task", "end2end", "args", "stride"]),
+    st.one_of(st.text(max_size=20), st.sampled_from([COCO_NAMES, "[640, 640]", "0", "-5", "[0]", "detect"])),
+)
+
+
+@settings(max_examples=300)
+@given(
+    st.lists(st.one_of(tensors, st.just(image()), st.just(image((None, 640)))), min_size=1, max_size=2),
+    st.lists(tensors, max_size=6),
+    metadata,
+)
+def test_any_model_is_identified_or_refused(inputs, outputs, metadata):
+    try:
+        found = identify(inputs, outputs, metadata)
+    except UnknownLayoutError:
+        return
+    InputSpec(**found.input)
+    assert found.num_classes >= 1 and len(found.labels) in (0, found.num_classes)
