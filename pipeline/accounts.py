@@ -231,7 +231,9 @@ class Accounts:
             self.stages[stage].observe(seconds)
 
     def served(self, stage: str, items: list[Any], seconds: float) -> None:
-        """Every frame of a batch is charged the time that it waited for the batch."""
+        """A stage took items together: each has its share, but of a run the whole, which each waited."""
+        if stage != "infer":
+            seconds /= len(items)
         for item in items:
             item.frame.timings[stage] = seconds
         self.stages[stage].observe(seconds, len(items))

@@ -27,10 +27,9 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
-from inspect import GEN_RUNNING, getgeneratorstate
 from types import TracebackType
 from typing import Any, Self
 
@@ -182,8 +181,8 @@ class Pipeline:
         self._late: list[str] = []
         self._resources = ExitStack()
         self._flow: Flow | None = None
-        self._iteration: Generator[Result, None, None] | None = None
-        self._ended = threading.Event()
+        self._iteration: _Iteration | None = None
+        self._left = False
         self._lock = threading.Lock()
 
     def __enter__(self) -> Self:
@@ -207,12 +206,9 @@ class Pipeline:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            if self._iteration is not None and getgeneratorstate(self._iteration) == GEN_RUNNING:
-                # Another thread runs it: it ends there, and then here.
-                self.cancel()
-                self._ended.wait()
-            elif self._iteration is not None:
-                self._iteration.close()
+            self._left = True
+            if self._iteration is not None:
+                self._iteration.end(self.cancel)
         finally:
             try:
                 self._close_sinks()  # nothing is left to close unless the line was never started
@@ -259,13 +255,13 @@ class Pipeline:
         return sum(each.depth for each in self._flow.statistics()) if self._flow is not None else 0
 
     def _iterate(self, limit: int) -> Iterator[Result]:
-        if self.model is None:
-            raise RuntimeError("enter the pipeline first: with Pipeline(…) as line: …")
+        if self.model is None or self._left:
+            raise RuntimeError("iterate inside the block: with Pipeline(…) as line: …")
         if self._iteration is not None:
             raise RuntimeError("a pipeline can be iterated once; make another one")
         flow, results = build(self.config, self.sources, self.model, self.accounts, self._stop)
         emit = Emit(self._sinks, self.accounts.streams)
-        self._iteration = self._run(flow, results, emit, limit)
+        self._iteration = _Iteration(self._run(flow, results, emit, limit))
         return self._iteration
 
     def _run(
@@ -290,10 +286,7 @@ class Pipeline:
                 timer.join()
             if not drained:
                 flow.cancel()
-            try:
-                self._finish(flow)
-            finally:
-                self._ended.set()
+            self._finish(flow)
 
     def _start_stopper(self, flow: Flow) -> None:
         self._stopper = threading.Thread(target=self._release, args=(flow,), name="stopper")
@@ -348,6 +341,40 @@ class Pipeline:
     def _release(self, flow: Flow) -> None:
         """Give the captures time to end; let the line drain without those that don't."""
         self._late = flow.abandon_feeders(STOP_GRACE_SECONDS)
+
+
+class _Iteration(Iterator[Result]):
+    """The results, for one thread at a time; another one may end it."""
+
+    def __init__(self, results: Generator[Result, None, None]) -> None:
+        self._results = results
+        self._lock = threading.Lock()
+        self._inside: int | None = None
+
+    def __next__(self) -> Result:
+        with self._lock:
+            self._inside = threading.get_ident()
+            try:
+                return next(self._results)
+            finally:
+                self._inside = None
+
+    def close(self) -> None:
+        """Give up what has not been taken."""
+        with self._lock:
+            self._results.close()
+
+    def end(self, cancel: Callable[[], None]) -> None:
+        """Close it; call ``cancel`` first where another thread waits inside, which then ends, too."""
+        if self._inside == threading.get_ident():
+            raise RuntimeError("a sink cannot leave the pipeline that it belongs to; stop() ends it")
+        if not self._lock.acquire(blocking=False):
+            cancel()
+            self._lock.acquire()
+        try:
+            self._results.close()
+        finally:
+            self._lock.release()
 
 
 def name_streams(streams: Sequence[StreamConfig]) -> dict[str, tuple[SourceSpec, StreamConfig]]:

@@ -426,9 +426,7 @@ def doctor(
 @models_app.command("list")
 def models_list(as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False) -> None:
     """List the models that are known by name."""
-    from pipeline import model_commands
-
-    with _models():
+    with _models() as model_commands:
         model_commands.show_list(_stdout(), as_json=as_json)
 
 
@@ -438,9 +436,7 @@ def models_info(
     as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
 ) -> None:
     """Say how a model is fed and read, and for each property why."""
-    from pipeline import model_commands
-
-    with _models():
+    with _models() as model_commands:
         model_commands.show_info(model, _stdout(), as_json=as_json)
 
 
@@ -450,17 +446,18 @@ def models_verify(
     provider: Annotated[str, typer.Option("--provider", "-p", help="Where to run it.")] = "auto",
 ) -> None:
     """Check a model's hash, load it, run it on a picture, and say what was found."""
-    from pipeline import model_commands
-
-    with _models():
+    with _models() as model_commands:
         model_commands.verify(model, provider, _stdout())
 
 
 @contextmanager
-def _models() -> Iterator[None]:
+def _models() -> Iterator[Any]:
+    """Errors in one line; yields the module of the commands, which needs what the check looks for."""
     from pipeline import dependencies, logs
 
     logs.set_up("text", quiet=True, debug=False, console=console)
     with _reporting():
         dependencies.check()
-        yield
+        from pipeline import model_commands
+
+        yield model_commands

@@ -35,6 +35,9 @@ class Detector:
         device: int = 0,
         threads: int | None = None,
     ) -> None:
+        for name, value, least in (("device", device, 0), ("threads", threads, 1)):
+            if value is not None and (not isinstance(value, int) or not least <= value <= 256):
+                raise ConfigError(f"{name}: expected a whole number from {least} to 256, got {value!r}")
         self.model = open_model(model, provider, device, threads or usable_cores())
         pool = BlobPool(self.model.spec.dtype)
         self._preprocess = Preprocess(self.model.spec, pool)

@@ -28,6 +28,7 @@ from prometheus_client.core import (
 from pipeline.accounts import Accounts, Histogram
 from pipeline.config import host_and_port
 from pipeline.errors import SinkOpenError
+from pipeline.redact import redact
 
 if TYPE_CHECKING:
     from pipeline.flow import Flow
@@ -115,7 +116,7 @@ class Collector:
             _add_histogram(seconds, [name], histogram)
         yield seconds
         batches = dict(self._pipeline.accounts.batches)
-        sizes = sorted({1, 2, 4, 8, 16, 32, 64, *batches})
+        sizes = [2**power for power in range(11)]  # up to the most that a config may ask for
         cumulative = [
             (str(float(size)), sum(count for taken, count in batches.items() if taken <= size))
             for size in sizes
@@ -158,7 +159,7 @@ def _add_histogram(family: HistogramMetricFamily, labels: list[str], histogram: 
 def health(pipeline: Observed) -> tuple[bool, dict[str, Any]]:
     """Whether the line is alive: nothing in it has failed."""
     flow = pipeline.flow
-    errors = [str(error) for error in flow.errors] if flow is not None else []
+    errors = [redact(str(error)) for error in flow.errors] if flow is not None else []
     return not errors, {"status": "failed" if errors else "alive", "errors": errors}
 
 

@@ -497,6 +497,80 @@ def test_leaving_in_one_thread_ends_a_run_in_another(cheap_model: str) -> None:
     assert_conserved(line)
 
 
+def test_cancelling_elsewhere_never_closes_the_books_too_early(
+    cheap_model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What another thread clears out of the channels is booked before anybody checks."""
+    from pipeline.accounts import Accounts
+
+    booked = Accounts.dropped
+
+    def slowly(self: Accounts, stage: str, item: Any, reason: str) -> None:
+        if threading.current_thread().name == "canceller":
+            time.sleep(0.002)
+        booked(self, stage, item, reason)
+
+    monkeypatch.setattr(Accounts, "dropped", slowly)
+    for _ in range(10):
+        with Pipeline("synthetic:64x48?frames=100000", model=cheap_model, channel_capacity=8) as line:
+            results = iter(line)
+            next(results)
+            canceller = threading.Thread(target=line.cancel, name="canceller")
+            canceller.start()
+            list(results)
+            canceller.join()
+        assert_conserved(line)
+
+
+def test_leaving_while_another_thread_is_between_two_results(cheap_model: str) -> None:
+    def take(line: Pipeline, raised: list[BaseException], begun: threading.Event) -> None:
+        try:
+            for _ in line:
+                begun.set()
+        except BaseException as error:
+            raised.append(error)
+
+    for _ in range(20):
+        raised: list[BaseException] = []
+        begun = threading.Event()
+        with Pipeline("synthetic:64x48?frames=100000", model=cheap_model) as line:
+            taker = threading.Thread(target=take, args=(line, raised, begun))
+            taker.start()
+            assert begun.wait(10)
+        taker.join(10)
+        assert not taker.is_alive()
+        assert raised == []
+        assert_conserved(line)
+
+
+def test_iterating_after_the_block_is_refused(cheap_model: str) -> None:
+    with Pipeline(SOURCE, model=cheap_model) as line:
+        pass
+    with pytest.raises(RuntimeError, match="inside the block"):
+        list(line)
+
+
+def test_a_sink_cannot_leave_the_line_that_it_belongs_to(cheap_model: str) -> None:
+    class Leaver(Sink):
+        def write(self, result: Result, dropped_before: int) -> None:
+            line.__exit__(None, None, None)
+
+    with Pipeline(SOURCE, model=cheap_model, sinks=[Leaver()]) as line:
+        with pytest.raises(ExceptionGroup) as caught:
+            line.run()
+        assert "a sink cannot leave" in str(caught.value.exceptions[0])
+
+
+def test_frames_that_a_stage_takes_together_share_its_time(cheap_model: str) -> None:
+    with Pipeline("synthetic:64x48?frames=2000", model=cheap_model) as line:
+        started = time.monotonic()
+        line.run()
+        took = time.monotonic() - started
+    for stage in ("preprocess", "postprocess"):
+        assert line.accounts.stages[stage].count == 2000
+        assert 0 < line.accounts.stages[stage].sum <= took  # one worker each
+
+
 def test_a_frame_that_gets_lost_is_an_error(cheap_model: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from pipeline.accounts import StreamAccount
 
@@ -573,7 +647,7 @@ def test_the_line_can_be_iterated_once(cheap_model: str) -> None:
         line.__enter__()
     with Pipeline(SOURCE, model=cheap_model) as line, pytest.raises(RuntimeError, match="iterated once"):
         list(zip(line, line, strict=True))
-    with pytest.raises(RuntimeError, match="enter the pipeline first"):
+    with pytest.raises(RuntimeError, match="iterate inside the block"):
         iter(Pipeline(SOURCE, model=cheap_model))
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from pipeline.decoders import DECODERS, TensorInfo, identify
+from pipeline.decoders.family import View
 from pipeline.errors import ModelError
 from tests.decoding import HW, assert_same, cells, image, passing, random
 
@@ -64,6 +65,23 @@ def test_nanodet_takes_the_order_it_is_told_where_shapes_cannot_tell():
     found = DECODERS["nanodet"].decode(outputs, HW, 0.95, identified.params)
     flat_scores, flat_logits = np.concatenate(scores, 1)[0], np.concatenate(logits, 1)[0]
     assert_same(found, list(nanodet_by_loop(flat_scores, flat_logits, 0.95, False, (8, 16, 32), 0.5)))
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_scores_without_their_sigmoid_are_found_out_and_read(fused):
+    sizes = [len(cells(HW, (stride,))) for stride in (8, 16, 32)]
+    scores = [random(size, 1, size, 6) for size in sizes]
+    logits = [random(size + 1, 1, size, 32) * 8 for size in sizes]
+    raw = [np.log(s / (1 - s)) for s in scores]
+    outputs = [*raw, *logits]
+    if fused:
+        outputs = [np.concatenate([np.concatenate(raw, 1), np.concatenate(logits, 1)], axis=2)]
+    declared = tuple(TensorInfo(f"o{i}", o.shape, "float32") for i, o in enumerate(outputs))
+    match = DECODERS["nanodet"].recognise(View(declared, HW, 6, arrays=tuple(outputs)))
+    assert match is not None and match.params["sigmoid"] is True and "logits" in match.reason
+    found = DECODERS["nanodet"].decode(outputs, HW, 0.9, match.params)
+    flat_scores, flat_logits = np.concatenate(scores, 1)[0], np.concatenate(logits, 1)[0]
+    assert_same(found, list(nanodet_by_loop(flat_scores, flat_logits, 0.9, False, (8, 16, 32), 0.5)))
 
 
 def sound_outputs():

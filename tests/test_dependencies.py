@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -64,9 +65,14 @@ CASES = [
 
 
 @pytest.mark.parametrize(("damage", "says"), CASES)
-def test_what_is_wrong_is_said_in_one_line(tmp_path: Path, damage, says: list[str]) -> None:  # type: ignore[no-untyped-def]
+@pytest.mark.parametrize(
+    "command", [["run", "synthetic:64x48?frames=1"], ["models", "list"], ["models", "info", "nanodet-g"]]
+)
+def test_what_is_wrong_is_said_in_one_line(
+    tmp_path: Path, damage: Callable[[Path], None], says: list[str], command: list[str]
+) -> None:
     damage(tmp_path)
-    done = framerail(tmp_path, "run", "synthetic:64x48?frames=1")
+    done = framerail(tmp_path, *command)
     assert done.returncode == 3, done.stderr
     (line,) = done.stderr.splitlines()
     for text in says:

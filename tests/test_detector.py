@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -100,6 +101,12 @@ def test_thresholds_classes_and_limit(detector: Detector) -> None:
     assert len(detector.detect(image, conf=0.05, max_detections=1)) == 1
     with pytest.raises(ConfigError, match="no class 'unicorn'"):
         detector.detect(image, classes=["unicorn"])
+
+
+@pytest.mark.parametrize("options", [{"device": -1}, {"device": "x"}, {"threads": 0}, {"threads": 10**6}])
+def test_devices_and_threads_that_cannot_be_meant(options: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=f"{next(iter(options))}: expected a whole number"):
+        Detector(**options)
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 3), (1, 300, 3), (300, 1, 3), (7, 5, 3)])

@@ -35,6 +35,13 @@ def test_an_explicit_provider_that_is_not_here_is_an_error_with_a_remedy(cheap_m
     assert providers.PROVIDERS[name].remedy in str(raised.value)
 
 
+def test_a_device_that_the_provider_does_not_have_is_not_reported(
+    cheap_model: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert Session(Path(cheap_model), "cpu", device=7).device == 0
+    assert "device 7 is ignored" in caplog.text
+
+
 def test_an_unknown_provider_name_is_bad_usage(cheap_model: str) -> None:
     with pytest.raises(ConfigError, match="unknown provider 'cuda12'"):
         Session(Path(cheap_model), "cuda12")

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.decoders.activation import SIGMOID, logit, looks_like_logits, sigmoid
 from pipeline.decoders.candidates import (
     Candidates,
     cell_count,
@@ -59,23 +61,23 @@ def decode(
     (``nanodet/model/head/gfl_head.py``). NanoDet anchors in the middle of a cell, NanoDet-Plus at
     its corner (``nanodet_plus_head.py``).
 
-    ``params``: ``reg_max``; ``strides``; ``anchor`` (0.5: middle, 0: corner); ``multi_label``; and
-    ``order``, which ``recognise`` finds from the names of the outputs. What is missing is told from
-    the shapes. Raises ModelError for other shapes.
+    ``params``: ``reg_max``; ``strides``; ``anchor`` (0.5: middle, 0: corner); ``sigmoid`` (true: the
+    scores are logits); ``multi_label``; and ``order``, which ``recognise`` finds from the names of the
+    outputs. What is missing is told from the shapes. Raises ModelError for other shapes.
     """
     read = _fused if len(outputs) == 1 else _split
     strides, anchor, pairs = read(outputs, input_hw, params)
     points, sizes = grid(input_hw, strides, anchor)
+    raw = bool(params.get("sigmoid"))
+    threshold = logit(conf_threshold) if raw else conf_threshold
     cells, classes, scores, logits = [], [], [], []
     first_cell = 0
     for level_scores, level_logits in pairs:
-        cell, class_id, score = select(
-            level_scores, conf_threshold, bool(params.get("multi_label")), box_axis=0
-        )
+        cell, class_id, score = select(level_scores, threshold, bool(params.get("multi_label")), box_axis=0)
         if len(cell):
             cells.append(cell + first_cell)
             classes.append(class_id)
-            scores.append(score)
+            scores.append(sigmoid(score) if raw else score)
             logits.append(level_logits[cell])
         first_cell += len(level_scores)
     if not cells:
@@ -169,7 +171,8 @@ def recognise(view: View) -> Match | None:
         return None
     shapes = tuple((output.shape[1] or 0, output.shape[2] or 0) for output in outputs)
     if len(outputs) == 1:
-        return _recognise_fused(outputs[0], shapes[0], input_hw, num_classes)
+        fused = _recognise_fused(outputs[0], shapes[0], input_hw, num_classes)
+        return None if fused is None else _with_activation(fused, view, [0], fused.num_classes)
     found = _by_name([output.name for output in outputs]) or _by_shape(shapes, input_hw, None)
     if found is None:
         return None
@@ -187,7 +190,31 @@ def recognise(view: View) -> Match | None:
         f"{len(outputs)} outputs = scores [{classes}] and distances [4 × {reg_max + 1}] "
         f"for {cells_text(input_hw, strides)}"
     )
-    return Match(classes, {"strides": strides, "order": order, "reg_max": reg_max}, reason, certain=True)
+    scored = [scores for scores, _ in order]
+    match = Match(
+        classes,
+        {"strides": strides, "order": order, "reg_max": reg_max},
+        reason,
+        certain=True,
+        holds=tuple(
+            f"scores of {classes} classes"
+            if any(index == pair[0] for pair in order)
+            else "distances to the sides"
+            for index in range(len(outputs))
+        ),
+    )
+    return _with_activation(match, view, [scores for scores, _ in order], classes)
+
+
+def _with_activation(match: Match, view: View, score_outputs: Sequence[int], classes: int) -> Match:
+    """Say whether the scores are logits, where a trial run has shown them."""
+    if not any(looks_like_logits(view.arrays[index][..., :classes]) for index in score_outputs if view.tried):
+        return match
+    return replace(
+        match,
+        params={**match.params, "sigmoid": True},
+        reason=f"{match.reason}; the scores are logits: the trial run gave some outside 0..1",
+    )
 
 
 def _by_name(names: Sequence[str]) -> tuple[tuple[int, ...], Order] | None:
@@ -238,6 +265,7 @@ FAMILY = Family(
         "reg_max": Param(whole, "a distance is a distribution over 0..reg_max cells"),
         "strides": Param(whole_numbers, "pixels of a grid cell at each level, such as [8, 16, 32]"),
         "anchor": Param(fraction, "0.5: distances count from the middle of a cell; 0: from its corner"),
+        "sigmoid": SIGMOID,
         "multi_label": MULTI_LABEL,
     },
 )

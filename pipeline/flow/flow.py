@@ -70,6 +70,7 @@ class Flow:
         self._feeders: list[tuple[threading.Thread, Channel[Any]]] = []
         self._workers: list[threading.Thread] = []
         self._lock = threading.Lock()
+        self._clearing = threading.Lock()
         self._cancelled = False
 
     # Building ---------------------------------------------------------------------------------
@@ -199,12 +200,13 @@ class Flow:
         """Give up everything that is under way. May be called from any thread, more than once."""
         with self._lock:
             self._cancelled = True
-        for _, turnstile in self._turnstiles:
-            turnstile.cancel()
-        for merge in self._merges:
-            merge.cancel()
-        for channel in self._channels:
-            channel.cancel()
+        with self._clearing:  # see join_workers
+            for _, turnstile in self._turnstiles:
+                turnstile.cancel()
+            for merge in self._merges:
+                merge.cancel()
+            for channel in self._channels:
+                channel.cancel()
 
     @property
     def cancelled(self) -> bool:
@@ -239,6 +241,8 @@ class Flow:
         for thread in self._workers:
             if thread.ident is not None:
                 thread.join()
+        with self._clearing:  # whoever cancels may still be reporting what was cleared
+            pass
         for stage, turnstile in self._turnstiles:
             self.drop(stage, turnstile.leftovers())
 

@@ -53,6 +53,11 @@ class Provider:
     plugin: str | None = None
     """A Python package that carries it as a plugin library with ``get_library_path()``."""
 
+    @property
+    def has_devices(self) -> bool:
+        """Whether a device index means anything to it."""
+        return self.options is not _no_options or self.plugin is not None
+
 
 PROVIDERS: dict[str, Provider] = {
     provider.name: provider

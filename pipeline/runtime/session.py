@@ -78,6 +78,11 @@ class Session:
         self.device = device
         self._session, self.nodes, self.provider = _open(path, provider, device, threads)
         self.active = PROVIDERS[self.provider].ort_name
+        if device and not PROVIDERS[self.provider].has_devices:
+            log.warning(
+                "provider %s has no devices to choose from: device %d is ignored", self.provider, device
+            )
+            self.device = 0
         self.inputs = [_info(tensor) for tensor in self._session.get_inputs()]
         self.outputs = [_info(tensor) for tensor in self._session.get_outputs()]
         meta = self._session.get_modelmeta()
