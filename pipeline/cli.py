@@ -440,6 +440,18 @@ def models_info(
         model_commands.show_info(model, _stdout(), as_json=as_json)
 
 
+@models_app.command("identify")
+def models_identify(
+    model: Annotated[str, typer.Argument(metavar="NAME|FILE.onnx")],
+    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+) -> None:
+    """Find out what a model is: its family and task, how it is fed, what each output holds, and why."""
+    with _models():
+        from pipeline.identify_command import identify
+
+        identify(model, _stdout(), console, as_json=as_json)
+
+
 @models_app.command("verify")
 def models_verify(
     model: Annotated[str, typer.Argument(metavar="NAME|FILE.onnx")],

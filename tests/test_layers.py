@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "pipeline"
 
 FLOORS = {
-    "__main__": 6, "cli": 5, "console": 4, "doctor": 4, "model_commands": 4,
+    "__main__": 6, "cli": 5, "console": 4, "doctor": 4, "model_commands": 4, "identify_command": 4,
     "app": 4, "detector": 4, "summary": 4, "shutdown": 4,
     "stages": 3,
     "sources": 2, "runtime": 2, "sinks": 2, "accounts": 2, "metrics": 2,

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.vision.letterbox import Blobber, InputSpec, Letterbox
+from pipeline.vision.blobber import Blobber
+from pipeline.vision.letterbox import InputSpec, Letterbox
 
 YOLO = InputSpec(96, 128)
 NANODET = InputSpec(96, 96, "BGR", (103.53, 116.28, 123.675), (57.375, 57.12, 58.395), align="center", pad=0)
@@ -69,6 +70,27 @@ def test_blob_is_the_straightforward_one(name, size):
     assert letterbox == Letterbox.of(*size, spec)
     expected = straightforward(image, spec)
     np.testing.assert_allclose(out, expected, rtol=0, atol=1e-3 if name == "half" else 2e-5)
+
+
+@pytest.mark.parametrize("size", [(480, 640), (640, 480), (224, 224), (100, 1000), (30, 40), (1, 3)])
+@pytest.mark.parametrize("crop", [0.875, 1.0])
+def test_the_middle_of_the_picture_fills_the_input(size, crop):
+    """As torchvision's Resize(size / crop) and CenterCrop(size), but for a pixel of rounding."""
+    height, width = size
+    y, x = np.mgrid[0:height, 0:width].astype(np.float32)
+    image = np.stack([255 * x / width, 255 * y / height, 0 * x], axis=-1).astype(np.uint8)
+    spec = InputSpec(64, 64, "BGR", (0, 0, 0), (1, 1, 1), resize="crop", crop=crop, interpolation="area")
+    blob, box = Blobber(spec)(image)
+    shorter = min(size)
+    for channel, side in ((0, width), (1, height)):
+        seen = shorter * crop / side  # the share of this side that is seen
+        edges = 255 * np.array([0.5 - seen / 2, 0.5 + seen / 2])
+        plane = blob[0, channel].mean(axis=channel)  # columns of x, rows of y
+        slack = 255 * (2 / side + seen / 64) + 1
+        assert abs(plane[0] - edges[0]) < slack and abs(plane[-1] - edges[1]) < slack
+    centre = np.array([[width / 2 - 1, height / 2 - 1, width / 2 + 1, height / 2 + 1]], np.float32)
+    there = box.letterbox(centre)
+    np.testing.assert_allclose((there[:, :2] + there[:, 2:]) / 2, 32, atol=1.5 * 64 / shorter + 0.5)
 
 
 @given(
@@ -180,7 +202,7 @@ def test_other_blobs_are_refused(out):
     [
         ({"height": 0}, "at least 1x1"),
         ({"color": "GBR"}, "color"),
-        ({"resize": "crop"}, "resize"),
+        ({"resize": "pad"}, "resize"),
         ({"align": "left"}, "align"),
         ({"mean": (1, 2)}, "mean"),
         ({"std": (1, 0, 1)}, "std"),

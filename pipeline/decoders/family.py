@@ -46,9 +46,10 @@ class InputDefaults:
     color: Literal["RGB", "BGR"]
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
-    resize: Literal["letterbox", "stretch"]
+    resize: Literal["letterbox", "stretch", "crop"]
     align: Literal["center", "top-left"]
     pad: int
+    interpolation: Literal["linear", "area"] = "linear"
 
 
 def flag(value: Any) -> bool:

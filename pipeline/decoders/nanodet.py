@@ -196,14 +196,9 @@ def recognise(view: View) -> Match | None:
         {"strides": strides, "order": order, "reg_max": reg_max},
         reason,
         certain=True,
-        holds=tuple(
-            f"scores of {classes} classes"
-            if any(index == pair[0] for pair in order)
-            else "distances to the sides"
-            for index in range(len(outputs))
-        ),
+        holds=tuple("class scores" if index in scored else "distances" for index in range(len(outputs))),
     )
-    return _with_activation(match, view, [scores for scores, _ in order], classes)
+    return _with_activation(match, view, scored, classes)
 
 
 def _with_activation(match: Match, view: View, score_outputs: Sequence[int], classes: int) -> Match:

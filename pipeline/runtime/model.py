@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.decoders import Candidates, Family, Identification, identify
@@ -16,6 +15,7 @@ from pipeline.errors import ModelError
 from pipeline.runtime.card import ModelCard, read_labels
 from pipeline.runtime.catalog import Located, locate, models_dir
 from pipeline.runtime.session import Session
+from pipeline.runtime.soundness import complaints
 from pipeline.runtime.trial import Trial
 from pipeline.vision.letterbox import InputSpec
 
@@ -40,6 +40,8 @@ class Model:
     params: dict[str, Any]
     reasons: dict[str, str]
     license: str = ""
+    found: Identification | None = None
+    """What identification saw: what each output holds, the trial run's evidence, the runner-up."""
 
     def decode(
         self, outputs: Sequence[NDArray[Any]], conf_threshold: float, input_hw: tuple[int, int] | None = None
@@ -75,17 +77,12 @@ def open_model(model: str, provider: str = "auto", device: int = 0, threads: int
 def warm_up(session: Session, spec: InputSpec) -> None:
     """Run twice, so that the first frame doesn't pay for allocations. Raises ModelError.
 
-    Warns of a model that answers with NaN or infinity: its detections would silently be none.
+    Warns of a model whose detections would silently be none, or nonsense.
     """
     trial = Trial(session)
     trial.run(spec)
-    for tensor, output in zip(session.outputs, trial.run(spec), strict=True):
-        if np.issubdtype(output.dtype, np.floating) and not np.isfinite(output).all():
-            log.warning(
-                "model %s looks broken: output %s is not finite for a photograph",
-                session.path.name,
-                tensor.name,
-            )
+    for complaint in complaints(session.outputs, trial.run(spec)):
+        log.warning("model %s looks broken: %s", session.path.name, complaint)
 
 
 def describe(located: Located, session: Session) -> Model:
@@ -134,6 +131,7 @@ def describe(located: Located, session: Session) -> Model:
         params=params,
         reasons=reasons,
         license=(card.license if card is not None else "") or session.metadata.get("license", ""),
+        found=found,
     )
 
 

@@ -15,7 +15,8 @@ from pipeline.errors import ModelError
 from pipeline.frame import Image
 from pipeline.runtime.session import Session
 from pipeline.sample import PHOTO
-from pipeline.vision.letterbox import Blobber, InputSpec
+from pipeline.vision.blobber import Blobber
+from pipeline.vision.letterbox import InputSpec
 
 
 @lru_cache(maxsize=1)
@@ -47,11 +48,11 @@ class Trial:
             self._seen[spec] = self.run(spec)
         return self._seen[spec]
 
-    def run(self, spec: InputSpec) -> Sequence[NDArray[Any]]:
-        """Run on the photograph in the input's full size. Raises ModelError."""
+    def run(self, spec: InputSpec, picture: Image | None = None) -> Sequence[NDArray[Any]]:
+        """Run on ``picture`` (None: the photograph) in the input's full size. Raises ModelError."""
         self._session.feed_size((spec.height, spec.width))
         try:
-            blob, _ = Blobber(replace(spec, stride=None))(photograph())
+            blob, _ = Blobber(replace(spec, stride=None))(photograph() if picture is None else picture)
             return self._session.run(blob)
         except Exception as error:
             raise ModelError(

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.frame import Frame, Prepared
-from pipeline.vision.letterbox import Blobber, InputSpec
+from pipeline.vision.blobber import Blobber
+from pipeline.vision.letterbox import InputSpec
 
 
 class BlobPool:

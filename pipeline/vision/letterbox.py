@@ -1,8 +1,7 @@
 """Picture to blob, and boxes back: the geometry is a value with an inverse.
 
 ``InputSpec`` is the input contract of a model. ``Letterbox`` is where a picture of a given size
-lands in that input; ``letterbox`` and ``unletterbox`` map boxes there and back. ``Blobber`` writes
-a picture into a blob.
+lands in that input; ``letterbox`` and ``unletterbox`` map boxes there and back.
 """
 
 from __future__ import annotations
@@ -12,26 +11,20 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Literal
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.frame import Image
 from pipeline.vision.boxes import Boxes, clip
 
 _CHOICES = {
     "color": ("RGB", "BGR"),
-    "resize": ("letterbox", "stretch"),
+    "resize": ("letterbox", "stretch", "crop"),
+    "interpolation": ("linear", "area"),
     "align": ("center", "top-left"),
     "layout": ("NCHW", "NHWC"),
 }
 _FLOAT32, _FLOAT16, _UINT8 = np.dtype(np.float32), np.dtype(np.float16), np.dtype(np.uint8)
-# OpenCV's tables have entries of any 8, 16 and 32 bits, but it knows no float16: as integers.
-_AS_INTEGER: dict[np.dtype[Any], np.dtype[Any]] = {
-    _FLOAT32: np.dtype(np.int32),
-    _FLOAT16: np.dtype(np.int16),
-    _UINT8: _UINT8,
-}
+_DTYPES = (_FLOAT32, _FLOAT16, _UINT8)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +34,10 @@ class InputSpec:
     A value of the blob is (pixel - ``mean``) / ``std`` with the pixel in 0..255; ``mean`` and
     ``std`` are in the model's own order of channels, ``color``. ``resize``: "letterbox" keeps the
     aspect ratio and fills the rest with the grey level ``pad`` (0..255, before normalisation),
-    "stretch" does neither. ``align``: where a letterboxed picture stands. ``dtype``: float32,
+    "stretch" does neither, "crop" fills the input with the middle of the
+    picture, as much of it as ``crop`` (a share of the shorter side) says. ``interpolation``: "linear",
+    or "area" where the picture is made smaller, which is what pictures resized by Pillow look like.
+    ``align``: where a letterboxed picture stands. ``dtype``: float32,
     float16 or uint8. ``layout``: "NCHW" or "NHWC". ``stride``: for a model that takes any size; its
     input is then as small as the letterboxed picture needs, each side a multiple of it and at most
     ``height`` and ``width`` (see ``for_picture``). Raises ValueError for anything else (which a
@@ -53,12 +49,14 @@ class InputSpec:
     color: Literal["RGB", "BGR"] = "RGB"
     mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
     std: tuple[float, float, float] = (255.0, 255.0, 255.0)
-    resize: Literal["letterbox", "stretch"] = "letterbox"
+    resize: Literal["letterbox", "stretch", "crop"] = "letterbox"
     align: Literal["center", "top-left"] = "center"
     pad: int = 114
     dtype: np.dtype[Any] = _FLOAT32
     layout: Literal["NCHW", "NHWC"] = "NCHW"
     stride: int | None = None
+    interpolation: Literal["linear", "area"] = "linear"
+    crop: float = 0.875
 
     def __post_init__(self) -> None:
         if self.height < 1 or self.width < 1:
@@ -76,10 +74,12 @@ class InputSpec:
         if not 0 <= self.pad <= 255:
             raise ValueError(f"pad: expected a grey level in 0..255; got {self.pad!r}")
         object.__setattr__(self, "dtype", np.dtype(self.dtype))
-        if self.dtype not in _AS_INTEGER:
+        if self.dtype not in _DTYPES:
             raise ValueError(f"dtype: expected float32, float16 or uint8; got {self.dtype}")
         if self.dtype == _UINT8 and (self.mean, self.std) != ((0.0,) * 3, (1.0,) * 3):
             raise ValueError("mean and std: a uint8 input takes the pixels themselves; expected 0 and 1")
+        if not 0 < self.crop <= 1:
+            raise ValueError(f"crop: expected a share of the picture, over 0 and up to 1; got {self.crop!r}")
         if self.stride is not None and self.stride < 1:
             raise ValueError(f"stride: expected a whole number from 1; got {self.stride!r}")
 
@@ -177,101 +177,11 @@ def _letterbox_of(source_height: int, source_width: int, spec: InputSpec) -> Let
         ratio = min(spec.height / source_height, spec.width / source_width)
         height = max(1, round(source_height * ratio))
         width = max(1, round(source_width * ratio))
+    elif spec.resize == "crop":
+        ratio = max(spec.height / source_height, spec.width / source_width) / spec.crop
+        height, width = round(source_height * ratio), round(source_width * ratio)
     top = left = 0
-    if spec.align == "center":
+    if spec.align == "center" or spec.resize == "crop":
         # An odd rest leaves the extra row or column at the bottom or right.
         top, left = (spec.height - height) // 2, (spec.width - width) // 2
     return Letterbox(source_height, source_width, spec.height, spec.width, height, width, top, left)
-
-
-class Blobber:
-    """Makes blobs for one ``InputSpec``. Keeps scratch memory: one for each thread that uses it.
-
-    The resized picture is split into planes of a canvas whose pads stay from call to call; each
-    plane goes through a table of the 256 values it can take, straight into the blob. 1920×1080 to
-    float32 on one thread, resize included, into 416×416 and 640×640 (µs; medians of 200 runs that
-    took turns with each other, so that each found the caches cold, as in the line; OpenCV 5):
-
-    ==================================================================  =====  =====
-    this                                                                  455    605
-    cv2.resize, cv2.copyMakeBorder, cv2.dnn.blobFromImage (a new array)  1674   3060
-    ==================================================================  =====  =====
-
-    In an earlier form that filled the pads of the blob at each call, cv2.LUT, cv2.addWeighted and
-    numpy.multiply were equal within 10 %; cv2.dnn.blobFromImageWithParams was as fast at 416 and
-    three times slower at 640. OpenCV's second thread speeds up the resize alone.
-    """
-
-    def __init__(self, spec: InputSpec) -> None:
-        self.spec = spec
-        self._pixels = np.empty(3 * spec.height * spec.width, np.uint8)
-        # The letterboxed picture, laid out as the blob is; its pads stay from call to call.
-        self._canvas = np.empty(spec.blob_shape[1:], np.uint8)
-        self._inside = self._canvas
-        self._box: Letterbox | None = None
-        self._integer = _AS_INTEGER[spec.dtype]
-        tables = [
-            ((np.arange(256) - mean) / std).astype(spec.dtype).view(self._integer)
-            for mean, std in zip(spec.mean, spec.std, strict=True)
-        ]
-        # What goes through a table together: all values where the channels share one, else each
-        # plane (rows of the blob), or all pixels with a table of three columns.
-        whole = slice(None)
-        self._flat: tuple[int, ...] = (spec.blob_shape[1] * spec.blob_shape[2], spec.blob_shape[3])
-        if len(set(zip(spec.mean, spec.std, strict=True))) == 1:
-            self._lookups = [(whole, tables[0])]
-        elif spec.layout == "NCHW":
-            self._lookups = [
-                (slice(plane * spec.height, (plane + 1) * spec.height), tables[plane]) for plane in range(3)
-            ]
-        else:
-            self._flat = spec.blob_shape[1:]
-            self._lookups = [(whole, np.stack(tables, axis=-1)[None])]
-
-    def __call__(self, image: Image, out: NDArray[Any] | None = None) -> tuple[NDArray[Any], Letterbox]:
-        """Write ``image`` (uint8 [h, w, 3], BGR) into ``out``, or into a new array where it is None.
-
-        ``out`` is C-contiguous, of the spec's ``blob_shape`` and dtype; every value of it is
-        written. Returns the blob (``out`` itself) and where the picture lies in it. Raises
-        ValueError for another image or ``out``.
-        """
-        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-            raise ValueError(f"expected a BGR image, uint8 [h, w, 3]; got {image.dtype} {image.shape}")
-        spec = self.spec
-        if out is None:
-            out = np.empty(spec.blob_shape, spec.dtype)
-        elif out.shape != spec.blob_shape or out.dtype != spec.dtype or not out.flags.c_contiguous:
-            order = "contiguous" if out.flags.c_contiguous else "strided"
-            raise ValueError(
-                f"expected a contiguous blob, {spec.dtype} {spec.blob_shape}; "
-                f"got {order} {out.dtype} {out.shape}"
-            )
-        box = Letterbox.of(image.shape[0], image.shape[1], spec)
-        if box != self._box:
-            self._lay_out(box)
-        if (box.height, box.width) != image.shape[:2]:
-            pixels = self._pixels[: 3 * box.height * box.width].reshape(box.height, box.width, 3)
-            image = cv2.resize(image, (box.width, box.height), dst=pixels)
-        if spec.layout == "NHWC":
-            np.copyto(self._inside, image)
-        else:
-            cv2.split(image, list(self._inside))
-        canvas = self._canvas.reshape(self._flat)
-        blob = out.reshape(self._flat).view(self._integer)
-        for rows, table in self._lookups:
-            cv2.LUT(canvas[rows], table, dst=blob[rows])
-        return out, box
-
-    def _lay_out(self, box: Letterbox) -> None:
-        """Fill the pads, and find where the channels of a BGR picture go."""
-        self._canvas.fill(self.spec.pad)
-        rows, columns = slice(box.top, box.top + box.height), slice(box.left, box.left + box.width)
-        if self.spec.layout == "NHWC":
-            self._inside = self._canvas[rows, columns]
-            if self.spec.color == "RGB":
-                self._inside = self._inside[:, :, ::-1]
-        else:
-            self._inside = self._canvas[:, rows, columns]
-            if self.spec.color == "RGB":
-                self._inside = self._inside[::-1]
-        self._box = box

@@ -1,0 +1,168 @@
+"""``framerail models identify``: what a model is, how it is fed, what it answers, and why that is believed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from pipeline.decoders import DECODERS
+from pipeline.decoders.contract import image_input
+from pipeline.errors import UnknownLayoutError
+from pipeline.runtime.catalog import Located, locate
+from pipeline.runtime.model import Model, describe
+from pipeline.runtime.session import Session
+from pipeline.runtime.soundness import complaints
+from pipeline.runtime.trial import Trial, photograph
+
+_FAINT = 0.02
+"""The best score for a picture with a person and a cat in it; a detector that stays below sees nothing."""
+
+
+def identify(name: str, out: Console, err: Console, *, as_json: bool) -> None:
+    """Print what was found out about a model. Raises ModelError.
+
+    For a model that is not recognised, what to write into a card goes to ``err`` before
+    UnknownLayoutError is raised.
+    """
+    located = locate(name)
+    session = Session(located.path, "cpu")
+    try:
+        model = describe(located, session)
+    except UnknownLayoutError:
+        err.print(card_skeleton(located, session), highlight=False, soft_wrap=True)
+        raise
+    data = as_data(model, located)
+    if as_json:
+        print(json.dumps(data, indent=2, ensure_ascii=False))
+    else:
+        _show(data, out)
+
+
+def as_data(model: Model, located: Located) -> dict[str, Any]:
+    """What was found, each property with its reason."""
+    spec, found, reasons = model.spec, model.found, model.reasons
+    assert found is not None
+    contract: dict[str, Any] = {
+        "height": spec.height,
+        "width": spec.width,
+        "layout": spec.layout,
+        "dtype": str(spec.dtype),
+        "color": spec.color,
+        "mean": list(spec.mean),
+        "std": list(spec.std),
+        "resize": spec.resize,
+        "align": spec.align,
+        "pad": spec.pad,
+        "stride": spec.stride,
+        "batch": model.max_batch or "any",
+    }
+    holds = found.holds or ("",) * len(model.session.outputs)
+    return {
+        "name": model.name,
+        "file": str(located.path),
+        "sha256": model.sha256,
+        "family": model.family.name,
+        "task": model.family.task,
+        "classes": len(model.labels),
+        "labels": list(model.labels),
+        "input": contract,
+        "inputs": [str(tensor) for tensor in model.session.inputs],
+        "outputs": [
+            {"tensor": str(tensor), "holds": held}
+            for tensor, held in zip(model.session.outputs, holds, strict=True)
+        ],
+        "params": {key: _plain(value) for key, value in model.params.items()},
+        "thresholds": {"conf": model.conf_threshold, "iou": model.iou_threshold, "nms": model.family.nms},
+        "reasons": {
+            **reasons,
+            "size": reasons["size"],
+            "batch": f"the model's input, {image_input(model.session.inputs)}",
+        },
+        "evidence": found.evidence,
+        "runner_up": found.runner_up,
+        "warnings": list(warnings(model)),
+    }
+
+
+def warnings(model: Model) -> Iterator[str]:
+    """Yield what makes a model look broken. Runs it twice."""
+    trial = Trial(model.session)
+    outputs = trial.run(model.spec)
+    yield from complaints(model.session.outputs, outputs)
+    other = trial.run(model.spec, np.ascontiguousarray(255 - photograph()[::-1]))
+    if all(np.array_equal(a, b, equal_nan=a.dtype.kind == "f") for a, b in zip(outputs, other, strict=True)):
+        yield "it gives the same answer to two different pictures"
+    scores = model.decode(outputs, 0.0).scores
+    best = float(scores.max(initial=0.0))
+    if len(scores) > 1 and np.ptp(scores) == 0:
+        yield f"all its scores are the same ({best:.3g})"
+    elif best < _FAINT:
+        yield (
+            f"it sees nothing in a picture with a person and a cat (best score {best:.2g}): it is broken, made "
+            "for something else, or fed in a wrong way"
+        )
+
+
+def card_skeleton(located: Located, session: Session) -> str:
+    """The card that a user would have to complete, TOML with comments."""
+    image = image_input(session.inputs)
+    known = ", ".join(DECODERS)
+    lines = [
+        f"# {Path(located.path.name).with_suffix('.toml')}, beside the model: complete it, then identify again",
+        f'name = "{located.path.stem}"',
+        f'file = "{located.path.name}"',
+        f'family = ""      # one of: {known}',
+        "labels = []      # the class names in the order of the outputs",
+        "",
+        "[input]",
+        '# color = "RGB"  # or BGR; mean, std, resize, align, pad: see docs/models.md',
+    ]
+    if image is not None and None in image.shape[1:]:
+        lines.append("# size = [640, 640]  # height, width: the file leaves them open")
+    return "\n".join(lines)
+
+
+def _plain(value: Any) -> Any:
+    return list(map(_plain, value)) if isinstance(value, list | tuple) else value
+
+
+def _show(data: dict[str, Any], out: Console) -> None:
+    table = Table(title=f"{data['name']}  ({data['file']})", title_justify="left")
+    for heading in ("property", "value", "why"):
+        table.add_column(heading, overflow="fold")
+    reasons = data["reasons"]
+    table.add_row("family", f"{data['family']} ({data['task']})", reasons["family"])
+    if data["evidence"]:
+        table.add_row("", "", data["evidence"])
+    table.add_row(
+        "runner-up",
+        "none" if data["runner_up"] is None else "",
+        data["runner_up"] or "no other family reads it",
+    )
+    labels = data["labels"]
+    shown = ", ".join(labels[:5]) + (f", … ({len(labels)})" if len(labels) > 5 else "")
+    table.add_row("labels", shown, reasons["labels"])
+    contract = data["input"]
+    table.add_row("input", f"{contract['width']}x{contract['height']}", reasons["size"])
+    for key in ("stride", "batch", "layout", "dtype", "color", "mean", "std", "resize", "align", "pad"):
+        table.add_row(f"  {key}", str(contract[key]), reasons.get(key, ""))
+    for tensor in data["inputs"]:
+        table.add_row("takes", tensor, "the file")
+    for output in data["outputs"]:
+        table.add_row("gives", output["tensor"], output["holds"])
+    for key, value in data["params"].items():
+        table.add_row(f"params.{key}", str(value), reasons.get(key, "the layout, or the trial run"))
+    limits = data["thresholds"]
+    nms = f", iou {limits['iou']}" if limits["nms"] else ", no NMS needed"
+    table.add_row("thresholds", f"conf {limits['conf']}{nms}", reasons["thresholds"])
+    out.print(table)
+    for warning in data["warnings"]:
+        out.print(
+            f"WARNING: this model looks broken: {warning}", style="bold", highlight=False, soft_wrap=True
+        )
