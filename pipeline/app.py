@@ -33,34 +33,40 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
-import numpy as np
-
 from pipeline.accounts import Accounts
 from pipeline.config import Config, StreamConfig, make_config
+from pipeline.decide import (
+    LEAST_CAPACITY,
+    MOST_CAPACITY,
+    Depths,
+    batch_limit,
+    class_ids,
+    may_be_live,
+    name_streams,
+    run_concurrency,
+    thresholds,
+)
 from pipeline.errors import ConfigError
 from pipeline.flow import Channel, Flow
 from pipeline.frame import Result
 from pipeline.metrics import MetricsServer
 from pipeline.runtime.model import Model, open_model
-from pipeline.runtime.session import concurrency, usable_cores
 from pipeline.sinks import Sink, files_of, open_sinks
-from pipeline.sources import SourceSpec, local_files, parse_source
+from pipeline.sources import SourceSpec, local_files
 from pipeline.stages.capture import Capture
+from pipeline.stages.classify import Classify
 from pipeline.stages.emit import Emit
 from pipeline.stages.infer import Infer
-from pipeline.stages.postprocess import Postprocess, Thresholds, class_ids_of
+from pipeline.stages.postprocess import Postprocess
 from pipeline.stages.preprocess import BlobPool, Preprocess
-from pipeline.vision.letterbox import InputSpec
 
 log = logging.getLogger(__name__)
 
 STAGES = ("capture", "preprocess", "infer", "postprocess", "emit")
+SECOND = "classify"
+"""The stage between postprocess and emit, where a second model is asked for."""
 STOP_GRACE_SECONDS = 2.0
 """How long a source that was asked to stop may sit in a native call before the line ends without it."""
-
-
-LEAST_CAPACITY, MOST_CAPACITY = 2, 32
-CHANNEL_BYTES = 8_000_000
 
 
 def build(
@@ -69,11 +75,12 @@ def build(
     model: Model,
     accounts: Accounts,
     stop: threading.Event,
+    second: Model | None = None,
 ) -> tuple[Flow, Channel[Any]]:
     """The whole line, and the channel that its results come out of."""
     flow = Flow(accounts)
     channel = partial(flow.channel, capacity=config.channel_capacity or LEAST_CAPACITY)
-    depths = _Depths(flow, config.channel_capacity, len(sources), model.spec)
+    depths = Depths(flow, config.channel_capacity, len(sources), model.spec)
     # Where no frame can be too old, the cheap stages take all that is ready in one go.
     together = 1 if any(may_be_live(*source) for source in sources.values()) else MOST_CAPACITY
 
@@ -96,40 +103,12 @@ def build(
     flow.stage("infer", [infer] * workers, blobs, outputs, limit=batch, linger=config.linger_ms / 1000)
     results = channel("results", "postprocess")
     flow.stage("postprocess", [postprocess] * config.postprocess_workers, outputs, results, limit=together)
-    return flow, results
-
-
-class _Depths:
-    """Policy of the first channels and capacity of all, once it is known what the sources deliver.
-
-    Small capacities keep live frames fresh and memory low. But with pictures so small that a stage
-    takes microseconds, waking the next thread for each costs more than the work: then a
-    channel holds as many as fit in 8 MB, 32 at most (64x48 pictures, a model that does nothing, two
-    cores: 5,050 frames/s instead of 2,900).
-    """
-
-    def __init__(self, flow: Flow, asked: int | None, streams: int, spec: InputSpec) -> None:
-        self._flow = flow
-        self._asked = asked
-        self._unopened = streams
-        self._blob_bytes = int(np.prod(spec.blob_shape)) * spec.dtype.itemsize
-        self._capacity = MOST_CAPACITY
-        self._lock = threading.Lock()
-
-    def opened(self, first: Channel[Any], live: bool, frame_bytes: int) -> None:
-        """A stream has its first frame, of so many bytes; ``first`` is its channel, still empty."""
-        first.policy = "drop_oldest" if live else "block"
-        fit = LEAST_CAPACITY if live else CHANNEL_BYTES // (frame_bytes + self._blob_bytes)
-        with self._lock:
-            self._capacity = max(LEAST_CAPACITY, min(self._capacity, fit))
-            self._unopened -= 1
-            if self._asked is None and self._unopened == 0:
-                self._flow.resize(self._capacity)
-
-
-def may_be_live(spec: SourceSpec, stream: StreamConfig) -> bool:
-    """Whether a source may turn out to be live; HTTP tells only when it is opened."""
-    return spec.live is not False if stream.live is None else stream.live
+    if second is None:
+        return flow, results
+    classified = channel("classified", SECOND)
+    classify = Classify(second, class_ids(model, config.classify_on, "classify_on"), config.classify_every)
+    flow.stage(SECOND, [classify], results, classified, limit=MOST_CAPACITY)
+    return flow, classified
 
 
 class Pipeline:
@@ -171,8 +150,10 @@ class Pipeline:
             streams = [{"source": os.fspath(address)} for address in addresses]
             self.config = make_config({"streams": streams, **options})
         self.sources = name_streams(self.config.streams)
-        self.accounts = Accounts(list(self.sources), list(STAGES))
+        stages = [*STAGES[:-1], *([SECOND] if self.config.classify else []), STAGES[-1]]
+        self.accounts = Accounts(list(self.sources), stages)
         self.model: Model | None = None
+        self.second: Model | None = None
         self.metrics: MetricsServer | None = None
         self._sinks: list[Sink] = list(sinks)
         self._also_read = also_read
@@ -192,10 +173,20 @@ class Pipeline:
         with ExitStack() as opened:
             provider = config.provider
             _, threads = run_concurrency(config, provider)
-            self.model = open_model(config.model, provider, config.device, threads)
+            self.model = open_model(
+                config.model,
+                provider,
+                config.device,
+                threads,
+                task=config.task,
+                input_size=config.input_size,
+            )
+            if config.classify is not None:
+                self.second = open_model(config.classify, provider, config.device, threads, task="classify")
             # Wrong options should be found before a thread is started or a file replaced.
             batch_limit(config, self.model)
             thresholds(config, self.model)
+            class_ids(self.model, config.classify_on, "classify_on")
             if config.metrics is not None:
                 self.metrics = opened.enter_context(MetricsServer(config.metrics, self))
             self._sinks += open_sinks(config, list(self.sources), self.stop, self._files_read())
@@ -259,7 +250,7 @@ class Pipeline:
             raise RuntimeError("iterate inside the block: with Pipeline(…) as line: …")
         if self._iteration is not None:
             raise RuntimeError("a pipeline can be iterated once; make another one")
-        flow, results = build(self.config, self.sources, self.model, self.accounts, self._stop)
+        flow, results = build(self.config, self.sources, self.model, self.accounts, self._stop, self.second)
         emit = Emit(self._sinks, self.accounts.streams)
         self._iteration = _Iteration(self._run(flow, results, emit, limit))
         return self._iteration
@@ -375,53 +366,3 @@ class _Iteration(Iterator[Result]):
             self._results.close()
         finally:
             self._lock.release()
-
-
-def name_streams(streams: Sequence[StreamConfig]) -> dict[str, tuple[SourceSpec, StreamConfig]]:
-    """Sources by stream name: the given one, else the source's own, made unique with -2, -3, …"""
-    named: dict[str, tuple[SourceSpec, StreamConfig]] = {}
-    taken = {stream.name for stream in streams}
-    for stream in streams:
-        spec = parse_source(stream.source)
-        name, number = stream.name or spec.default_name, 1
-        while stream.name is None and (name in named or name in taken):
-            number += 1
-            name = f"{spec.default_name}-{number}"
-        named[name] = (spec, stream)
-    return named
-
-
-def run_concurrency(config: Config, provider: str) -> tuple[int, int]:
-    """Concurrent inference runs × threads each, for the machine and the provider."""
-    if provider in ("cpu", "auto", "xnnpack"):
-        return concurrency(usable_cores(), config.infer_workers, config.infer_threads)
-    # Two runs overlap one's copies with the other's work on the device.
-    return config.infer_workers or 2, config.infer_threads or 1
-
-
-def batch_limit(config: Config, model: Model) -> int:
-    """Frames per run. Raises ConfigError where the model cannot take that many."""
-    if config.batch is None:
-        return model.max_batch or 1
-    if model.max_batch is not None and config.batch > model.max_batch:
-        raise ConfigError(
-            f"batch: {config.batch} frames were asked for, but model {model.name!r} takes exactly "
-            f"{model.max_batch} a run; export it with a dynamic batch axis"
-        )
-    return config.batch
-
-
-def thresholds(config: Config, model: Model) -> Thresholds:
-    """The configured ones, else the model's. Raises ConfigError for a class that the model lacks."""
-    try:
-        class_ids = class_ids_of(model.labels, config.classes)
-    except KeyError as error:
-        raise ConfigError(
-            f"classes: model {model.name!r} has no class {error.args[0]!r}; it has: {', '.join(model.labels)}"
-        ) from None
-    return Thresholds(
-        conf=model.conf_threshold if config.conf_threshold is None else config.conf_threshold,
-        iou=model.iou_threshold if config.iou_threshold is None else config.iou_threshold,
-        max_detections=config.max_detections,
-        class_ids=class_ids,
-    )

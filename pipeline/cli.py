@@ -154,6 +154,33 @@ def run(
         Optional[str],
         typer.Option("--classes", metavar="person,car", help="Labels to keep. Default: all."),
     ] = None,
+    task: Annotated[
+        Optional[str],
+        typer.Option(
+            "--task",
+            help="What the model has to be for: detect, segment, pose, obb, classify. Default: any.",
+        ),
+    ] = None,
+    input_size: Annotated[
+        Optional[str],
+        typer.Option(
+            "--input-size", metavar="N|HxW", help="Of the model's input, where its file leaves that open."
+        ),
+    ] = None,
+    classify: Annotated[
+        Optional[str],
+        typer.Option(
+            "--classify", metavar="NAME|FILE.onnx", help="A second model that says what each object is."
+        ),
+    ] = None,
+    classify_on: Annotated[
+        Optional[str],
+        typer.Option("--classify-on", metavar="person,car", help="Objects that it looks at. Default: all."),
+    ] = None,
+    classify_every: Annotated[
+        Optional[int],
+        typer.Option("--classify-every", metavar="N", help="Frames for which its answer holds. Default: 10."),
+    ] = None,
     max_detections: Annotated[
         Optional[int],
         typer.Option("--max-detections", help="Most detections of one frame. Default: 100."),
@@ -271,6 +298,11 @@ def run(
         "conf_threshold": conf,
         "iou_threshold": iou,
         "classes": classes,
+        "task": task,
+        "input_size": input_size,
+        "classify": classify,
+        "classify_on": classify_on,
+        "classify_every": classify_every,
         "max_detections": max_detections,
         "duration": duration,
         "jsonl": jsonl,

@@ -39,6 +39,7 @@ _STREAM_NAME = re.compile(r"[^\x00-\x1f/\\{}]+")
 
 
 FileName = Annotated[str, Field(min_length=1)]
+Side = Annotated[int, Field(ge=1, le=16384)]
 
 
 class _Strict(BaseModel):
@@ -88,6 +89,16 @@ class Config(_Strict):
     """A card's name, or the path of an ONNX file."""
     provider: ProviderName = "auto"
     device: Annotated[int, Field(ge=0)] = 0
+    task: Literal["detect", "segment", "pose", "obb", "classify"] | None = None
+    """What the model has to be for; None: whatever it is for."""
+    input_size: tuple[Side, Side] | None = None
+    """Height and width of the model's input, where its file leaves that open."""
+    classify: FileName | None = None
+    """A second model, which says of each object what it is."""
+    classify_on: list[str] | None = None
+    """Labels of the objects that it looks at; None: all."""
+    classify_every: Annotated[int, Field(ge=1, le=100_000)] = 10
+    """For how many frames its answer to an object holds."""
     conf_threshold: Annotated[float, Field(ge=0, le=1)] | None = None
     """None: what the model's card says."""
     iou_threshold: Annotated[float, Field(ge=0, le=1)] | None = None
@@ -130,7 +141,20 @@ class Config(_Strict):
             )
         return value
 
-    @field_validator("classes", mode="before")
+    @field_validator("input_size", mode="before")
+    @classmethod
+    def _input_size(cls, value: Any) -> Any:
+        """Accept 640 and "640x480" (height x width) as well as a pair."""
+        if isinstance(value, str):
+            sides = value.lower().split("x")
+            if not all(side.isascii() and side.isdecimal() for side in sides) or len(sides) > 2:
+                raise ValueError("expected a size such as 640, or HEIGHTxWIDTH such as 384x640")
+            value = [int(side) for side in sides]
+        if isinstance(value, int) and not isinstance(value, bool):
+            value = [value]
+        return value * 2 if isinstance(value, list) and len(value) == 1 else value
+
+    @field_validator("classes", "classify_on", mode="before")
     @classmethod
     def _classes(cls, value: Any) -> Any:
         """Accept "person,car" as well as a list."""
@@ -146,6 +170,13 @@ class Config(_Strict):
         if value is not None:
             host_and_port(value)
         return value
+
+    @model_validator(mode="after")
+    def _second_stage(self) -> Config:
+        for key in ("classify_on", "classify_every"):
+            if self.classify is None and key in self.model_fields_set:
+                raise ValueError(f"{key}: nothing is classified; say with which model (classify)")
+        return self
 
     @model_validator(mode="after")
     def _unique_names(self) -> Config:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.classification import Labels
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Detections:
@@ -22,6 +24,8 @@ class Detections:
     confidence: NDArray[np.float32]
     class_id: NDArray[np.int32]
     names: Sequence[str] = ()
+    second: Labels | None = None
+    """What a second model took each of them for."""
 
     def __post_init__(self) -> None:
         count = len(self.xyxy)

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
+    from pipeline.classification import Classification
     from pipeline.detections import Detections
 
 Image = NDArray[np.uint8]
@@ -93,10 +94,11 @@ class Raw:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Result:
-    """A frame and what was detected in it."""
+    """A frame and what was detected in it, or what it was taken for as a whole."""
 
     frame: Frame
     detections: Detections
+    classification: Classification | None = None
 
     @property
     def stream(self) -> str:

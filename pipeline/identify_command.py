@@ -1,10 +1,9 @@
-"""``framerail models identify``: what a model is, how it is fed, what it answers, and why that is believed."""
+"""``framerail models identify``: what a model is, how it is fed, what it answers, and why."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -104,8 +103,8 @@ def warnings(model: Model) -> Iterator[str]:
         yield f"all its scores are the same ({best:.3g})"
     elif best < _FAINT:
         yield (
-            f"it sees nothing in a picture with a person and a cat (best score {best:.2g}): it is broken, made "
-            "for something else, or fed in a wrong way"
+            f"it sees nothing in a picture with a person and a cat (best score {best:.2g}): it is broken, "
+            "made for something else, or fed in a wrong way"
         )
 
 
@@ -114,7 +113,7 @@ def card_skeleton(located: Located, session: Session) -> str:
     image = image_input(session.inputs)
     known = ", ".join(DECODERS)
     lines = [
-        f"# {Path(located.path.name).with_suffix('.toml')}, beside the model: complete it, then identify again",
+        f"# {located.path.stem}.toml, beside the model: complete it, then identify again",
         f'name = "{located.path.stem}"',
         f'file = "{located.path.name}"',
         f'family = ""      # one of: {known}',

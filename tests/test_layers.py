@@ -13,17 +13,19 @@ PACKAGE = ROOT / "pipeline"
 
 FLOORS = {
     "__main__": 6, "cli": 5, "console": 4, "doctor": 4, "model_commands": 4, "identify_command": 4,
-    "app": 4, "detector": 4, "summary": 4, "shutdown": 4,
+    "app": 4, "decide": 4, "detector": 4, "summary": 4, "shutdown": 4,
     "stages": 3,
     "sources": 2, "runtime": 2, "sinks": 2, "accounts": 2, "metrics": 2,
     "vision": 1, "decoders": 1, "flow": 1, "sample": 1,
-    "errors": 0, "redact": 0, "frame": 0, "detections": 0, "config": 0, "dependencies": 0, "logs": 0,
+    "errors": 0, "redact": 0, "frame": 0, "detections": 0, "classification": 0, "config": 0,
+    "dependencies": 0, "logs": 0,
 }  # fmt: skip
 
 # Within a floor: who may lean on whom, beyond itself.
 NEIGHBOURS = {
-    ("summary", "app"), ("console", "app"), ("model_commands", "detector"),
-    ("errors", "redact"), ("frame", "detections"), ("config", "errors"), ("config", "redact"),
+    ("summary", "app"), ("app", "decide"), ("console", "app"), ("model_commands", "detector"),
+    ("errors", "redact"), ("frame", "detections"), ("frame", "classification"),
+    ("detections", "classification"), ("config", "errors"), ("config", "redact"),
     ("dependencies", "errors"), ("logs", "redact"), ("metrics", "accounts"), ("metrics", "runtime"),
 }  # fmt: skip
 

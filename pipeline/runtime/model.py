@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from pipeline.decoders import Candidates, Family, Identification, identify
 from pipeline.decoders.contract import image_input, layout_of
+from pipeline.decoders.family import Task
 from pipeline.errors import ModelError
 from pipeline.runtime.card import ModelCard, read_labels
 from pipeline.runtime.catalog import Located, locate, models_dir
@@ -55,14 +56,30 @@ class Model:
         )
 
 
-def open_model(model: str, provider: str = "auto", device: int = 0, threads: int = 1) -> Model:
-    """Locate, open on a provider, identify and warm up a detector.
+def open_model(
+    model: str,
+    provider: str = "auto",
+    device: int = 0,
+    threads: int = 1,
+    *,
+    task: Task | None = None,
+    input_size: tuple[int, int] | None = None,
+) -> Model:
+    """Locate, open on a provider, identify and warm up a model.
+
+    ``task`` is what it has to be for (None: whatever it is for), ``input_size`` the height and width
+    of its input, where the file leaves that open.
 
     Raises ModelError (not found, not loadable, UnknownLayoutError), ProviderError, ConfigError.
     """
     located = locate(model)
     session = Session(located.path, provider, device, threads)
-    opened = describe(located, session)
+    opened = describe(located, session, input_size)
+    if task is not None and opened.family.task != task:
+        raise ModelError(
+            f"model {opened.name!r} is for the task {opened.family.task} (family {opened.family.name}); "
+            f"asked for was {task}"
+        )
     warm_up(session, opened.spec)
     log.info(
         "model %s (%s) runs on %s: %s",
@@ -85,7 +102,7 @@ def warm_up(session: Session, spec: InputSpec) -> None:
         log.warning("model %s looks broken: %s", session.path.name, complaint)
 
 
-def describe(located: Located, session: Session) -> Model:
+def describe(located: Located, session: Session, input_size: tuple[int, int] | None = None) -> Model:
     """Put together what card, file and family say of a model; the card wins.
 
     Raises UnknownLayoutError when neither tells the layout, ModelError when they contradict.
@@ -98,7 +115,7 @@ def describe(located: Located, session: Session) -> Model:
         session.metadata,
         family=card.family if card is not None else None,
         num_classes=len(stated_labels) or None,
-        stated=_stated_input(card, session) if card is not None else None,
+        stated=_stated_input(located.name, card, session, input_size),
         trial=Trial(session),
     )
     reasons = dict(found.reasons)
@@ -106,7 +123,7 @@ def describe(located: Located, session: Session) -> Model:
     if stated_labels:
         reasons["labels"] = "model card"
     elif not labels:
-        labels = _default_labels(found.num_classes, reasons)
+        labels = _default_labels(found, reasons)
     conf, iou = found.family.conf_threshold, found.family.iou_threshold
     reasons["thresholds"] = f"default of the family {found.family.name}"
     params = dict(found.params)
@@ -144,7 +161,11 @@ def _card_labels(card: ModelCard, located: Located) -> tuple[str, ...]:
     return read_labels(beside if beside.is_file() else models_dir() / "labels" / f"{card.labels}.txt")
 
 
-def _default_labels(classes: int, reasons: dict[str, str]) -> tuple[str, ...]:
+def _default_labels(found: Identification, reasons: dict[str, str]) -> tuple[str, ...]:
+    classes = found.num_classes
+    if found.family.task == "classify" and classes == 1000:
+        reasons["labels"] = "ImageNet's 1000, because the classifier has 1000 classes and names none"
+        return read_labels(models_dir() / "labels" / "imagenet1k.txt")
     if classes == 80:
         reasons["labels"] = "COCO's 80, because the model has 80 classes and names none"
         return read_labels(models_dir() / "labels" / "coco80.txt")
@@ -152,17 +173,23 @@ def _default_labels(classes: int, reasons: dict[str, str]) -> tuple[str, ...]:
     return tuple(f"class {index}" for index in range(classes))
 
 
-def _stated_input(card: ModelCard, session: Session) -> dict[str, Any]:
-    """The arguments of an InputSpec that a card states. Raises ModelError where the file contradicts."""
-    stated = card.input.model_dump(exclude_none=True)
+def _stated_input(
+    name: str, card: ModelCard | None, session: Session, input_size: tuple[int, int] | None
+) -> dict[str, Any]:
+    """The arguments of an InputSpec that are given. Raises ModelError where the file contradicts."""
+    stated = card.input.model_dump(exclude_none=True) if card is not None else {}
+    whose = "its card says" if input_size is None else "asked for"
+    size = input_size or stated.get("size")
+    stated.pop("size", None)
     image = image_input(session.inputs)
-    if "size" in stated and image is not None:
-        stated["height"], stated["width"] = size = tuple(stated.pop("size"))
+    if size is not None and image is not None:
+        stated["height"], stated["width"] = size
         declared = image.shape[2:] if layout_of(image) == "NCHW" else image.shape[1:3]
-        if any(fixed not in (None, asked) for fixed, asked in zip(declared, size, strict=True)):
+        if any(fixed not in (None, given) for fixed, given in zip(declared, size, strict=True)):
+            taken = "x".join("?" if side is None else str(side) for side in declared)
             raise ModelError(
-                f"model {card.name!r}: its card says input {size[0]}x{size[1]} (height x width), "
-                f"but the file takes {declared[0]}x{declared[1]}"
+                f"model {name!r}: {whose} input {size[0]}x{size[1]} (height x width), "
+                f"but the file takes {taken}"
             )
     return stated
 

@@ -1,0 +1,58 @@
+"""What one picture, or one object in it, was taken for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Classification:
+    """The K most likely classes of a picture, by falling confidence.
+
+    ``class_id`` int32 [K], an index into ``names``; ``confidence`` float32 [K] in 0..1, of all
+    classes together at most 1.
+    """
+
+    class_id: NDArray[np.int32]
+    confidence: NDArray[np.float32]
+    names: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        if self.class_id.shape != (len(self.confidence),) or self.confidence.ndim != 1:
+            got = f"{self.class_id.shape} and {self.confidence.shape}"
+            raise ValueError(f"expected class_id [K] and confidence [K]; got {got}")
+
+    @property
+    def labels(self) -> list[str]:
+        """The K class names; ``class 7`` where the model has no name for 7."""
+        names = self.names
+        return [names[i] if 0 <= i < len(names) else f"class {i}" for i in self.class_id.tolist()]
+
+    def __len__(self) -> int:
+        return len(self.class_id)
+
+    def __repr__(self) -> str:
+        best = f"{self.labels[0]} {self.confidence[0]:.2f}" if len(self) else "nothing"
+        return f"Classification({best})"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Labels:
+    """What a second model took each of N detections for.
+
+    ``class_id`` int32 [N], an index into ``names``, -1 where it was not asked; ``confidence``
+    float32 [N].
+    """
+
+    class_id: NDArray[np.int32]
+    confidence: NDArray[np.float32]
+    names: Sequence[str] = ()
+
+    @property
+    def labels(self) -> list[str | None]:
+        """The N names, None where the model was not asked."""
+        return [None if i < 0 else self.names[i] for i in self.class_id.tolist()]

@@ -1,0 +1,123 @@
+"""Image classifiers: one score for each class of a whole picture."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.decoders.candidates import Candidates, malformed
+from pipeline.decoders.family import Family, InputDefaults, Match, Param, View, flag
+
+_EXPECTED = "one output [1, classes]"
+_LEAST_CLASSES = 2
+_IMAGENET = (1000, 1001)
+
+
+def decode(
+    outputs: Sequence[NDArray[Any]],
+    input_hw: tuple[int, int],
+    conf_threshold: float,
+    params: Mapping[str, Any],
+) -> Candidates:
+    """Decode [1, classes], or [1, classes, 1, 1], to a candidate for each class above the threshold.
+
+    Each covers the whole input. Logits become probabilities by their softmax, exp(x) / Σ exp(x).
+    ``params``: ``softmax`` true where the output holds logits; ``background`` true where class 0
+    stands for none and is left out. Raises ModelError for other shapes and for what is no number.
+    """
+    if len(outputs) != 1 or outputs[0].size < _LEAST_CLASSES or outputs[0].size != max(outputs[0].shape):
+        raise malformed("classifier", _EXPECTED, outputs)
+    if not np.issubdtype(outputs[0].dtype, np.floating):
+        raise malformed("classifier", _EXPECTED, outputs)
+    scores = outputs[0].reshape(-1).astype(np.float32)
+    if params.get("softmax"):
+        scores = softmax(scores)
+    first = 1 if params.get("background") else 0
+    class_id = np.flatnonzero(scores[first:] > conf_threshold)
+    height, width = input_hw
+    whole = np.tile(np.array([0, 0, width, height], np.float32), (len(class_id), 1))
+    return Candidates.checked(whole, scores[first:][class_id], class_id)
+
+
+def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the probabilities of logits, over the last axis; none where one of them is no number."""
+    with np.errstate(invalid="ignore"):
+        weights = np.exp(logits - logits.max(axis=-1, keepdims=True))
+        return np.asarray(weights / weights.sum(axis=-1, keepdims=True), np.float32)
+
+
+def best(output: NDArray[Any], params: Mapping[str, Any]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Return the best class and its probability for each picture of a batch, from [B, classes]: [B] each."""
+    scores = output.reshape(len(output), -1).astype(np.float32)
+    if params.get("softmax"):
+        scores = softmax(scores)
+    if params.get("background"):
+        scores = scores[:, 1:]
+    class_id = scores.argmax(axis=1)
+    return class_id, scores[np.arange(len(scores)), class_id]
+
+
+def recognise(view: View) -> Match | None:
+    """One output [N, classes] (or with two axes of 1 behind), and nothing else."""
+    if len(view.outputs) != 1:
+        return None
+    shape = view.shapes[0]
+    if len(shape) not in (2, 4) or (len(shape) == 4 and shape[2:] != (1, 1)):
+        return None
+    classes = shape[1]
+    # [boxes, 6] has two axes as well: an end-to-end detector, whose first is no batch.
+    if classes is None or classes < _LEAST_CLASSES or (view.tried and view.arrays[0].shape[0] != 1):
+        return None
+    background = classes == 1001 and view.num_classes in (None, 1000)
+    counted = classes - 1 if background else classes
+    if view.num_classes not in (None, counted):
+        return None
+    params: dict[str, Any] = {"background": True} if background else {}
+    said = "a score for each class"
+    if view.tried:
+        scores = view.arrays[0].reshape(-1).astype(np.float64)
+        params["softmax"] = not (scores.min() >= 0 and abs(scores.sum() - 1) < 0.02)
+        said = (
+            f"logits: in the trial run they sum to {scores.sum():.3g}"
+            if params["softmax"]
+            else "probabilities: in the trial run they sum to 1"
+        )
+    certain = view.metadata.get("task") == "classify" or classes in _IMAGENET or view.num_classes is not None
+    return Match(counted, params, f"{view.outputs[0]} = {counted} classes", certain, holds=(said,))
+
+
+def _family(
+    name: str, mean: tuple[float, float, float], std: tuple[float, float, float], whose: str
+) -> Family:
+    return Family(
+        name=name,
+        layout=f"[1, classes], fed as {whose}",
+        decode=decode,
+        recognise=recognise,
+        class_aware=True,
+        input=InputDefaults("RGB", mean, std, "crop", "center", 0, "area"),
+        input_hw=(224, 224),
+        conf_threshold=0.0,
+        iou_threshold=1.0,
+        params={
+            "softmax": Param(flag, "true: the output holds logits; false (default): probabilities"),
+            "background": Param(flag, "true: class 0 stands for none"),
+        },
+        task="classify",
+        nms=False,
+    )
+
+
+FAMILY = _family(
+    "classifier", (123.675, 116.28, 103.53), (58.395, 57.12, 57.375), "torchvision's ResNet and its kin are"
+)
+HALF = _family(
+    "classifier-half",
+    (127.5, 127.5, 127.5),
+    (127.5, 127.5, 127.5),
+    "TensorFlow's MobileNet and Inception are (-1..1)",
+)
+UNIT = _family("classifier-unit", (0.0, 0.0, 0.0), (255.0, 255.0, 255.0), "YOLO's classifiers are (0..1)")
