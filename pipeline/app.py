@@ -211,8 +211,7 @@ class Pipeline:
 
     def run(self) -> None:
         """Run to the end, for its sinks. Raises as iterating does."""
-        for _ in self._iterate(limit=MOST_CAPACITY):
-            pass
+        self._iterate(limit=MOST_CAPACITY).exhaust()
 
     def stop(self) -> None:
         """End gracefully: captures stop, what is in flight drains. From any thread, at any time."""
@@ -245,7 +244,7 @@ class Pipeline:
         """Items that lie in channels now, counted there and not in the books."""
         return sum(each.depth for each in self._flow.statistics()) if self._flow is not None else 0
 
-    def _iterate(self, limit: int) -> Iterator[Result]:
+    def _iterate(self, limit: int) -> _Iteration:
         if self.model is None or self._left:
             raise RuntimeError("iterate inside the block: with Pipeline(…) as line: …")
         if self._iteration is not None:
@@ -347,6 +346,16 @@ class _Iteration(Iterator[Result]):
             self._inside = threading.get_ident()
             try:
                 return next(self._results)
+            finally:
+                self._inside = None
+
+    def exhaust(self) -> None:
+        """Take all there is."""
+        with self._lock:
+            self._inside = threading.get_ident()
+            try:
+                for _ in self._results:
+                    pass
             finally:
                 self._inside = None
 

@@ -113,13 +113,18 @@ class Session:
         Where the file fixes the batch, the rest of it is filled up, and left out of the outputs.
         """
         count = len(blob)
-        if self.batch is not None and count < self.batch:
-            blob = np.concatenate([blob, np.repeat(blob[-1:], self.batch - count, axis=0)])
         feeds = {self._input_name: blob}
+        outputs: Sequence[NDArray[Any]]
+        if not self._beside and self.batch in (None, count):
+            outputs = self._session.run(self._output_names, feeds)
+            return outputs
+        size = self.batch or count
+        if count < size:
+            feeds[self._input_name] = np.concatenate([blob, np.repeat(blob[-1:], size - count, axis=0)])
         for name, value in self._beside.items():
-            feeds[name] = value if len(blob) == 1 else np.repeat(value, len(blob), axis=0)
-        outputs: Sequence[NDArray[Any]] = self._session.run(self._output_names, feeds)
-        return outputs if len(blob) == count else [output[:count] for output in outputs]
+            feeds[name] = np.repeat(value, size, axis=0)
+        outputs = self._session.run(self._output_names, feeds)
+        return outputs if count == size else [output[:count] for output in outputs]
 
 
 def _open(

@@ -22,7 +22,10 @@ class Infer:
         Blobs of one shape go through the model together.
         """
         if len(batch) == 1:
-            return self._run(batch)
+            (item,) = batch
+            outputs = self._session.run(item.blob)
+            self._pool.give_back(item.blob)
+            return [Raw(item.frame, item.letterbox, outputs)]
         raws: dict[int, Raw] = {}
         for shape in dict.fromkeys(item.blob.shape for item in batch):
             alike = [item for item in batch if item.blob.shape == shape]
@@ -31,11 +34,9 @@ class Infer:
 
     def _run(self, batch: list[Prepared]) -> list[Raw]:
         blobs = [item.blob for item in batch]
-        outputs = self._session.run(blobs[0] if len(blobs) == 1 else np.concatenate(blobs))
+        outputs = self._session.run(np.concatenate(blobs))
         for blob in blobs:
             self._pool.give_back(blob)
-        if len(batch) == 1:
-            return [Raw(batch[0].frame, batch[0].letterbox, outputs)]
         return [
             Raw(item.frame, item.letterbox, [output[index : index + 1] for output in outputs])
             for index, item in enumerate(batch)

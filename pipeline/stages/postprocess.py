@@ -49,8 +49,9 @@ class Postprocess:
             chosen = np.argsort(-scores, kind="stable")[: keep.max_detections]
         boxes = box.unletterbox(boxes_xyxy[chosen])
         # A box that lay in the padding alone is clipped to nothing.
-        inside = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
+        inside = boxes[:, 2:] > boxes[:, :2]
         if not inside.all():
+            inside = inside.all(axis=1)
             boxes, chosen = boxes[inside], chosen[inside]
         return Detections(boxes, scores[chosen], class_id[chosen], model.labels)
 

@@ -50,9 +50,12 @@ class Preprocess:
         return [self._prepare(frame) for frame in frames]
 
     def _prepare(self, frame: Frame) -> Prepared:
-        spec = self._spec.for_picture(frame.height, frame.width)
-        blobber = self._whole if spec is self._spec else self._fitted.get(spec)
-        if blobber is None:
-            blobber = self._fitted[spec] = Blobber(spec)
-        blob, letterbox = blobber(frame.image, self._pool.take(spec.blob_shape))
+        blobber = self._whole if self._spec.stride is None else self._for_size(frame.height, frame.width)
+        blob, letterbox = blobber(frame.image, self._pool.take(blobber.shape))
         return Prepared(frame, blob, letterbox)
+
+    def _for_size(self, height: int, width: int) -> Blobber:
+        spec = self._spec.for_picture(height, width)
+        if spec not in self._fitted:
+            self._fitted[spec] = Blobber(spec)
+        return self._fitted[spec]

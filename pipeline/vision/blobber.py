@@ -39,10 +39,12 @@ class Blobber:
 
     def __init__(self, spec: InputSpec) -> None:
         self.spec = spec
+        self.shape = spec.blob_shape
         self._pixels = np.empty(3 * spec.height * spec.width, np.uint8)
         # The letterboxed picture, laid out as the blob is; its pads stay from call to call.
         self._canvas = np.empty(spec.blob_shape[1:], np.uint8)
         self._inside = self._canvas
+        self._planes: list[NDArray[np.uint8]] = []
         self._inside_hw = (0, 0)
         self._box: Letterbox | None = None
         self._integer = _AS_INTEGER[spec.dtype]
@@ -75,8 +77,8 @@ class Blobber:
             raise ValueError(f"expected a BGR image, uint8 [h, w, 3]; got {image.dtype} {image.shape}")
         spec = self.spec
         if out is None:
-            out = np.empty(spec.blob_shape, spec.dtype)
-        elif out.shape != spec.blob_shape or out.dtype != spec.dtype or not out.flags.c_contiguous:
+            out = np.empty(self.shape, spec.dtype)
+        elif out.shape != self.shape or out.dtype != spec.dtype or not out.flags.c_contiguous:
             order = "contiguous" if out.flags.c_contiguous else "strided"
             raise ValueError(
                 f"expected a contiguous blob, {spec.dtype} {spec.blob_shape}; "
@@ -94,7 +96,7 @@ class Blobber:
         if spec.layout == "NHWC":
             np.copyto(self._inside, image)
         else:
-            cv2.split(image, list(self._inside))
+            cv2.split(image, self._planes)
         canvas = self._canvas.reshape(self._flat)
         blob = out.reshape(self._flat).view(self._integer)
         for rows, table in self._lookups:
@@ -123,6 +125,7 @@ class Blobber:
             self._inside = self._canvas[:, rows, columns]
             if self.spec.color == "RGB":
                 self._inside = self._inside[::-1]
+            self._planes = list(self._inside)
         self._box = box
 
 

@@ -7,14 +7,14 @@ lands in that input; ``letterbox`` and ``unletterbox`` map boxes there and back.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.vision.boxes import Boxes, clip
+from pipeline.vision.boxes import Boxes
 
 _CHOICES = {
     "color": ("RGB", "BGR"),
@@ -61,16 +61,16 @@ class InputSpec:
     def __post_init__(self) -> None:
         if self.height < 1 or self.width < 1:
             raise ValueError(f"expected an input of at least 1x1; got {self.width}x{self.height}")
-        for field, choices in _CHOICES.items():
-            if getattr(self, field) not in choices:
-                raise ValueError(f"{field}: expected one of {choices}; got {getattr(self, field)!r}")
-        for field in ("mean", "std"):
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name}: expected one of {choices}; got {getattr(self, name)!r}")
+        for name in ("mean", "std"):
             # Tuples of floats, whatever sequence came in: a spec is the key of a cache.
-            values = tuple(float(value) for value in getattr(self, field))
-            if len(values) != 3 or not np.isfinite(values).all() or (field == "std" and 0.0 in values):
-                kind = "finite numbers" if field == "mean" else "finite numbers other than 0"
-                raise ValueError(f"{field}: expected three {kind}; got {getattr(self, field)!r}")
-            object.__setattr__(self, field, values)
+            values = tuple(float(value) for value in getattr(self, name))
+            if len(values) != 3 or not np.isfinite(values).all() or (name == "std" and 0.0 in values):
+                kind = "finite numbers" if name == "mean" else "finite numbers other than 0"
+                raise ValueError(f"{name}: expected three {kind}; got {getattr(self, name)!r}")
+            object.__setattr__(self, name, values)
         if not 0 <= self.pad <= 255:
             raise ValueError(f"pad: expected a grey level in 0..255; got {self.pad!r}")
         object.__setattr__(self, "dtype", np.dtype(self.dtype))
@@ -116,6 +116,18 @@ class Letterbox:
     width: int
     top: int
     left: int
+    _scales: NDArray[np.float32] = field(init=False, repr=False, compare=False)
+    _offsets: NDArray[np.float32] = field(init=False, repr=False, compare=False)
+    _limits: NDArray[np.float32] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        # Made once, since a letterbox serves every frame of its size.
+        for name, values in (
+            ("_scales", (self.scale_x, self.scale_y)),
+            ("_offsets", (self.left, self.top)),
+            ("_limits", (self.source_width, self.source_height)),
+        ):
+            object.__setattr__(self, name, np.array(values * 2, np.float32))
 
     @staticmethod
     def of(source_height: int, source_width: int, spec: InputSpec) -> Letterbox:
@@ -146,15 +158,8 @@ class Letterbox:
         Returns a new float32 array. The inverse of ``letterbox`` for boxes inside the picture.
         """
         boxes = ((boxes_xyxy - self._offsets) / self._scales).astype(np.float32, copy=False)
-        return clip(boxes, self.source_height, self.source_width)
-
-    @property
-    def _scales(self) -> NDArray[np.float32]:
-        return np.array([self.scale_x, self.scale_y, self.scale_x, self.scale_y], np.float32)
-
-    @property
-    def _offsets(self) -> NDArray[np.float32]:
-        return np.array([self.left, self.top, self.left, self.top], np.float32)
+        np.minimum(boxes, self._limits, out=boxes)
+        return np.maximum(boxes, 0, out=boxes)
 
 
 @lru_cache(maxsize=256)

@@ -1,0 +1,93 @@
+"""Classifiers against the definition of the softmax, from the textbook; no author's code is needed for it."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from pipeline.decoders import DECODERS
+from pipeline.decoders.classifier import best
+from pipeline.decoders.family import View
+from pipeline.errors import ModelError
+from tests.decoding import HW, output
+
+CLASSIFIER = DECODERS["classifier"]
+
+
+def sound_outputs():
+    return [np.array([[0.5, 0.45, 0.05]], np.float32)]
+
+
+def softmax_by_loop(logits):
+    weights = [math.exp(x) for x in logits]
+    return [weight / sum(weights) for weight in weights]
+
+
+@pytest.mark.parametrize("shape", [(1, 7), (7,), (1, 7, 1, 1)])
+def test_logits_become_probabilities(shape):
+    logits = np.random.default_rng(0).normal(0, 3, 7).astype(np.float32)
+    found = CLASSIFIER.decode([logits.reshape(shape)], HW, 0.0, {"softmax": True})
+    np.testing.assert_allclose(found.scores, softmax_by_loop(logits.tolist()), rtol=1e-5)
+    assert found.class_id.tolist() == list(range(7))
+    assert (found.xyxy == [0, 0, HW[1], HW[0]]).all()
+
+
+def test_probabilities_stay_and_the_class_that_is_none_goes():
+    scores = np.array([[0.6, 0.1, 0.3]], np.float32)
+    assert CLASSIFIER.decode([scores], HW, 0.2, {}).class_id.tolist() == [0, 2]
+    found = CLASSIFIER.decode([scores], HW, 0.2, {"background": True})
+    assert (found.class_id.tolist(), found.scores.tolist()) == ([1], [pytest.approx(0.3)])
+
+
+@pytest.mark.parametrize(
+    "params", [{}, {"softmax": True}, {"background": True}, {"softmax": True, "background": True}]
+)
+def test_the_best_of_a_batch_is_the_best_of_each(params):
+    outputs = np.random.default_rng(1).random((5, 9), np.float32)
+    class_id, confidence = best(outputs, params)
+    for row, index, score in zip(outputs, class_id, confidence, strict=True):
+        found = CLASSIFIER.decode([row[None]], HW, 0.0, params)
+        at = found.scores.argmax()
+        assert (found.class_id[at], found.scores[at]) == (index, pytest.approx(score))
+
+
+def seen(*arrays, num_classes=None, metadata=None):
+    return View(
+        tuple(output(*array.shape, name=f"o{i}") for i, array in enumerate(arrays)),
+        HW, num_classes, metadata or {}, tuple(arrays),
+    )  # fmt: skip
+
+
+def test_logits_are_told_from_probabilities():
+    logits = np.random.default_rng(0).normal(0, 3, (1, 1000)).astype(np.float32)
+    match = CLASSIFIER.recognise(seen(logits))
+    assert match.certain and match.params["softmax"] and "logits" in match.holds[0]
+    probabilities = np.array([softmax_by_loop(logits[0].tolist())], np.float32)
+    assert CLASSIFIER.recognise(seen(probabilities)).params["softmax"] is False
+
+
+def test_a_thousand_and_one_classes_have_one_that_is_none():
+    match = CLASSIFIER.recognise(seen(np.zeros((1, 1001), np.float32)))
+    assert (match.num_classes, match.params["background"]) == (1000, True)
+    assert (
+        "background"
+        not in CLASSIFIER.recognise(seen(np.zeros((1, 1001), np.float32), num_classes=1001)).params
+    )
+
+
+def test_other_layouts_are_not_claimed():
+    assert CLASSIFIER.recognise(seen(np.zeros((1, 84, 8400), np.float32))) is None
+    assert CLASSIFIER.recognise(seen(np.zeros((300, 6), np.float32))) is None
+    assert CLASSIFIER.recognise(seen(np.zeros((1, 5), np.float32), np.zeros((1, 4), np.float32))) is None
+    assert CLASSIFIER.recognise(seen(np.zeros((1, 5), np.float32), num_classes=4)) is None
+    assert CLASSIFIER.recognise(seen(np.zeros((1, 5), np.float32))).certain is False
+
+
+@pytest.mark.parametrize(
+    "bad", [np.zeros((2, 5), np.float32), np.zeros((1, 1), np.float32), np.zeros((1, 5), np.int64)]
+)
+def test_malformed(bad):
+    with pytest.raises(ModelError, match=r"classifier: expected one output \[1, classes\]; got"):
+        CLASSIFIER.decode([bad], HW, 0.0, {})

@@ -1,0 +1,175 @@
+"""The second stage: crops of objects through a real classifier, batched, remembered, in order."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from pipeline.detections import Detections
+from pipeline.errors import ConfigError, ModelError
+from pipeline.frame import Frame, Result
+from pipeline.runtime.model import Model, open_model
+from pipeline.stages.classify import Classify
+
+COLOURS = {"red": (0, 0, 255), "green": (0, 255, 0), "blue": (255, 0, 0)}
+
+
+def write_colour_classifier(path: Path, batch: int | str = "n") -> Path:
+    """A classifier that says which of red, green and blue a picture is most of; its card beside it."""
+    graph = helper.make_graph(
+        [
+            helper.make_node("GlobalAveragePool", ["images"], ["mean"]),
+            helper.make_node("Flatten", ["mean"], ["flat"]),
+            helper.make_node("Mul", ["flat", "ten"], ["logits"]),
+        ],
+        "colours",
+        [helper.make_tensor_value_info("images", TensorProto.FLOAT, [batch, 3, 8, 8])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [batch, 3])],
+        [helper.make_tensor("ten", TensorProto.FLOAT, [1], [10.0])],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
+    model.ir_version = 8
+    onnx.save(model, path)
+    path.with_suffix(".toml").write_text(
+        f'name = "colours"\nfile = "{path.name}"\nfamily = "classifier-unit"\n'
+        'labels = ["red", "green", "blue"]\n'
+    )
+    return path
+
+
+@pytest.fixture(params=["n", 1, 4])
+def model(request: pytest.FixtureRequest, tmp_path: Path) -> Model:
+    return open_model(str(write_colour_classifier(tmp_path / "colours.onnx", request.param)), "cpu")
+
+
+class Counting:
+    """A session that counts the pictures that go through the one behind it."""
+
+    def __init__(self, model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.runs: list[int] = []
+        run = model.session.run
+
+        def counted(blob: np.ndarray) -> object:
+            self.runs.append(len(blob))
+            return run(blob)
+
+        monkeypatch.setattr(model.session, "run", counted)
+
+
+def scene(seq: int, objects: list[tuple[str, int, int, int]], stream: str = "a") -> Result:
+    """A grey picture with squares: colour, left, top and class of each."""
+    image = np.full((120, 200, 3), 90, np.uint8)
+    boxes = []
+    for colour, left, top, _ in objects:
+        image[top : top + 20, left : left + 20] = COLOURS[colour]
+        boxes.append([left, top, left + 20, top + 20])
+    found = Detections(
+        np.array(boxes, np.float32).reshape(-1, 4),
+        np.full(len(objects), 0.9, np.float32),
+        np.array([kind for *_, kind in objects], np.int32),
+        ("car", "person"),
+    )
+    return Result(Frame(stream, seq, image, None, None, time.monotonic(), time.time()), found)
+
+
+def answers(result: Result) -> list[str | None]:
+    assert result.detections.second is not None
+    return result.detections.second.labels
+
+
+def test_each_object_is_taken_for_what_it_is(model: Model) -> None:
+    stage = Classify(model, None, every=10)
+    colours = ["red", "green", "blue", "green", "red"]
+    (result,) = stage([scene(0, [(c, 5 + 30 * i, 10, 0) for i, c in enumerate(colours)])])
+    assert answers(result) == colours
+    assert (result.detections.second.confidence > 0.9).all()
+    assert result.detections.names == ("car", "person")
+
+
+def test_only_objects_of_chosen_classes_are_looked_at(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    counting = Counting(model, monkeypatch)
+    stage = Classify(model, [1], every=10)
+    (result,) = stage([scene(0, [("red", 5, 5, 0), ("blue", 50, 5, 1), ("green", 90, 5, 0)])])
+    assert answers(result) == [None, "blue", None]
+    assert sum(counting.runs) == 1
+
+
+def test_frames_and_streams_share_a_run(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    counting = Counting(model, monkeypatch)
+    stage = Classify(model, None, every=10)
+    objects = [("red", 5, 5, 0), ("blue", 50, 5, 0)]
+    results = stage([scene(0, objects, "a"), scene(7, objects[::-1], "b"), scene(1, [], "a")])
+    assert [answers(result) for result in results] == [["red", "blue"], ["blue", "red"], []]
+    assert [(result.stream, result.frame.seq) for result in results] == [("a", 0), ("b", 7), ("a", 1)]
+    assert counting.runs == ([1] * 4 if model.max_batch == 1 else [4])
+
+
+def test_an_answer_holds_for_some_frames_and_goes_with_its_object(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counting = Counting(model, monkeypatch)
+    stage = Classify(model, None, every=5)
+    asked = []
+    for seq in range(12):
+        # Two objects move, in exchanged order from frame to frame; the colour is what moves with them.
+        objects = [("red", 5 + 2 * seq, 5, 0), ("blue", 100 - 2 * seq, 60, 0)][:: 1 if seq % 2 else -1]
+        before = sum(counting.runs)
+        (result,) = stage([scene(seq, objects)])
+        assert answers(result) == [colour for colour, *_ in objects]
+        asked.append(sum(counting.runs) - before)
+    assert asked == [2, 0, 0, 0, 0, 2, 0, 0, 0, 0, 2, 0]
+
+
+def test_without_a_memory_each_frame_of_a_batch_has_its_own_answer(model: Model) -> None:
+    stage = Classify(model, None, every=1)
+    colours = ["red", "green", "blue", "red"]
+    results = stage([scene(seq, [(colour, 40, 40, 0)]) for seq, colour in enumerate(colours)])
+    assert [answers(result) for result in results] == [[colour] for colour in colours]
+
+
+def test_another_class_or_place_is_another_object(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    counting = Counting(model, monkeypatch)
+    stage = Classify(model, None, every=100)
+    stage([scene(0, [("red", 40, 40, 0)])])
+    stage([scene(1, [("blue", 40, 40, 1)])])  # the same place, another class
+    stage([scene(2, [("green", 80, 40, 0)])])  # the same class, another place
+    assert sum(counting.runs) == 3
+
+
+def test_objects_that_are_gone_are_forgotten(model: Model) -> None:
+    stage = Classify(model, None, every=3)
+    for seq in range(200):
+        stage([scene(seq, [("red", (seq * 37) % 170, (seq * 53) % 90, 0)])])
+    assert len(stage._known["a"]) <= 5
+
+
+def test_boxes_at_the_edge_and_thinner_than_a_pixel(model: Model) -> None:
+    stage = Classify(model, None, every=10)
+    result = scene(0, [("red", 0, 0, 0), ("blue", 180, 100, 0)])
+    boxes = np.array([[0, 0, 0.2, 20], [199.9, 119.9, 200, 120]], np.float32)
+    thin = Detections(boxes, result.detections.confidence, result.detections.class_id)
+    (answered,) = stage([Result(result.frame, thin)])
+    assert answers(answered) == ["red", "blue"]
+
+
+def test_what_is_asked_for_must_make_sense(cheap_model: str, tmp_path: Path) -> None:
+    from pipeline import Pipeline
+
+    classifier = str(write_colour_classifier(tmp_path / "colours.onnx"))
+    options = {"model": cheap_model, "classify": classifier}
+    with pytest.raises(ConfigError, match="classify_on: model 'cheap' has no class 'unicorn'"):
+        Pipeline("synthetic:64x48?frames=3", **options, classify_on="unicorn").__enter__()
+    with pytest.raises(ConfigError, match="classify_on: nothing is classified"):
+        Pipeline("synthetic:64x48?frames=3", model=cheap_model, classify_on="thing0")
+    with pytest.raises(ModelError, match=r"is for the task detect .*; asked for was classify"):
+        Pipeline("synthetic:64x48?frames=3", model=cheap_model, classify=cheap_model).__enter__()
+    with Pipeline("synthetic:64x48?frames=9", **options, classify_on="thing0") as line:
+        results = list(line)
+    assert [result.frame.seq for result in results] == list(range(9))
+    assert all(result.detections.second.labels[0] in COLOURS for result in results)
+    assert line.accounts.stages["classify"].count == 9
