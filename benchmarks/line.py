@@ -98,7 +98,7 @@ def alone(source: str, model: str, frames: int = 40) -> dict[str, float]:
     """CPU milliseconds per frame of each stage by itself, in one thread."""
     detector = Detector(model, provider="cpu", threads=1)
     opened = detector.model
-    pool = BlobPool(opened.spec)
+    pool = BlobPool(opened.spec.dtype)
     account = StreamAccount("s")
     stop = threading.Event()
     spec, stream = parse_source(source), StreamConfig(source=source)

@@ -484,6 +484,25 @@ def models_identify(
         identify(model, _stdout(), console, as_json=as_json)
 
 
+@models_app.command("pull")
+def models_pull(
+    names: Annotated[
+        list[str],
+        typer.Argument(metavar="NAME...|all", help="Cards by name or path, or all that have an address."),
+    ],
+    directory: Annotated[
+        Optional[str],
+        typer.Option(
+            "--dir", metavar="DIR", help="Where to. Default: FRAMERAIL_MODELS, else the user's cache."
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+) -> None:
+    """Download models, verified against their cards."""
+    with _models() as model_commands:
+        model_commands.pull(names, directory, _stdout(), console, as_json=as_json)
+
+
 @models_app.command("verify")
 def models_verify(
     model: Annotated[str, typer.Argument(metavar="NAME|FILE.onnx")],

@@ -1,13 +1,16 @@
-"""``framerail models list | info | verify``."""
+"""``framerail models list | info | verify | pull``."""
 
 from __future__ import annotations
 
 import json
 import threading
+from collections.abc import Sequence
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich import progress
 from rich.console import Console
 from rich.table import Table
 
@@ -15,38 +18,136 @@ from pipeline.config import StreamConfig
 from pipeline.detector import Detector
 from pipeline.errors import ModelError
 from pipeline.frame import Image
-from pipeline.runtime.card import read_card
-from pipeline.runtime.catalog import cards, locate
+from pipeline.runtime.card import read_card, sha256_of
+from pipeline.runtime.catalog import FOLDER_VARIABLE, cards, file_of, find_card, locate, user_dir
+from pipeline.runtime.download import download, shown
 from pipeline.runtime.model import Model, describe
+from pipeline.runtime.partfile import FolderError
 from pipeline.runtime.session import Session
 from pipeline.sources import Picture, open_source, parse_source
 
 
 def show_list(console: Console, *, as_json: bool) -> None:
-    """Every card."""
-    entries = [(name, path, read_card(path)) for name, path in cards().items()]
+    """Every card, and where its file is. A card that cannot be read is listed with what is wrong."""
+    rows = [_listed(name, path) for name, path in cards().items()]
     if as_json:
-        rows = [
-            {"name": name, "present": (path.parent / card.file).is_file(), **card.model_dump()}
-            for name, path, card in entries
-        ]
         print(json.dumps(rows, indent=2, ensure_ascii=False))
         return
     table = Table()
-    for heading in ("name", "family", "input", "AP", "size", "licence", "here"):
-        table.add_column(heading)
-    for name, path, card in entries:
-        size = card.input.size
+    for heading in ("name", "family", "input", "AP", "size", "licence"):
+        table.add_column(heading, no_wrap=True)
+    table.add_column("here", overflow="fold")
+    for row in rows:
+        if "error" in row:
+            table.add_row(row["name"], "", "", "", "", "", row["error"])
+            continue
+        size, accuracy = row["input"]["size"], row["accuracy"]
         table.add_row(
-            name,
-            card.family,
+            row["name"],
+            row["family"],
             f"{size[1]}x{size[0]}" if size else "",
-            f"{card.accuracy.ap:.3f}" if card.accuracy else "",
-            f"{card.bytes / 1e6:.1f} MB" if card.bytes else "",
-            card.license,
-            "yes" if (path.parent / card.file).is_file() else "no",
+            f"{accuracy['ap']:.3f}" if accuracy else "",
+            f"{row['bytes'] / 1e6:.1f} MB" if row["bytes"] else "",
+            row["license"],
+            row["path"] or ("no: framerail models pull" if row["urls"] else "no"),
         )
     console.print(table)
+
+
+def _listed(name: str, card_path: Path) -> dict[str, Any]:
+    try:
+        card = read_card(card_path)
+    except ModelError as error:
+        return {"name": name, "present": False, "path": None, "card": str(card_path), "error": str(error)}
+    path = file_of(card, card_path)
+    found = {"present": path is not None, "path": str(path) if path else None, "card": str(card_path)}
+    # In the list, a card goes by the name that finds it, whatever it calls itself.
+    return {**card.model_dump(), "name": name, **found, "urls": [shown(url) for url in card.urls]}
+
+
+def pull(names: Sequence[str], folder: str | None, out: Console, err: Console, *, as_json: bool) -> None:
+    """Download the files of the named cards, or of ``all`` that have an address; say where each is.
+
+    ``folder``: where to, None for the user's folder (``catalog.user_dir``). Every one is tried before what
+    failed is raised: a ModelError, or a group of several. A folder that fails ends it at once. As JSON, the
+    ``status`` of each is downloaded, present or failed (with ``error``).
+    """
+    where = user_dir(folder)
+    rows, errors = [], []
+    for name, path in _wanted(names, folder).items():
+        try:
+            rows.append(_pull(name, path, where, folder, err))
+        except FolderError:
+            raise
+        except KeyboardInterrupt:
+            err.print(f"{name}: what has come of it is kept; pulling it again goes on from there")
+            raise
+        except ModelError as error:
+            errors.append(error)
+            rows.append({"name": name, "status": "failed", "path": None, "error": str(error)})
+        if not as_json and rows[-1]["path"] is not None:
+            done = "was here already" if rows[-1]["status"] == "present" else "downloaded"
+            out.print(f"{name}: {done}: {rows[-1]['path']}", soft_wrap=True, highlight=False)
+    if as_json:
+        print(json.dumps(rows, indent=2, ensure_ascii=False))
+    elif where != user_dir() and any(row["status"] == "downloaded" for row in rows):
+        err.print(f"to have them found there, set {FOLDER_VARIABLE}={where}", soft_wrap=True, highlight=False)
+    if len(errors) == 1:
+        raise errors[0]
+    if errors:
+        raise ExceptionGroup(f"{len(errors)} models cannot be had", errors)
+
+
+def _wanted(names: Sequence[str], folder: str | None) -> dict[str, Path]:
+    """Cards by the names they were asked by. Raises ModelError for a name that is none."""
+    if "all" not in names:
+        return {name: find_card(name, folder) for name in names}
+    every = cards(folder)
+    return {name: path for name, path in every.items() if _is_for_download(path)} | {
+        name: find_card(name, folder) for name in names if name != "all"
+    }
+
+
+def _is_for_download(card_path: Path) -> bool:
+    try:
+        return bool(read_card(card_path).urls)
+    except ModelError:
+        # Kept, so that pulling it says what is wrong with it.
+        return True
+
+
+def _pull(name: str, card_path: Path, where: Path, folder: str | None, err: Console) -> dict[str, Any]:
+    card = read_card(card_path)
+    here = file_of(card, card_path, folder)
+    try:
+        right = here is not None and card.sha256 in (None, sha256_of(here))
+    except OSError as error:
+        raise ModelError(f"model {name!r}: cannot read {here}: {error.strerror}") from None
+    status = "present" if right else "downloaded"
+    if not right and here is not None and here.parent != where:
+        raise ModelError(
+            f"model {name!r}: {here}, beside its card, is not the file that the card names; remove it first"
+        )
+    if not right:
+        with progress.Progress(
+            progress.TextColumn("{task.description}", markup=False),
+            progress.BarColumn(),
+            progress.DownloadColumn(),
+            progress.TransferSpeedColumn(),
+            progress.TimeRemainingColumn(),
+            console=err,
+            transient=True,
+            disable=not err.is_terminal,
+        ) as bars:
+            bar = bars.add_task(name, total=card.bytes)
+            here = download(card, where, lambda done, total: bars.update(bar, completed=done, total=total))
+    return {
+        "name": name,
+        "status": status,
+        "path": str(here),
+        "sha256": card.sha256,
+        "bytes": here.stat().st_size if here else None,
+    }
 
 
 def describe_as_data(model: Model) -> dict[str, Any]:

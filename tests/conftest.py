@@ -28,6 +28,14 @@ def assets() -> Path:
     return folder
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _no_cache_of_the_users(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Models that a developer has pulled must not change what the tests see."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FRAMERAIL_MODELS", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(autouse=True)
 def _no_thread_stays() -> Iterator[None]:
     """Every thread that a test starts is joined by the end of it."""

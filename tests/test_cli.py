@@ -64,7 +64,7 @@ def test_a_run_leaves_everything_it_promises(cheap_model: str, tmp_path: Path) -
         (["missing.mp4"], 2, "missing.mp4"),
         (["synthetic:64x48", "--provider", "cuda12"], 2, "unknown provider 'cuda12'"),
         (["synthetic:64x48", "--provider", "tensorrt"], 3, "this build (onnxruntime"),
-        (["synthetic:64x48", "--model", "nanodet-q"], 3, "did you mean 'nanodet-g'"),
+        (["synthetic:64x48", "--model", "nanodet-gg"], 3, "did you mean 'nanodet-g'"),
         (["synthetic:64x48", "--model", "no/such.onnx"], 3, "no/such.onnx"),
         (["synthetic:64x48", "--classes", "unicorn"], 2, "no class 'unicorn'"),
         (["synthetic:64x48", "--jsonl", "no/such/dir.jsonl"], 2, "no/such"),
@@ -323,7 +323,7 @@ def test_two_signals_while_a_model_loads(tmp_path: Path) -> None:
     """Python runs no handler while the main thread is in a native call; ours are obeyed all the same."""
     slow = (
         "import hashlib; from pipeline import __main__; import pipeline.app as app\n"
-        "def load(*_): print('loading', flush=True); hashlib.pbkdf2_hmac('sha256', b'', b'', 10**9)\n"
+        "def load(*_, **__): print('loading', flush=True); hashlib.pbkdf2_hmac('sha256', b'', b'', 10**9)\n"
         "app.open_model = load; __main__.main()"
     )
     process = subprocess.Popen(
@@ -482,7 +482,7 @@ def test_doctor() -> None:
 
 def test_models_list_info_verify(cheap_model: str) -> None:
     listed = json.loads(framerail("models", "list", "--json").stdout)
-    assert [(entry["name"], entry["present"]) for entry in listed] == [("nanodet-g", True)]
+    assert ("nanodet-g", True) in [(entry["name"], entry["present"]) for entry in listed]
     info = json.loads(framerail("models", "info", "nanodet-g", "--json").stdout)
     assert (info["family"], info["input"]["color"], info["input"]["pad"]) == ("nanodet", "BGR", 0)
     assert info["reasons"]["color"] == "model card"

@@ -173,7 +173,9 @@ def recognise(view: View) -> Match | None:
     if len(outputs) == 1:
         fused = _recognise_fused(outputs[0], shapes[0], input_hw, num_classes)
         return None if fused is None else _with_activation(fused, view, [0], fused.num_classes)
-    found = _by_name([output.name for output in outputs]) or _by_shape(shapes, input_hw, None)
+    found = _by_name([output.name for output in outputs])
+    if found is None and len(outputs) <= 2 * len(_STRIDES[0]):  # four pairs without names: PicoDet's
+        found = _by_shape(shapes, input_hw, None)
     if found is None:
         return None
     strides, order = found

@@ -3,64 +3,105 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from pipeline.config import nearest
+from pipeline.decoders.family import Task
 from pipeline.errors import ModelError
+from pipeline.redact import protect, redact
 
 Channels = tuple[float, float, float]
+Pixels = Annotated[int, Field(ge=1, le=65536)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+# What is downloaded becomes a file of this name in the user's folder, and nowhere else.
+_PLAIN_NAME = re.compile(r"[\w][\w.+ -]*\.onnx")
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class CardInput(_Strict):
     """The input contract; what is left out comes from the file or from the family's default.
 
-    ``size`` is (height, width); ``mean`` and ``std`` apply to pixels of 0..255 in the model's
-    channel order: blob = (pixel - mean) / std. ``pad`` is a grey level before that.
+    The keys are those of ``vision.InputSpec``, where they are explained; ``size`` is (height, width).
+    ``mean`` and ``std`` apply to pixels of 0..255 in the model's channel order:
+    blob = (pixel - mean) / std. ``pad`` is a grey level before that. The element type is the file's.
     """
 
-    size: tuple[int, int] | None = None
+    size: tuple[Pixels, Pixels] | None = None
+    layout: Literal["NCHW", "NHWC"] | None = None
+    stride: Pixels | None = None
     color: Literal["RGB", "BGR"] | None = None
     mean: Channels | None = None
     std: Channels | None = None
-    resize: Literal["letterbox", "stretch"] | None = None
+    resize: Literal["letterbox", "stretch", "crop"] | None = None
+    interpolation: Literal["linear", "area"] | None = None
+    crop: Annotated[float, Field(gt=0, le=1)] | None = None
     align: Literal["center", "top-left"] | None = None
     pad: Annotated[int, Field(ge=0, le=255)] | None = None
 
 
 class Accuracy(_Strict):
-    """AP as measured, and on what."""
+    """AP in 0..1, on which pictures, and how it was measured or who published it."""
 
     dataset: str
-    ap: float
-    ap50: float
+    ap: Fraction
+    ap50: Fraction | None = None
     protocol: str = ""
 
 
 class ModelCard(_Strict):
-    """One card file. ``labels`` is the stem of a file in ``models/labels`` or the labels themselves."""
+    """One card file. ``labels`` is the stem of a file in ``models/labels`` or the labels themselves.
 
-    name: str
-    file: str
+    ``urls`` are addresses (http, https) of one and the same file, tried in order; a card that has
+    them states its ``sha256``, and ``bytes`` where known.
+    """
+
+    name: Annotated[str, Field(min_length=1)]
+    file: Annotated[str, Field(min_length=1)]
+    urls: tuple[str, ...] = ()
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
-    bytes: int | None = None
+    bytes: Annotated[int, Field(ge=1)] | None = None
     family: str
-    task: Literal["detect"] = "detect"
+    task: Task | None = None
+    """None: the family's own."""
     license: str = ""
     source: str = ""
     labels: str | list[str] | None = None
-    conf_threshold: Annotated[float, Field(ge=0, le=1)] | None = None
-    iou_threshold: Annotated[float, Field(ge=0, le=1)] | None = None
+    conf_threshold: Fraction | None = None
+    iou_threshold: Fraction | None = None
     input: CardInput = CardInput()
     params: dict[str, Any] = {}
     """What the family's decoder has to be told."""
     accuracy: Accuracy | None = None
+
+    @field_validator("urls")
+    @classmethod
+    def _addresses(cls, urls: tuple[str, ...]) -> tuple[str, ...]:
+        for url in urls:
+            protect(url)
+            parts = urlsplit(url)
+            if parts.scheme not in ("http", "https") or not parts.hostname:
+                raise ValueError("expected addresses that begin with https:// or http://")
+        return urls
+
+    @model_validator(mode="after")
+    def _downloadable(self) -> Self:
+        if self.urls and self.sha256 is None:
+            raise ValueError("'sha256' is missing: a card with urls has to say which file is the right one")
+        if self.urls and not _PLAIN_NAME.fullmatch(self.file):
+            raise ValueError(
+                f"file: expected the plain name of an .onnx file, because it is downloaded; got {self.file!r}"
+            )
+        return self
 
 
 def read_card(path: Path) -> ModelCard:
@@ -73,11 +114,34 @@ def read_card(path: Path) -> ModelCard:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ModelError(f"model card {path} is not valid TOML: {error}") from None
     except ValidationError as error:
-        problems = "; ".join(
-            f"{'.'.join(str(part) for part in entry['loc'])}: {entry['msg']}"
-            for entry in error.errors(include_url=False)
-        )
-        raise ModelError(f"model card {path}: {problems}") from None
+        # Not chained: pydantic's own text quotes the input, which may be an address with a password.
+        problems = [redact(_problem(entry)) for entry in error.errors(include_url=False)]
+        raise ModelError(f"model card {path}: {'; '.join(problems)}") from None
+
+
+_TABLES: dict[str, type[BaseModel]] = {"": ModelCard, "input": CardInput, "accuracy": Accuracy}
+
+
+def _problem(entry: Any) -> str:
+    """One pydantic error in words: the place, what is wrong, and the nearest valid key."""
+    location = entry["loc"]
+    place = ".".join(str(part) for part in location)
+    if entry["type"] == "extra_forbidden":
+        key, table = str(location[-1]), ".".join(map(str, location[:-1]))
+        valid = _TABLES[table].model_fields
+        for other, model in _TABLES.items():
+            if other != table and key in model.model_fields:
+                return (
+                    f"unknown key {place!r}: it belongs {f'under [{other}]' if other else 'above the tables'}"
+                )
+        return f"unknown key {place!r}; did you mean {nearest(key, valid)!r}? (valid: {', '.join(valid)})"
+    if entry["type"] == "missing":
+        return f"{place!r} is missing"
+    message = entry["msg"].removeprefix("Value error, ")
+    if not place or isinstance(entry["input"], dict):
+        return message if not place else f"{place}: {message}"
+    shown = redact(repr(entry["input"]))
+    return f"{place}: {message} (got {shown if len(shown) <= 60 else f'{shown[:28]}…{shown[-28:]}'})"
 
 
 def sha256_of(path: Path) -> str:

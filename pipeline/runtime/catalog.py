@@ -1,7 +1,14 @@
-"""Where models are: cards by name, or an ONNX file with or without a card beside it."""
+"""Where models are: cards by name, or an ONNX file with or without a card beside it.
+
+Cards ship with the project and may lie in the user's folder of models too. A card's file is looked
+for beside the card, then in the user's folder, where ``framerail models pull`` puts it.
+"""
 
 from __future__ import annotations
 
+import os
+import shlex
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,11 +18,36 @@ from pipeline.runtime.card import ModelCard, read_card, sha256_of
 
 _PACKAGE = Path(__file__).resolve().parent.parent
 
+FOLDER_VARIABLE = "FRAMERAIL_MODELS"
+
 
 def models_dir() -> Path:
     """The folder of cards, labels and the default weights: inside an installed package, else the repo's."""
     packaged = _PACKAGE / "_models"
     return packaged if packaged.is_dir() else _PACKAGE.parent / "models"
+
+
+def user_dir(folder: str | None = None) -> Path:
+    """The user's folder of models, whether or not it is there yet.
+
+    ``folder`` where given, else what FRAMERAIL_MODELS says, else ``framerail/models`` in the
+    platform's folder for caches (XDG_CACHE_HOME or ~/.cache; ~/Library/Caches; %LOCALAPPDATA%).
+    Raises ModelError where there is no home.
+    """
+    stated = folder or os.environ.get(FOLDER_VARIABLE)
+    if stated:
+        return Path(os.path.abspath(os.path.expanduser(stated)))
+    if sys.platform == "win32":
+        base = os.environ.get("LOCALAPPDATA") or os.path.expanduser(r"~\AppData\Local")
+    elif sys.platform == "darwin":
+        base = os.path.expanduser("~/Library/Caches")
+    else:
+        # The XDG base directory specification: a path that is not absolute is to be ignored.
+        xdg = os.environ.get("XDG_CACHE_HOME", "")
+        base = xdg if os.path.isabs(xdg) else os.path.expanduser("~/.cache")
+    if not os.path.isabs(base):
+        raise ModelError(f"this user has no home folder for models; give one: --dir or {FOLDER_VARIABLE}")
+    return Path(base) / "framerail" / "models"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,9 +61,42 @@ class Located:
     sha256: str
 
 
-def cards() -> dict[str, Path]:
-    """Card files by model name, sorted."""
-    return {path.stem: path for path in sorted(models_dir().glob("*.toml"))}
+def cards(folder: str | None = None) -> dict[str, Path]:
+    """Card files by model name, sorted. A card in the user's folder (``user_dir``) hides one that ships:
+    a name that the user gave keeps its meaning when the project comes to ship one of that name."""
+    folders = (models_dir(), *_user_dirs(folder))
+    found = {path.stem: path for where in folders for path in where.glob("*.toml")}
+    return dict(sorted(found.items()))
+
+
+def _user_dirs(folder: str | None = None) -> tuple[Path, ...]:
+    try:
+        return (user_dir(folder),)
+    except ModelError:
+        # A service without a home has the cards that ship, and files by their paths.
+        return ()
+
+
+def file_of(card: ModelCard, card_path: Path, folder: str | None = None) -> Path | None:
+    """Where a card's file is: beside the card, or in the user's folder. None where it is in neither."""
+    # A card may say ../weights/x.onnx of what lies beside it, but not of what lies in the user's folder.
+    plain = os.path.basename(card.file) == card.file
+    folders = (card_path.parent, *(_user_dirs(folder) if plain else ()))
+    return next((path for where in folders if (path := where / card.file).is_file()), None)
+
+
+def find_card(name: str, folder: str | None = None) -> Path:
+    """Return the file of a card, by name or path. Raises ModelError."""
+    known = cards(folder)
+    if name in known:
+        return known[name]
+    path = Path(name).expanduser()
+    if path.suffix.lower() == ".toml" and path.is_file():
+        return path
+    raise ModelError(
+        f"no model card {name!r}; did you mean {nearest(name, known)!r}? Known: {', '.join(known)}; "
+        "or give the path of a card (.toml)"
+    )
 
 
 def locate(model: str) -> Located:
@@ -49,8 +114,7 @@ def locate(model: str) -> Located:
 def _locate(model: str) -> Located:
     known = cards()
     if model in known:
-        card = read_card(known[model])
-        return _with_card(card, known[model])
+        return _with_card(read_card(known[model]), known[model])
     path = Path(model).expanduser()
     if path.suffix.lower() == ".toml" and path.is_file():
         return _with_card(read_card(path), path)
@@ -72,13 +136,29 @@ def _locate(model: str) -> Located:
 
 
 def _with_card(card: ModelCard, card_path: Path) -> Located:
-    path = card_path.parent / card.file
-    if not path.is_file():
-        raise ModelError(f"model {card.name!r}: its file {path} is missing")
+    path = file_of(card, card_path)
+    if path is None:
+        raise ModelError(_missing(card, card_path))
     found = sha256_of(path)
     if card.sha256 is not None and found != card.sha256:
+        expected = f", expected {card.bytes:,}" if card.bytes else ""
+        remedy = f"; framerail models pull {handle(card_path)} replaces it" if card.urls else ""
         raise ModelError(
             f"model {card.name!r}: {path} is not the file that its card names: sha256 is {found[:12]}…, "
-            f"expected {card.sha256[:12]}… ({path.stat().st_size:,} bytes, expected {card.bytes or 0:,})"
+            f"expected {card.sha256[:12]}… ({path.stat().st_size:,} bytes{expected}){remedy}"
         )
     return Located(card.name, path, card, card_path, found)
+
+
+def handle(card_path: Path) -> str:
+    """What ``framerail models pull`` knows a card by: its name, or its path where it lies elsewhere."""
+    return card_path.stem if cards().get(card_path.stem) == card_path else shlex.quote(str(card_path))
+
+
+def _missing(card: ModelCard, card_path: Path) -> str:
+    if not card.urls:
+        return f"model {card.name!r}: its file {card_path.parent / card.file} is missing"
+    return (
+        f"model {card.name!r} is not here yet: framerail models pull {handle(card_path)} downloads it; "
+        f"offline, copy {card.file} to {user_dir()}"
+    )

@@ -122,6 +122,9 @@ def describe(located: Located, session: Session, input_size: tuple[int, int] | N
     labels = stated_labels or found.labels
     if stated_labels:
         reasons["labels"] = "model card"
+    elif not labels and len(found.family.labels) == found.num_classes:
+        labels = found.family.labels
+        reasons["labels"] = f"default of the family {found.family.name}"
     elif not labels:
         labels = _default_labels(found, reasons)
     conf, iou = found.family.conf_threshold, found.family.iou_threshold
@@ -182,9 +185,13 @@ def _stated_input(
     size = input_size or stated.get("size")
     stated.pop("size", None)
     image = image_input(session.inputs)
-    if size is not None and image is not None:
+    if image is None:
+        return stated
+    declared = image.shape[2:] if layout_of(image) == "NCHW" else image.shape[1:3]
+    if stated.get("stride") is not None and None not in declared:
+        raise ModelError(f"model {name!r}: its card says a stride, but the file takes one size only")
+    if size is not None:
         stated["height"], stated["width"] = size
-        declared = image.shape[2:] if layout_of(image) == "NCHW" else image.shape[1:3]
         if any(fixed not in (None, given) for fixed, given in zip(declared, size, strict=True)):
             taken = "x".join("?" if side is None else str(side) for side in declared)
             raise ModelError(
