@@ -33,6 +33,17 @@ def write_cheap_model(
     """
     cells = sum((size // stride) ** 2 for stride in (8, 16, 32))
     output = np.zeros((1, 4 + len(NAMES), cells), np.float32)
+    # A box in every cell, as a real model has; its score is 0.
+    at = 0
+    for stride in (8, 16, 32):
+        middles = (np.arange(size // stride) + 0.5) * stride
+        columns, rows = np.meshgrid(middles, middles)
+        output[0, :4, at : at + columns.size] = [
+            columns.ravel(),
+            rows.ravel(),
+            *[[stride] * columns.size] * 2,
+        ]
+        at += columns.size
     for index, (box, score) in enumerate(zip(boxes_cxcywh, scores, strict=True)):
         output[0, :4, index] = box
         output[0, 4 + index, index] = score

@@ -1,8 +1,8 @@
 """The ``framerail`` command: arguments, exit codes, output for people.
 
 Exit codes: 0 done or stopped by the first Ctrl-C / SIGTERM; 2 bad usage or config, or a source or
-output that cannot be opened; 3 a model or provider that cannot be had; 4 failed while running;
-130 cancelled by a second Ctrl-C. Standard output belongs to data (``--jsonl -``, ``--json``);
+output that cannot be opened; 3 a model or provider that cannot be had; 4 failed while running, or below
+``--min-ap``; 130 cancelled by a second Ctrl-C. Standard output belongs to data (``--jsonl -``, ``--json``);
 everything for people goes to standard error.
 """
 
@@ -13,23 +13,19 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Callable
+from contextlib import nullcontext, suppress
 from typing import Annotated, Any, Optional
 
 import typer
-from rich.console import Console
 
 from pipeline import __version__
+from pipeline.cli_eval import evaluate
+from pipeline.cli_models import models_app
+from pipeline.command import CANCELLED, console, given, log, reporting, stdout
 from pipeline.config import PROVIDER_NAMES, Config, load_config, make_config
-from pipeline.errors import ConfigError, PipelineError, SourceError
-from pipeline.redact import redact
+from pipeline.errors import ConfigError, PipelineError
 
-log = logging.getLogger("framerail")
-# No markup: a stream may be called gate[north].
-console = Console(stderr=True, markup=False)
-
-CANCELLED = 130
 FORCED_EXIT_SECONDS = 0.8
 
 app = typer.Typer(
@@ -41,58 +37,10 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Real-time object detection on video, streams and cameras that accounts for every frame.",
     epilog="Exit codes: 0 done or stopped gracefully; 2 bad usage, or a source or output that cannot be "
-    "opened; 3 a model or provider that cannot be had; 4 failed while running; 130 cancelled by a "
+    "opened; 3 a model or provider that cannot be had; 4 failed while running, or below --min-ap; "
+    "130 cancelled by a "
     "second Ctrl-C.",
 )
-models_app = typer.Typer(
-    no_args_is_help=True, rich_markup_mode=None, help="What models there are and how they are read."
-)
-app.add_typer(models_app, name="models")
-
-
-@contextmanager
-def _reporting() -> Iterator[None]:
-    """Errors become one line each and an exit code; a traceback only with ``--debug``."""
-    try:
-        yield
-    except (typer.Exit, SystemExit):
-        raise
-    except KeyboardInterrupt:
-        raise typer.Exit(CANCELLED) from None
-    except Exception as raised:
-        log.debug("raised:", exc_info=raised)
-        errors = list(_leaves(raised))
-        for error in errors:
-            # A source's error that comes in a group was logged when its stream ended.
-            if error is raised or not isinstance(error, SourceError):
-                log.error("%s", _one_line(error))
-        # Failed while running outranks what could not be opened.
-        raise typer.Exit(max(_exit_code(error) for error in errors)) from None
-
-
-def _exit_code(error: BaseException) -> int:
-    return error.exit_code if isinstance(error, PipelineError) else PipelineError.exit_code
-
-
-def _leaves(error: BaseException) -> Iterator[BaseException]:
-    if isinstance(error, BaseExceptionGroup):
-        for inner in error.exceptions:
-            yield from _leaves(inner)
-    else:
-        yield error
-
-
-def _one_line(error: BaseException) -> str:
-    if isinstance(error, PipelineError):
-        return str(error)
-    notes = "".join(f" ({note})" for note in getattr(error, "__notes__", []))
-    return redact(f"{type(error).__name__}: {' '.join(str(error).split())}{notes}; --debug shows where")
-
-
-def _stdout() -> Console:
-    """For tables; wide where no terminal sets the width, so that grep finds whole lines."""
-    shown = Console(markup=False)
-    return shown if shown.is_terminal else Console(markup=False, width=160)
 
 
 def _version(value: bool) -> None:
@@ -317,18 +265,14 @@ def run(
         "quiet": quiet or None,
         "log_format": log_format,
     }
-    with _reporting():
-        chosen = _config(config, sources or [], name or [], _given(per_stream), _given(options))
+    with reporting():
+        chosen = _config(config, sources or [], name or [], given(per_stream), given(options))
         logs.set_up(chosen.log_format, quiet=chosen.quiet, debug=debug, console=console)
         _run(chosen, debug, config)
 
 
-def _given(options: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in options.items() if value is not None}
-
-
 def _camera(size: str | None, fps: float | None, pixel_format: str | None) -> dict[str, Any] | None:
-    camera: dict[str, Any] = _given({"fps": fps, "pixel_format": pixel_format})
+    camera: dict[str, Any] = given({"fps": fps, "pixel_format": pixel_format})
     if size is not None:
         width, _, height = size.lower().partition("x")
         if not (width.isdecimal() and height.isdecimal()):
@@ -447,80 +391,17 @@ def doctor(
     from pipeline.doctor import examine, print_report
 
     logs.set_up("text", quiet=True, debug=debug, console=console)
-    with _reporting():
+    with reporting():
         report = examine()
         if as_json:
             typer.echo(json.dumps(report, indent=2, ensure_ascii=False))
         else:
-            print_report(report, _stdout())
+            print_report(report, stdout())
 
 
-@models_app.command("list")
-def models_list(as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False) -> None:
-    """List the models that are known by name."""
-    with _models() as model_commands:
-        model_commands.show_list(_stdout(), as_json=as_json)
-
-
-@models_app.command("info")
-def models_info(
-    model: Annotated[str, typer.Argument(metavar="NAME|FILE.onnx")],
-    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
-) -> None:
-    """Say how a model is fed and read, and for each property why."""
-    with _models() as model_commands:
-        model_commands.show_info(model, _stdout(), as_json=as_json)
-
-
-@models_app.command("identify")
-def models_identify(
-    model: Annotated[str, typer.Argument(metavar="NAME|FILE.onnx")],
-    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
-) -> None:
-    """Find out what a model is: its family and task, how it is fed, what each output holds, and why."""
-    with _models():
-        from pipeline.identify_command import identify
-
-        identify(model, _stdout(), console, as_json=as_json)
-
-
-@models_app.command("pull")
-def models_pull(
-    names: Annotated[
-        list[str],
-        typer.Argument(metavar="NAME...|all", help="Cards by name or path, or all that have an address."),
-    ],
-    directory: Annotated[
-        Optional[str],
-        typer.Option(
-            "--dir", metavar="DIR", help="Where to. Default: FRAMERAIL_MODELS, else the user's cache."
-        ),
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
-) -> None:
-    """Download models, verified against their cards."""
-    with _models() as model_commands:
-        model_commands.pull(names, directory, _stdout(), console, as_json=as_json)
-
-
-@models_app.command("verify")
-def models_verify(
-    model: Annotated[str, typer.Argument(metavar="NAME|FILE.onnx")],
-    provider: Annotated[str, typer.Option("--provider", "-p", help="Where to run it.")] = "auto",
-) -> None:
-    """Check a model's hash, load it, run it on a picture, and say what was found."""
-    with _models() as model_commands:
-        model_commands.verify(model, provider, _stdout())
-
-
-@contextmanager
-def _models() -> Iterator[Any]:
-    """Errors in one line; yields the module of the commands, which needs what the check looks for."""
-    from pipeline import dependencies, logs
-
-    logs.set_up("text", quiet=True, debug=False, console=console)
-    with _reporting():
-        dependencies.check()
-        from pipeline import model_commands
-
-        yield model_commands
+app.command(
+    "eval",
+    epilog="Examples: framerail eval --model m.onnx --images val2017 --annotations instances_val2017.json; "
+    "framerail eval --model m-int8.onnx --reference m.onnx clip.mp4 --every-nth 10 --min-ap 0.95",
+)(evaluate)
+app.add_typer(models_app, name="models")

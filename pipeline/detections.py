@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,13 +12,37 @@ from numpy.typing import NDArray
 from pipeline.classification import Labels
 
 
+class Rle(TypedDict):
+    """A mask as COCO writes it: ``size`` [height, width] and the run lengths as text."""
+
+    size: list[int]
+    counts: str
+
+
+class Masks(Protocol):
+    """N masks of one frame, each computed when it is asked for."""
+
+    def __len__(self) -> int:
+        """N."""
+
+    def __getitem__(self, index: int) -> NDArray[np.bool_]:
+        """One mask: bool [height, width] of the frame."""
+
+    def crop(self, index: int) -> tuple[int, int, NDArray[np.bool_]]:
+        """The part of a mask within its box: left and top in pixels of the frame, and bool [h, w]."""
+
+    def rle(self, index: int) -> Rle:
+        """One mask in COCO's compressed run lengths."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Detections:
     """N detections of one frame, by falling confidence.
 
     ``xyxy`` float32 [N, 4]: left, top, right, bottom in pixels of the frame, clipped to it.
-    ``confidence`` float32 [N] in 0..1. ``class_id`` int32 [N], an index into ``names``.
-    Raises ValueError when the three do not have the same length or the wrong shape.
+    ``confidence`` float32 [N] in 0..1. ``class_id`` int32 [N], an index into ``names``. What
+    only some models say is None elsewhere. Raises ValueError when they do not have the same
+    length or the wrong shape.
     """
 
     xyxy: NDArray[np.float32]
@@ -26,6 +51,15 @@ class Detections:
     names: Sequence[str] = ()
     second: Labels | None = None
     """What a second model took each of them for."""
+    keypoints: NDArray[np.float32] | None = None
+    """[N, K, 3]: x and y in pixels of the frame, clipped to it; how surely the point is seen, 0..1."""
+    polygons: NDArray[np.float32] | None = None
+    """[N, 4, 2]: the corners of rotated boxes in order, in pixels of the frame, not clipped."""
+    rotated: NDArray[np.float32] | None = None
+    """[N, 5]: centre x, centre y, width, height in pixels of the frame; the angle of the width in
+    radians, clockwise. A picture scaled unequally makes a rotated box a parallelogram, which only
+    ``polygons`` says exactly: this then has the lengths and the angle of its sides."""
+    masks: Masks | None = None
 
     def __post_init__(self) -> None:
         count = len(self.xyxy)
@@ -38,6 +72,23 @@ class Detections:
                 f"expected xyxy [N, 4], confidence [N] and class_id [N]; got {self.xyxy.shape}, "
                 f"{self.confidence.shape} and {self.class_id.shape}"
             )
+        if not (self.keypoints is None and self.polygons is None and self.rotated is None):
+            self._check_further(count)
+        if self.masks is not None and len(self.masks) != count:
+            raise ValueError(f"expected {count} masks; got {len(self.masks)}")
+
+    def _check_further(self, count: int) -> None:
+        kinds = (("keypoints", 3, (-1, 3)), ("polygons", 3, (4, 2)), ("rotated", 2, (5,)))
+        for name, rank, sizes in kinds:
+            part: NDArray[np.float32] | None = getattr(self, name)
+            if part is None:
+                continue
+            fits = part.ndim == rank and all(
+                size in (-1, is_) for size, is_ in zip(sizes, part.shape[1:], strict=True)
+            )
+            if len(part) != count or not fits:
+                expected = ", ".join("K" if size == -1 else str(size) for size in sizes)
+                raise ValueError(f"expected {name} [{count}, {expected}]; got {part.shape}")
 
     @classmethod
     def empty(cls, names: Sequence[str] = ()) -> Detections:

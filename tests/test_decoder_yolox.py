@@ -7,8 +7,12 @@ import math
 import numpy as np
 import pytest
 
-from pipeline.decoders import DECODERS
-from tests.decoding import HW, assert_same, cells, passing, random
+from pipeline.decoders import DECODERS, identify
+from pipeline.decoders.candidates import grid
+from pipeline.runtime.session import Session
+from pipeline.runtime.trial import Trial
+from tests.decoding import HW, assert_same, cells, image, passing, random
+from tests.heads import view
 
 
 def yolox_by_loop(output, threshold, multi_label, decoded, strides):
@@ -35,3 +39,72 @@ def test_yolox(threshold, multi_label, decoded, strides):
 
 def sound_outputs():
     return [np.full((1, 126, 8), 0.75, np.float32)]
+
+
+def test_decoded_boxes_may_be_in_parts_of_the_input():
+    pixels = random(2, 1, 126, 8)
+    pixels[0, :, :4] *= 90
+    parts = pixels / np.array([96, 64, 96, 64, 1, 1, 1, 1], np.float32)
+    params = {"decoded": True, "normalised": True}
+    found = DECODERS["yolox"].decode([parts], HW, 0.3, params)
+    assert_same(found, list(yolox_by_loop(pixels, 0.3, False, True, (8, 16, 32))))
+
+
+def laid_out(unit, seed=3):
+    """A table as a detector would give it, in one of the units of its boxes."""
+    generator = np.random.default_rng(seed)
+    raw = np.concatenate([generator.random((126, 2)) * 1.5 - 0.25, generator.normal(0, 1, (126, 2))], axis=1)
+    points, sizes = grid(HW, (8, 16, 32), 0.0)
+    if unit != "offsets":
+        raw = np.concatenate([raw[:, :2] * sizes + points, np.exp(raw[:, 2:]) * sizes], axis=1)
+    if unit == "parts":
+        raw /= [HW[1], HW[0]] * 2
+    return [np.concatenate([raw, generator.random((126, 4)) ** 3], axis=1)[None].astype(np.float32)]
+
+
+@pytest.mark.parametrize("unit", ["offsets", "pixels", "parts"])
+def test_whether_boxes_are_decoded_is_told_by_where_they_are(unit):
+    outputs = laid_out(unit)
+    match = DECODERS["yolox"].recognise(view(outputs, num_classes=3))
+    expected = {"strides": (8, 16, 32), "decoded": unit != "offsets", "normalised": unit == "parts"}
+    assert match.params == expected and match.certain
+    assert ("decoded already" in match.reason) == (unit != "offsets")
+    assert ("offsets" in match.holds[0]) == (unit == "offsets")
+    # The same boxes, whatever they are written in.
+    usual = DECODERS["yolox"].decode(laid_out("offsets"), HW, 0.1, {})
+    found = DECODERS["yolox"].decode(outputs, HW, 0.1, match.params)
+    np.testing.assert_allclose(found.xyxy, usual.xyxy, rtol=1e-3, atol=1e-2)
+
+
+@pytest.mark.parametrize("spoil", ["far", "objectness", "logits", "nan"])
+def test_a_table_that_answers_otherwise_is_none(spoil):
+    (table,) = laid_out("offsets")
+    if spoil == "far":
+        table[..., :2] += 20
+    elif spoil == "objectness":  # YOLOv6's
+        table[..., 4] = 1
+    elif spoil == "logits":
+        table[..., 4:] -= 3
+    else:
+        table[0, 3, 1] = np.nan
+    assert DECODERS["yolox"].recognise(view([table])) is None
+
+
+@pytest.mark.parametrize("unit", ["offsets", "pixels", "parts"])
+def test_the_real_model_in_every_form(assets, unit):
+    """Against itself: yolox_nano, decoded after its graph as ``--decode_in_inference`` does."""
+    session = Session(assets / "models" / "yolox_nano.onnx", "cpu")
+    points, sizes = grid((416, 416), (8, 16, 32), 0.0)
+    real = Trial(session)
+
+    def trial(fed):
+        (table,) = real(fed)
+        if unit == "offsets":
+            return [table]
+        xy, wh = table[..., :2] * sizes + points, np.exp(table[..., 2:4]) * sizes
+        scale = 416 if unit == "parts" else 1
+        return [np.concatenate([xy / scale, wh / scale, table[..., 4:]], axis=2)]
+
+    found = identify([image((416, 416))], session.outputs, {}, trial=trial)
+    assert (found.family.name, found.params["decoded"]) == ("yolox", unit != "offsets")
+    assert found.params["normalised"] == (unit == "parts")

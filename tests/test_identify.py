@@ -9,74 +9,50 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.decoders import DECODERS, TensorInfo, identify
+from pipeline.decoders import TensorInfo, identify
 from pipeline.errors import ModelError, UnknownLayoutError
+from pipeline.runtime.catalog import locate
+from pipeline.runtime.model import describe
+from pipeline.runtime.session import Session
 from pipeline.vision.letterbox import InputSpec
 from tests.decoding import image, output
 
 COCO_NAMES = repr({i: f"thing {i}" for i in range(80)})
 
 
-@pytest.mark.parametrize(
-    ("model", "family", "size", "params", "labels"),
-    [
-        ("nanodet_g_416", "nanodet", 416, {"reg_max": 10, "strides": (8, 16, 32)}, 0),
-        ("nanodet_m_320", "nanodet", 320, {"reg_max": 7, "strides": (8, 16, 32)}, 0),
-        ("yolox_nano", "yolox", 416, {"strides": (8, 16, 32), "decoded": False}, 0),
-        ("yolov8n_640_deq", "yolov8", 640, {}, 80),
-        ("yolov8n_int8_msh", "yolov8", 640, {}, 80),
-    ],
-)
-def test_real_models_are_identified(assets, model, family, size, params, labels):
-    found = identify(*declared(assets, model))
-    assert (found.family.name, found.num_classes) == (family, 80)
-    assert (found.input["height"], found.input["width"]) == (size, size)
-    assert params.items() <= found.params.items()
-    assert len(found.labels) == labels and found.labels[:1] == (("person",) if labels else ())
-    assert {"family", "classes", "labels", "size", *asdict(found.family.input)} <= set(found.reasons)
-    assert InputSpec(**found.input).blob_shape == (1, 3, size, size)
+REAL = {
+    "FastestDet": ("fastestdet", 80, (352, 352), "BGR", "stretch"),
+    "centernet_mbv3_512_faithful": ("end2end-centernet", 80, (512, 512), "RGB", "letterbox"),
+    "deimv2_atto_int8_msh": ("deim", 80, (320, 320), "RGB", "stretch"),
+    "deimv2_femto": ("deim", 80, (416, 416), "RGB", "stretch"),
+    "efficientnet_lite0_224": ("classifier-half", 1000, (224, 224), "RGB", "crop"),
+    "nanodet_g_416": ("nanodet", 80, (416, 416), "BGR", "letterbox"),
+    "nanodet_m_320": ("nanodet", 80, (320, 320), "BGR", "letterbox"),
+    "ultraface_RFB-320": ("ultraface", 1, (240, 320), "RGB", "stretch"),
+    "yolo26n_deq": ("end2end", 80, (640, 640), "RGB", "letterbox"),
+    "yolov5n_fp32": ("yolov5", 80, (640, 640), "RGB", "letterbox"),
+    "yolov8n-seg_320_deq": ("yolov8_seg", 80, (320, 320), "RGB", "letterbox"),
+    "yolov8n_640_deq": ("yolov8", 80, (640, 640), "RGB", "letterbox"),
+    "yolov8n_int8_msh": ("yolov8", 80, (640, 640), "RGB", "letterbox"),
+    "yolox_nano": ("yolox", 80, (416, 416), "BGR", "letterbox"),
+}
 
 
-@pytest.mark.parametrize(
-    ("model", "message"),
-    [
-        ("yolov5n_fp32", "doesn't declare the sizes of its outputs"),
-        ("yolo26n_deq", "end-to-end"),
-        ("FastestDet", "feature map"),
-        ("efficientnet_lite0_224", "classifier"),
-        ("ultraface_RFB-320", "SSD"),
-        ("yolov8n-seg_320_deq", "segmentation"),
-        ("centernet_mbv3_512_faithful", "no known layout"),
-    ],
-)
-def test_real_models_of_other_kinds_are_refused(assets, model, message):
-    inputs, outputs, metadata = declared(assets, model)
-    with pytest.raises(UnknownLayoutError) as caught:
-        identify(inputs, outputs, metadata)
-    text = str(caught.value)
-    assert message in text
-    assert all(str(tensor) in text for tensor in [*inputs, *outputs])
-    assert all(family in text for family in DECODERS)
+@pytest.mark.assets
+@pytest.mark.parametrize("model", REAL)
+def test_every_real_model_is_identified_with_nothing_but_its_file(assets, model):
+    family, classes, size, color, resize = REAL[model]
+    described = describe(locate(str(assets / "models" / f"{model}.onnx")), session_of(assets, model))
+    spec = described.spec
+    assert (described.family.name, len(described.labels)) == (family, classes)
+    assert ((spec.height, spec.width), spec.color, spec.resize) == (size, color, resize)
+    assert {"family", "classes", "labels", "size", *asdict(described.family.input)} <= set(described.reasons)
+    # What the file leaves open is said: of the real ones, how the classifier is fed.
+    assert (described.found.doubt is not None) == (family == "classifier-half")
 
 
-def declared(assets, model):
-    import onnxruntime
-
-    dtypes = {"tensor(float)": "float32", "tensor(int64)": "int64"}
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = onnxruntime.InferenceSession(
-        assets / "models" / f"{model}.onnx", options, providers=["CPUExecutionProvider"]
-    )
-    inputs, outputs = (
-        [
-            TensorInfo(t.name, tuple(s if isinstance(s, int) else None for s in t.shape), dtypes[t.type])
-            for t in tensors
-        ]
-        for tensors in (session.get_inputs(), session.get_outputs())
-    )
-    return inputs, outputs, session.get_modelmeta().custom_metadata_map
+def session_of(assets, model):
+    return Session(assets / "models" / f"{model}.onnx", "cpu", threads=2)
 
 
 @pytest.mark.parametrize(
@@ -92,19 +68,11 @@ def declared(assets, model):
             "what int64 [1, 2] is not known",
         ),
         ([TensorInfo("x", (1, 1, 640, 640), "float32")], [output(1, 84, 8400)], {}, "1 channels"),
-        ([TensorInfo("x", (3, 640, 640), "float32")], [output(1, 84, 8400)], {}, "rank 3"),
-        ([image()], [output(1, 25200, 85)], {}, "YOLOv5"),
-        ([image((None, None))], [output(1, 25200, 85)], {}, "YOLOv5"),
-        ([image()], [output(1, 300, 6)], {}, "end-to-end"),
-        ([image()], [output(1, 8400, 84)], {}, "axes exchanged"),
-        ([image()], [output(1, 56, 8400)], {"task": "pose"}, "pose"),
-        ([image()], [output(1, 20, 21504)], {"task": "obb"}, "rotated"),
-        ([image()], [output(1, 1000)], {"task": "classify"}, "classifier"),
+        ([TensorInfo("x", (4, 640, 640), "float32")], [output(1, 84, 8400)], {}, "rank 3"),
         ([image()], [output(1, 56, 8400)], {"task": "depth"}, "another task"),
-        ([image()], [output(1, 300, 6)], {"args": "{'nms': True}"}, "its own NMS"),
-        ([image()], [output(1, 116, 8400), output(1, 32, 160, 160)], {}, "segmentation"),
-        ([image()], [output(1, 56, 8400)], {"names": "{0: 'person'}"}, "no known layout with 1 classes"),
-        ([image()], [output(1, 84, None)], {}, "doesn't declare the sizes"),
+        ([image()], [output(1, 84, 8400)], {"task": "pose"}, "no known layout"),
+        ([image()], [output(1, 57, 8401)], {"names": "{0: 'person'}"}, "no known layout with 1 classes"),
+        ([image()], [output(1, 7, 5, 3)], {}, "no known layout"),
         ([image()], [], {}, "Outputs: none"),
         ([image()], [output(1, 8400, 100)], {}, "yolox with 95 classes"),
     ],
@@ -122,9 +90,9 @@ def test_what_is_ambiguous_is_settled_by_a_card():
     assert identify(*arguments, family="yolox").num_classes == 95
     by_count = identify(*arguments, num_classes=56)
     assert (by_count.family.name, by_count.params["reg_max"]) == ("nanodet", 10)
-    with pytest.raises(UnknownLayoutError, match="doesn't fit family yolov8"):
-        identify(*arguments, family="yolov8")
-    with pytest.raises(ModelError, match="unknown family 'yolov9'; known: nanodet, yolox, yolov8"):
+    with pytest.raises(UnknownLayoutError, match="doesn't fit family fastestdet"):
+        identify(*arguments, family="fastestdet")
+    with pytest.raises(ModelError, match=r"unknown family 'yolov9'; known: .*nanodet.* yolov8,"):
         identify(*arguments, family="yolov9")
 
 
@@ -135,7 +103,6 @@ def test_what_is_ambiguous_is_settled_by_a_card():
         ((1, 5, 8400), "yolov8", 1, {}),
         ((1, 84, 34000), "yolov8", 80, {}),  # strides 4, 8, 16, 32
         ((1, 8400, 85), "yolox", 80, {"strides": (8, 16, 32)}),
-        ((1, 8400, 8), "yolox", 3, {"strides": (8, 16, 32)}),
         ((1, 8500, 85), "yolox", 80, {"strides": (8, 16, 32, 64)}),
         ((1, 8500, 112), "nanodet", 80, {"reg_max": 7, "anchor": 0.0}),
         ((1, 8500, 124), "nanodet", 80, {"reg_max": 10, "anchor": 0.0}),

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from datetime import UTC, datetime
 from fractions import Fraction
 
@@ -18,6 +19,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.classification import Classification, Labels
 from pipeline.detections import Detections
 from pipeline.errors import SinkOpenError, SinkWriteError
 from pipeline.frame import Frame, Result
@@ -150,6 +152,52 @@ def test_the_line_of_the_manual(tmp_path):
         '"infer": 20.2, "postprocess": 0.4, "total": 24.9}, "dropped_before": 0}'
     )
     assert json.dumps(record(Result(frame, detections), 0, 100.0249)) == expected
+
+
+class OneMask:
+    def __len__(self):
+        return 1
+
+    def rle(self, index):
+        assert index == 0
+        return {"size": [48, 64], "counts": "`0P1"}
+
+
+def test_keypoints_polygons_and_masks_are_written_where_there_are_any(tmp_path):
+    path = tmp_path / "out.jsonl"
+    result = make_result(boxes=[(1, 2, 3, 4)])
+    found = replace(
+        result.detections,
+        keypoints=np.array([[[1.005, 0.1, 0.98768], [3, 2.25, 0]]], np.float32),
+        polygons=np.array([[[-0.001, 2.5], [4.25, -7.128], [5, 6], [0.1, 0.2]]], np.float32),
+        masks=OneMask(),
+    )
+    with JsonLines(path) as sink:
+        sink.write(Result(result.frame, found), 0)
+        sink.write(result, 0)
+    line, plain = read(path)
+    VALIDATOR.validate(line)
+    (detection,) = line["detections"]
+    assert detection["keypoints"] == [[pytest.approx(1.0, abs=0.011), 0.1, 0.9877], [3.0, 2.25, 0.0]]
+    assert detection["polygon"] == [[0.0, 2.5], [4.25, -7.13], [5.0, 6.0], [0.1, 0.2]]
+    assert math.copysign(1, detection["polygon"][0][0]) > 0
+    assert detection["mask"] == {"size": [48, 64], "counts": "`0P1"}
+    assert set(plain["detections"][0]) == {"box", "confidence", "class_id", "label"}
+    for bad in (
+        {"keypoints": [[1, 2]]},
+        {"keypoints": [[1, 2, 1.5]]},
+        {"polygon": [[1, 2]] * 3},
+        {"mask": {"size": [4, 4]}},
+        {"mask": {"size": [4], "counts": ""}},
+    ):
+        assert not VALIDATOR.is_valid({**line, "detections": [{**detection, **bad}]}), bad
+
+
+def test_a_keypoint_that_is_no_number_is_an_error(tmp_path):
+    result = make_result(boxes=[(1, 2, 3, 4)])
+    found = replace(result.detections, keypoints=np.full((1, 2, 3), np.nan, np.float32))
+    with JsonLines(tmp_path / "out.jsonl") as sink, pytest.raises(SinkWriteError, match="cannot be written"):
+        sink.write(Result(result.frame, found), 0)
 
 
 def test_total_is_the_time_since_capture(tmp_path):
@@ -322,3 +370,27 @@ except BlockingIOError:
 def test_a_closed_standard_output_is_an_open_error():
     child = in_child("import os, sys; os.close(1)\n" + WRITER, "-", 1)
     assert child.stderr.startswith("SinkOpenError OSError cannot write standard output")
+
+
+def test_what_a_frame_or_an_object_was_taken_for():
+    frame = make_result(np.zeros((48, 64, 3), np.uint8)).frame
+    second = Labels(np.array([2, -1], np.int32), np.array([0.87654, 0], np.float32), ("a", "b", "van"))
+    detections = Detections(
+        np.array([[1, 2, 3, 4], [5, 6, 7, 8]], np.float32),
+        np.array([0.9, 0.8], np.float32),
+        np.array([0, 1], np.int32),
+        ("car", "dog"),
+        second,
+    )
+    line = record(Result(frame, detections), 0, frame.captured_at)
+    assert line["detections"][0]["second"] == {"class_id": 2, "label": "van", "confidence": 0.8765}
+    assert "second" not in line["detections"][1] and "classes" not in line
+    VALIDATOR.validate(json.loads(json.dumps(line)))
+    whole = Classification(np.array([1, 0], np.int32), np.array([0.7, 0.1], np.float32), ("cat", "tabby"))
+    line = record(Result(frame, Detections.empty(), whole), 0, frame.captured_at)
+    assert line["classes"] == [
+        {"class_id": 1, "label": "tabby", "confidence": 0.7},
+        {"class_id": 0, "label": "cat", "confidence": 0.1},
+    ]
+    assert line["detections"] == []
+    VALIDATOR.validate(json.loads(json.dumps(line)))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pytest
@@ -104,6 +106,67 @@ def test_any_box_and_any_text_on_any_picture(height, width, boxes, text):
     frame = around.copy()
     frame[20:-20, 20:-20] = 128
     assert (frame == 128).all()
+
+
+class Rectangles:
+    """Masks that are all of a rectangle, which stands at (left, top) in the picture."""
+
+    def __init__(self, *places):
+        self.places = places
+
+    def __len__(self):
+        return len(self.places)
+
+    def crop(self, index):
+        left, top, right, bottom = self.places[index]
+        return left, top, np.ones((bottom - top, right - left), np.bool_)
+
+
+def test_a_mask_is_a_tint_that_lets_the_picture_through():
+    image = canvas()
+    image[100] = 20
+    found = detections([50, 80, 250, 180, 0.9, 1], [60, 90, 90, 120, 0.5, 0])
+    draw(image, replace(found, masks=Rectangles((60, 95, 240, 170), (295, 195, 310, 210))))
+    tinted, dark, plain = image[150, 150].astype(int), image[100, 150].astype(int), image[175, 150]
+    assert np.abs(tinted - (0.6 * 128 + 0.4 * np.array(color_of(1)))).max() <= 1
+    assert np.abs(dark - (0.6 * 20 + 0.4 * np.array(color_of(1)))).max() <= 1
+    assert (plain == 128).all()
+    assert np.abs(image[199, 299] - (0.6 * 128 + 0.4 * np.array(color_of(0)))).max() <= 1  # cut, not refused
+
+
+def test_a_rotated_box_is_drawn_as_its_polygon():
+    image = canvas()
+    polygon = np.array([[[150, 60], [250, 110], [150, 160], [50, 110]]], np.float32)
+    draw(image, replace(detections([50, 60, 250, 160, 0.9, 1]), polygons=polygon))
+    for x, y in [(150, 160), (250, 110), (50, 110), (200, 135)]:
+        assert tuple(image[y, x]) == color_of(1)
+    assert (image[155:, 40:60] == 128).all() and (image[100:120, 100:200] == 128).all()
+    rows, _ = where(image[:60], color_of(1))
+    assert len(rows)  # its label, above the topmost corner
+
+
+def test_keypoints_are_dots_and_coco_s_have_bones():
+    places = np.array([[20 + 15 * k, 60 + 35 * (k % 3)] for k in range(17)], np.float32)
+    points = np.concatenate([places, np.ones((17, 1), np.float32)], axis=1)[None]
+    points[0, 16, 2] = 0.1
+    found = detections([5, 30, 295, 190, 0.9, 1])
+    with_bones, without = canvas(), canvas()
+    draw(with_bones, replace(found, keypoints=points))
+    draw(without, replace(found, keypoints=points[:, :16]))
+    for image in (with_bones, without):
+        for x, y in places[:16].astype(int):
+            assert tuple(image[y, x]) == color_of(1)
+    hidden = places[16].astype(int)
+    assert (with_bones[hidden[1] - 3 : hidden[1] + 4, hidden[0] - 3 : hidden[0] + 4] == 128).all()
+    middle = ((places[13] + places[15]) / 2).round().astype(int)  # of the left shin
+    assert (with_bones[middle[1], middle[0]] != 128).any() and (without[middle[1], middle[0]] == 128).all()
+
+
+def test_keypoints_and_polygons_far_outside_are_no_error():
+    image = canvas()
+    far = np.array([[[1e30, -1e30], [-1e9, 5], [4, 1e12], [0, 0]]], np.float32)
+    points = np.concatenate([far, np.ones((1, 4, 1), np.float32)], axis=2)
+    draw(image, replace(detections([50, 80, 250, 180, 0.9, 1]), polygons=far, keypoints=points))
 
 
 def test_colours_are_stable_distinct_and_readable():

@@ -39,11 +39,15 @@ class Candidates:
 
     def take(self, chosen: NDArray[Any]) -> Candidates:
         """Return those at ``chosen`` (indices, or bool [N]), in that order."""
-        parts = {
-            name: None if (part := getattr(self, name)) is None else part[chosen]
-            for name in ("xyxy", "scores", "class_id", "keypoints", "rotated", "mask_coefficients")
-        }
-        return Candidates(**parts, prototypes=self.prototypes)  # type: ignore[arg-type]
+        return Candidates(
+            self.xyxy[chosen],
+            self.scores[chosen],
+            self.class_id[chosen],
+            None if self.keypoints is None else self.keypoints[chosen],
+            None if self.rotated is None else self.rotated[chosen],
+            None if self.mask_coefficients is None else self.mask_coefficients[chosen],
+            self.prototypes,
+        )
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -71,7 +75,7 @@ class Candidates:
         sound &= (xyxy[:, 0] <= xyxy[:, 2]) & (xyxy[:, 1] <= xyxy[:, 3])
         for name, part in extra.items():
             if part is not None and name != "prototypes":
-                sound &= np.isfinite(part.reshape(len(part), -1)).all(axis=1)
+                sound &= np.isfinite(part).all(axis=tuple(range(1, part.ndim)))
         if not sound.all():
             xyxy, scores, class_id = xyxy[sound], scores[sound], class_id[sound]
             extra = {

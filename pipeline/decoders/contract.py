@@ -27,14 +27,24 @@ _EXTRAS: Mapping[str, Any] = {
 
 
 def image_input(inputs: Sequence[TensorInfo]) -> TensorInfo | None:
-    """Return the input that takes the picture, the only one of rank 4; None where there is none."""
-    images = [tensor for tensor in inputs if len(tensor.shape) == 4]
+    """Return the input that takes the picture, the one of rank 4 or [3, H, W]; None where there is none."""
+    images = [tensor for tensor in inputs if len(tensor.shape) == 4] or [
+        tensor for tensor in inputs if len(tensor.shape) == 3 and tensor.shape[0] == 3
+    ]
     return images[0] if len(images) == 1 else None
 
 
 def layout_of(image: TensorInfo) -> Literal["NCHW", "NHWC"]:
-    """Return the order of a picture input's axes."""
+    """Return the order of a picture input's axes; without the batch axis they go as NCHW."""
+    if len(image.shape) == 3:
+        return "NCHW"
     return "NHWC" if image.shape[3] == 3 and image.shape[1] != 3 else "NCHW"
+
+
+def spatial(image: TensorInfo) -> tuple[int | None, int | None]:
+    """Return a picture input's declared height and width; None where they are free."""
+    height, width = image.shape[-3:-1] if layout_of(image) == "NHWC" else image.shape[-2:]
+    return height, width
 
 
 def input_size(
@@ -42,7 +52,7 @@ def input_size(
 ) -> tuple[tuple[int, int], str, Literal["NCHW", "NHWC"]]:
     """Return height and width of the input, where they come from, and its layout."""
     layout = layout_of(image)
-    height, width = image.shape[2:] if layout == "NCHW" else image.shape[1:3]
+    height, width = spatial(image)
     if height is not None and width is not None:
         return (height, width), f"input shape {image}", layout
     stated = literal(metadata.get("imgsz", ""))

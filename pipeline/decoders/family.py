@@ -104,6 +104,7 @@ class View:
     metadata: Mapping[str, str] = field(default_factory=dict)
     arrays: tuple[NDArray[Any], ...] = ()
     extra_inputs: tuple[str, ...] = ()
+    stated: bool = False
 
     @property
     def shapes(self) -> tuple[Shape, ...]:
@@ -148,7 +149,8 @@ class Family:
     ``class_aware``: whether boxes of different classes leave each other alone in NMS. ``nms``:
     whether boxes still have to go through it; a model that answers each object once has none.
     ``input_hw``: the size where neither model nor card gives one. ``params``: the parameters that
-    a card may give to ``decode``.
+    a card may give to ``decode``. ``labels``: the names of its classes where neither card nor
+    metadata name them; empty for families that are trained on anything.
     """
 
     name: str
@@ -163,6 +165,7 @@ class Family:
     params: Mapping[str, Param] = field(default_factory=dict)
     task: Task = "detect"
     nms: bool = True
+    labels: tuple[str, ...] = ()
 
     def check_params(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """Return the parameters of a card as ``decode`` takes them. Raises ModelError."""

@@ -16,10 +16,12 @@ from numpy.typing import NDArray
 
 from pipeline.decoders.candidates import Candidates
 from pipeline.decoders.family import Family
+from pipeline.decoders.scene import agreement, objects_in
 from pipeline.errors import ModelError
 
 SANE = 0.6
 """A reading below it is none."""
+_IMAGENET_CATS, _IMAGENET_CLASSES = range(281, 286), 1000
 _LOOK = 0.05
 """Scores above it are looked at."""
 
@@ -30,24 +32,33 @@ class Verdict:
 
     score: float
     reason: str
+    agreement: float = 0.0
+    """How well the boxes lie on what stands in the photograph, 0..1 (``scene.agreement``)."""
 
 
 def judge(
-    family: Family, arrays: Sequence[NDArray[Any]], input_hw: tuple[int, int], params: Mapping[str, Any]
+    family: Family,
+    arrays: Sequence[NDArray[Any]],
+    input_hw: tuple[int, int],
+    params: Mapping[str, Any],
+    fed: Mapping[str, Any],
 ) -> Verdict:
-    """Decode the trial run's outputs and look at the boxes. Raises nothing."""
-    if family.task == "classify":
-        return Verdict(0.5, "a trial run says nothing of a classifier")
+    """Decode the trial run's outputs and look at the boxes. Raises nothing.
+
+    ``fed``: the arguments of an InputSpec, of which ``resize`` and ``align`` say where the picture lies.
+    """
     try:
-        found = family.decode(arrays, input_hw, _LOOK, params)
+        found = family.decode(arrays, input_hw, 0.0 if family.task == "classify" else _LOOK, params)
     except ModelError as error:
         return Verdict(0.0, f"the trial run refutes it: {error}")
+    if family.task == "classify":
+        return _judge_classes(found)
     if not len(found):
         return Verdict(0.5, f"in the trial run nothing scored above {_LOOK}")
-    return _judge_boxes(found, input_hw)
+    return _judge_boxes(found, input_hw, agreement(found, objects_in(input_hw, fed["resize"], fed["align"])))
 
 
-def _judge_boxes(found: Candidates, input_hw: tuple[int, int]) -> Verdict:
+def _judge_boxes(found: Candidates, input_hw: tuple[int, int], agrees: float) -> Verdict:
     limits = np.array([input_hw[1], input_hw[0]], np.float32)
     center = (found.xyxy[:, :2] + found.xyxy[:, 2:]) / 2
     size = found.xyxy[:, 2:] - found.xyxy[:, :2]
@@ -59,6 +70,15 @@ def _judge_boxes(found: Candidates, input_hw: tuple[int, int]) -> Verdict:
     score = inside * sized * varied
     text = (
         f"the trial run gave {len(found)} boxes above {_LOOK}, the best {found.scores.max():.2f}; "
-        f"{inside:.0%} of their weight lies in the picture, {sized:.0%} has a possible size"
+        f"{inside:.0%} of their weight lies in the picture, {sized:.0%} has a possible size; "
+        f"they agree to {agrees:.0%} with the person and the cat in it"
     )
-    return Verdict(round(score, 3), text)
+    return Verdict(round(score, 3), text, agrees)
+
+
+def _judge_classes(found: Candidates) -> Verdict:
+    """A classifier is tried on the cat; where it has ImageNet's classes, theirs are known."""
+    if not _IMAGENET_CATS.stop <= int(found.class_id.max(initial=0)) < _IMAGENET_CLASSES:
+        return Verdict(0.5, "in the trial run there is nothing that its classes are known for")
+    cats = float(found.scores[np.isin(found.class_id, _IMAGENET_CATS)].sum())
+    return Verdict(0.5, f"in the trial run it gave {cats:.0%} to ImageNet's cats for a picture of one", cats)

@@ -1,61 +1,132 @@
-"""YOLOv8 and YOLO11 detection exports of Ultralytics."""
+"""YOLOv8, YOLOv9, YOLO11 and YOLO12 detection exports of Ultralytics, and YOLOv5u's."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.decoders import heads
+from pipeline.decoders.activation import SIGMOID, logit, looks_like_logits, sigmoid
 from pipeline.decoders.candidates import Candidates, cells_text, malformed, matrix, select, strides_for
-from pipeline.decoders.family import MULTI_LABEL, Family, InputDefaults, Match, View, confirmed
+from pipeline.decoders.cells import UNIT_TEXT, Order, place
+from pipeline.decoders.family import MULTI_LABEL, Family, Match, Param, View, confirmed, flag
 
 _EXPECTED = "one output [1, 4 + classes, boxes]"
-_STRIDES = ((8, 16, 32), (4, 8, 16, 32), (8, 16, 32, 64))
+_STRIDES = heads.STRIDES
+_FORMS = ("rows", "columns")
+
+
+def _form(value: Any) -> str:
+    """Accept one of the two ways to write the table."""
+    if value not in _FORMS:
+        raise TypeError(f"one of {', '.join(_FORMS)}")
+    return str(value)
 
 
 def decode(
     outputs: Sequence[NDArray[Any]],
-    input_hw: tuple[int, int],  # noqa: ARG001
+    input_hw: tuple[int, int],
     conf_threshold: float,
     params: Mapping[str, Any],
 ) -> Candidates:
     """Decode [1, 4 + classes, boxes]: rows cx, cy, w, h in input pixels, then probabilities.
 
     The boxes are decoded in the graph (``ultralytics.nn.modules.head.Detect``); what is left is
-    left = cx - w / 2, and so on. ``params``: ``multi_label``. Raises ModelError for other shapes.
+    left = cx - w / 2, and so on. ``params``: ``form`` (rows, or columns for [1, boxes, 4 + classes]);
+    ``normalised`` (boxes in parts of the input); ``sigmoid`` (scores are logits); ``multi_label``.
+    Raises ModelError for other shapes.
     """
     if len(outputs) != 1:
         raise malformed("yolov8", _EXPECTED, outputs)
-    output = matrix(outputs[0], "yolov8", _EXPECTED)
-    if len(output) < 5:
-        raise malformed("yolov8", _EXPECTED, outputs)
-    box, class_id, scores = select(output[4:], conf_threshold, bool(params.get("multi_label")), box_axis=1)
+    table = matrix(outputs[0], "yolov8", _EXPECTED)
+    in_columns = params.get("form") == "columns"
+    if table.shape[1 if in_columns else 0] < 5:
+        expected = "one output [1, boxes, 4 + classes]" if in_columns else _EXPECTED
+        raise malformed("yolov8", expected, outputs)
+    threshold = logit(conf_threshold) if params.get("sigmoid") else conf_threshold
+    scores = table[:, 4:] if in_columns else table[4:]
+    box, class_id, values = select(
+        scores, threshold, bool(params.get("multi_label")), box_axis=0 if in_columns else 1
+    )
     with np.errstate(over="ignore", invalid="ignore"):
-        center_size = output[:4, box].astype(np.float32, copy=False)
+        boxes = table[box, :4].T if in_columns else table[:4, box]
+        center_size = boxes.astype(np.float32, copy=False)
+        if params.get("normalised"):
+            center_size = center_size * np.array(input_hw[::-1] * 2, np.float32)[:, None]
         center, half_size = center_size[:2], center_size[2:] * np.float32(0.5)
-        boxes = np.concatenate([center - half_size, center + half_size]).T
-    return Candidates.checked(np.ascontiguousarray(boxes), scores, class_id)
+        xyxy = np.ascontiguousarray(np.concatenate([center - half_size, center + half_size]).T)
+    if params.get("sigmoid"):
+        values = sigmoid(values)
+        # A logit above the threshold's may be so by less than its probability can show.
+        kept = values > conf_threshold
+        xyxy, values, class_id = xyxy[kept], values[kept], class_id[kept]
+    return Candidates.checked(xyxy, values, class_id)
 
 
 def recognise(view: View) -> Match | None:
-    """One output of rank 3 whose last axis is the number of grid cells."""
-    outputs, num_classes = view.outputs, view.num_classes
-    if len(outputs) != 1 or len(outputs[0].shape) != 3:
+    """One output of rank 3 with a box for each grid cell, in whichever axis the trial run finds them."""
+    if len(view.outputs) != 1 or len(view.shapes[0]) != 3 or heads.stated_task(view) not in (None, "detect"):
         return None
-    _, rows, boxes = outputs[0].shape
-    certain = None if rows is None else confirmed(rows - 4, num_classes)
-    if rows is None or certain is None:
+    return next(_matches(view), None)
+
+
+def _matches(view: View) -> Iterator[Match]:
+    output, shape = view.outputs[0], view.shapes[0]
+    for form, (boxes, columns) in zip(_FORMS, (shape[:0:-1], shape[1:]), strict=True):
+        certain = None if columns is None else confirmed(columns - 4, view.num_classes)
+        if columns is None or certain is None:
+            continue
+        classes, params = columns - 4, {"form": form, "normalised": False, "sigmoid": False}
+        seen = f"{output} = 4 + {classes} {form}"
+        strides = strides_for(boxes, view.input_hw, _STRIDES)
+        if boxes is None and form == "rows" and view.num_classes:
+            # Without the number of boxes only a known number of classes tells this from other layouts.
+            reason, certain = f"{seen} × a dynamic number of boxes", True
+        elif strides is None:
+            continue
+        else:
+            reason = f"{seen} × {cells_text(view.input_hw, strides)}"
+        if view.tried:
+            told = None if strides is None else _evidence(view, strides, params)
+            if told is None and not view.stated:
+                continue
+            # Rows are nobody else's; columns may hold an objectness and one class less.
+            reason += f"; in the trial run {told}" if told else "; the trial run does not show it"
+            certain = certain or form == "rows"
+        elif form == "columns":
+            # Too like other layouts to be sure of without a run.
+            certain = False
+        unit = UNIT_TEXT["parts" if params["normalised"] else "pixels"]
+        scores = "logits" if params["sigmoid"] else "probabilities"
+        holds = f"cx, cy, w, h in {unit} and {classes} class {scores}, in {form}"
+        yield Match(classes, params, reason, certain, (holds,))
+
+
+def _evidence(view: View, strides: tuple[int, ...], params: dict[str, Any]) -> str | None:
+    """Complete ``params`` by the trial run, and return what it shows; None where it speaks against it."""
+    table = heads.table_of(view, 0)
+    if table is None:
         return None
-    seen = f"{outputs[0]} = 4 + {rows - 4} rows"
-    if boxes is None:
-        # Without the number of boxes only a known number of classes tells this from other layouts.
-        return Match(rows - 4, {}, f"{seen} × a dynamic number of boxes", True) if num_classes else None
-    strides = strides_for(boxes, view.input_hw, _STRIDES)
-    if strides is None:
+    table = table if params["form"] == "columns" else table.T
+    placed, scores = place(table[:, :2], view.input_hw, strides), table[:, 4:]
+    # A first class that is everywhere sure is no class but YOLOv6's objectness.
+    if placed is None or placed.order != Order() or scores[:, 0].min() > 0.99:
         return None
-    return Match(rows - 4, {}, f"{seen} × {cells_text(view.input_hw, strides)}", certain)
+    params["normalised"] = placed.unit == "parts"
+    told = (
+        f"boxes lie {placed.distance:.2g} cells from the middle of theirs when read so, "
+        f"in {UNIT_TEXT[placed.unit]}"
+    )
+    if looks_like_logits(scores):
+        # A detector says no almost everywhere. Angles and keypoints do not.
+        if float((scores < 0).mean()) < 0.9:
+            return None
+        params["sigmoid"] = True
+        told += f"; scores are logits, {scores.min():.3g} to {scores.max():.3g}"
+    return told
 
 
 FAMILY = Family(
@@ -64,9 +135,14 @@ FAMILY = Family(
     decode=decode,
     recognise=recognise,
     class_aware=True,
-    input=InputDefaults("RGB", (0.0, 0.0, 0.0), (255.0, 255.0, 255.0), "letterbox", "center", 114),
+    input=heads.INPUT,
     input_hw=(640, 640),
     conf_threshold=0.25,
     iou_threshold=0.70,
-    params={"multi_label": MULTI_LABEL},
+    params={
+        "form": Param(_form, "rows (default): [4 + classes, boxes]; columns: [boxes, 4 + classes]"),
+        "normalised": Param(flag, "true: boxes in parts of the input; false (default): in its pixels"),
+        "sigmoid": SIGMOID,
+        "multi_label": MULTI_LABEL,
+    },
 )

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
@@ -162,3 +164,27 @@ def read_labels(path: Path) -> tuple[str, ...]:
     except UnicodeDecodeError:
         raise ModelError(f"labels {path}: expected one label a line in UTF-8") from None
     return tuple(line.strip() for line in lines if line.strip())
+
+
+def embedded_card(name: str, file: str, metadata: Mapping[str, str]) -> ModelCard | None:
+    """Read the card that a model's own metadata hold; None where they hold none.
+
+    ``framerail.family`` is its family; ``framerail.card``, ``framerail.input`` and ``framerail.params``
+    are JSON objects with its other keys. Raises ModelError for what is no card.
+    """
+    family = metadata.get("framerail.family")
+    if family is None:
+        return None
+    where = f"the metadata of {file}"
+    try:
+        above, fed, params = (
+            json.loads(metadata.get(f"framerail.{part}", "{}")) for part in ("card", "input", "params")
+        )
+        return ModelCard.model_validate(
+            {**above, "name": name, "file": file, "family": family, "input": fed, "params": params}
+        )
+    except ValidationError as error:
+        problems = [redact(_problem(entry)) for entry in error.errors(include_url=False)]
+        raise ModelError(f"{where}: {'; '.join(problems)}") from None
+    except (ValueError, TypeError, RecursionError) as error:
+        raise ModelError(f"{where}: framerail.* expected to be JSON objects: {error}") from None

@@ -9,11 +9,11 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from pipeline.decoders import Candidates, Family, Identification, identify
-from pipeline.decoders.contract import image_input, layout_of
+from pipeline.decoders import DECODERS, Candidates, Family, Identification, identify
+from pipeline.decoders.contract import image_input, spatial
 from pipeline.decoders.family import Task
-from pipeline.errors import ModelError
-from pipeline.runtime.card import ModelCard, read_labels
+from pipeline.errors import ModelError, UnknownLayoutError
+from pipeline.runtime.card import ModelCard, embedded_card, read_labels
 from pipeline.runtime.catalog import Located, locate, models_dir
 from pipeline.runtime.session import Session
 from pipeline.runtime.soundness import complaints
@@ -81,6 +81,8 @@ def open_model(
             f"asked for was {task}"
         )
     warm_up(session, opened.spec)
+    if opened.found is not None and opened.found.doubt is not None:
+        log.warning("model %s: %s", opened.name, opened.found.doubt)
     log.info(
         "model %s (%s) runs on %s: %s",
         opened.name,
@@ -107,21 +109,25 @@ def describe(located: Located, session: Session, input_size: tuple[int, int] | N
 
     Raises UnknownLayoutError when neither tells the layout, ModelError when they contradict.
     """
-    card = located.card
+    card = located.card or embedded_card(located.name, located.path.name, session.metadata)
+    whose = "model card" if located.card is not None else "the model's own metadata (framerail.*)"
     stated_labels = _card_labels(card, located) if card is not None else ()
-    found = identify(
+    trial = Trial(session)
+    found = _identified(
+        trial,
         session.inputs,
         session.outputs,
         session.metadata,
         family=card.family if card is not None else None,
         num_classes=len(stated_labels) or None,
         stated=_stated_input(located.name, card, session, input_size),
-        trial=Trial(session),
+        params=_family(card).check_params(card.params) if card is not None else None,
+        trial=trial,
     )
     reasons = dict(found.reasons)
     labels = stated_labels or found.labels
     if stated_labels:
-        reasons["labels"] = "model card"
+        reasons["labels"] = whose
     elif not labels and len(found.family.labels) == found.num_classes:
         labels = found.family.labels
         reasons["labels"] = f"default of the family {found.family.name}"
@@ -134,10 +140,9 @@ def describe(located: Located, session: Session, input_size: tuple[int, int] | N
         conf = conf if card.conf_threshold is None else card.conf_threshold
         iou = iou if card.iou_threshold is None else card.iou_threshold
         if card.conf_threshold is not None or card.iou_threshold is not None:
-            reasons["thresholds"] = "model card"
-        params |= found.family.check_params(card.params)
-        reasons.update(dict.fromkeys(card.params, "model card"))
-        reasons.update(dict.fromkeys(card.input.model_dump(exclude_none=True), "model card"))
+            reasons["thresholds"] = whose
+        reasons.update(dict.fromkeys(card.params, whose))
+        reasons.update(dict.fromkeys(card.input.model_dump(exclude_none=True), whose))
     return Model(
         name=located.name,
         sha256=located.sha256,
@@ -155,6 +160,23 @@ def describe(located: Located, session: Session, input_size: tuple[int, int] | N
     )
 
 
+def _identified(tried: Trial, *declared: Any, **stated: Any) -> Identification:
+    """Identify; where that fails, say what makes the model look broken."""
+    try:
+        return identify(*declared, **stated)
+    except UnknownLayoutError as error:
+        broken = "; ".join(tried.complaints())
+        if not broken:
+            raise
+        raise UnknownLayoutError(f"{error}; it looks broken: {broken}") from None
+
+
+def _family(card: ModelCard) -> Family:
+    if card.family not in DECODERS:
+        raise ModelError(f"unknown family {card.family!r}; known: {', '.join(DECODERS)}")
+    return DECODERS[card.family]
+
+
 def _card_labels(card: ModelCard, located: Located) -> tuple[str, ...]:
     if card.labels is None:
         return ()
@@ -169,6 +191,9 @@ def _default_labels(found: Identification, reasons: dict[str, str]) -> tuple[str
     if found.family.task == "classify" and classes == 1000:
         reasons["labels"] = "ImageNet's 1000, because the classifier has 1000 classes and names none"
         return read_labels(models_dir() / "labels" / "imagenet1k.txt")
+    if classes == 91:
+        reasons["labels"] = "COCO's 80 by their own numbers, because the model has 91 classes and names none"
+        return read_labels(models_dir() / "labels" / "coco91.txt")
     if classes == 80:
         reasons["labels"] = "COCO's 80, because the model has 80 classes and names none"
         return read_labels(models_dir() / "labels" / "coco80.txt")
@@ -187,7 +212,7 @@ def _stated_input(
     image = image_input(session.inputs)
     if image is None:
         return stated
-    declared = image.shape[2:] if layout_of(image) == "NCHW" else image.shape[1:3]
+    declared = spatial(image)
     if stated.get("stride") is not None and None not in declared:
         raise ModelError(f"model {name!r}: its card says a stride, but the file takes one size only")
     if size is not None:

@@ -90,7 +90,8 @@ class Session:
         self._output_names = [tensor.name for tensor in self.outputs]
         image = image_input(self.inputs)
         self._input_name = image.name if image is not None else ""
-        self.batch = image.shape[0] if image is not None else None
+        self._without_batch = image is not None and len(image.shape) == 3
+        self.batch = 1 if self._without_batch else image.shape[0] if image is not None else None
         """Pictures that each run takes, where the file fixes it."""
         self._beside: dict[str, NDArray[Any]] = {}
 
@@ -113,7 +114,7 @@ class Session:
         Where the file fixes the batch, the rest of it is filled up, and left out of the outputs.
         """
         count = len(blob)
-        feeds = {self._input_name: blob}
+        feeds = {self._input_name: blob[0] if self._without_batch else blob}
         outputs: Sequence[NDArray[Any]]
         if not self._beside and self.batch in (None, count):
             outputs = self._session.run(self._output_names, feeds)

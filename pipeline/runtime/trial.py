@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from pipeline.errors import ModelError
 from pipeline.frame import Image
 from pipeline.runtime.session import Session
+from pipeline.runtime.soundness import complaints
 from pipeline.sample import PHOTO
 from pipeline.vision.blobber import Blobber
 from pipeline.vision.letterbox import InputSpec
@@ -26,6 +27,11 @@ def photograph() -> Image:
     picture = np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR), np.uint8)
     picture.setflags(write=False)
     return picture
+
+
+def seen_by(spec: InputSpec) -> Image:
+    """What of the photograph a model is tried on: all; a classifier, which takes one object, on the cat."""
+    return photograph()[342:655, 60:480] if spec.resize == "crop" else photograph()
 
 
 class Trial:
@@ -48,11 +54,18 @@ class Trial:
             self._seen[spec] = self.run(spec)
         return self._seen[spec]
 
+    def complaints(self) -> list[str]:
+        """What is wrong with the answers so far, of whatever way of feeding; each once."""
+        answers = self._seen.values()
+        return list(
+            dict.fromkeys(each for arrays in answers for each in complaints(self._session.outputs, arrays))
+        )
+
     def run(self, spec: InputSpec, picture: Image | None = None) -> Sequence[NDArray[Any]]:
         """Run on ``picture`` (None: the photograph) in the input's full size. Raises ModelError."""
         self._session.feed_size((spec.height, spec.width))
         try:
-            blob, _ = Blobber(replace(spec, stride=None))(photograph() if picture is None else picture)
+            blob, _ = Blobber(replace(spec, stride=None))(seen_by(spec) if picture is None else picture)
             return self._session.run(blob)
         except Exception as error:
             raise ModelError(

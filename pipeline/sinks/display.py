@@ -19,6 +19,7 @@ import cv2
 from pipeline.errors import SinkOpenError
 from pipeline.frame import Image, Result
 from pipeline.sinks.base import Sink
+from pipeline.sinks.video import caption_of
 from pipeline.vision.draw import draw
 
 _QUIT_KEYS = frozenset({ord("q"), ord("Q"), 27})
@@ -52,7 +53,7 @@ class Display(Sink):
         if self._closed or result.stream in self._dismissed:
             return
         image = result.frame.image.copy()
-        draw(image, result.detections)
+        draw(image, result.detections, caption=caption_of(result))
         with self._lock:
             self._pictures[result.stream] = image
         if threading.get_ident() == self._owner:

@@ -19,7 +19,9 @@ from json import JSONEncoder
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from pipeline.classification import Classification, Labels
 from pipeline.detections import Detections
 from pipeline.errors import SinkOpenError, SinkWriteError
 from pipeline.frame import Result
@@ -31,6 +33,8 @@ SCHEMA = 1
 
 _STEPS = np.array([100.0, 100.0, 100.0, 100.0, 10_000.0])
 """One over the resolution of x1, y1, x2, y2 and confidence."""
+_POINT_STEPS = np.array([100.0, 100.0, 10_000.0])
+"""The same of a keypoint's x, y and visibility."""
 
 # One encoder, kept: json.dumps builds a new one on each call that is not all defaults.
 _encode = JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"), check_circular=False).encode
@@ -40,7 +44,8 @@ def record(result: Result, dropped_before: int, now: float) -> dict[str, Any]:
     """Return the line's object for a result; ``now`` is monotonic seconds.
 
     Boxes are xyxy in pixels of the frame, clipped to it, rounded to 0.01, confidences to
-    0.0001; ``latency_ms`` holds what each stage took over this frame, and as ``total`` the
+    0.0001, and so are keypoints and polygons where there are any; masks are computed here.
+    ``latency_ms`` holds what each stage took over this frame, and as ``total`` the
     time from its capture until ``now``. A NaN stays one.
     """
     frame, detections = result.frame, result.detections
@@ -63,6 +68,7 @@ def record(result: Result, dropped_before: int, now: float) -> dict[str, Any]:
         "width": width,
         "height": height,
         "detections": _objects(detections, width, height) if len(detections) else [],
+        **({} if result.classification is None else {"classes": _classes(result.classification)}),
         "latency_ms": latency_ms,
         "dropped_before": dropped_before,
     }
@@ -79,12 +85,42 @@ def _objects(detections: Detections, width: int, height: int) -> list[dict[str, 
     values *= _STEPS
     np.rint(values, out=values)
     values /= _STEPS
-    return [
+    objects: list[dict[str, Any]] = [
         {"box": [x1, y1, x2, y2], "confidence": confidence, "class_id": class_id, "label": label}
         for (x1, y1, x2, y2, confidence), class_id, label in zip(
             values.tolist(), detections.class_id.tolist(), detections.labels, strict=True
         )
     ]
+    if detections.keypoints is not None:
+        _add(objects, "keypoints", detections.keypoints, _POINT_STEPS)
+    if detections.polygons is not None:
+        _add(objects, "polygon", detections.polygons, _POINT_STEPS[:2])
+    if detections.second is not None:
+        for found, answer in zip(objects, _classes(detections.second), strict=True):
+            if answer["label"] is not None:
+                found["second"] = answer
+    if detections.masks is not None:
+        for index, found in enumerate(objects):
+            found["mask"] = detections.masks.rle(index)
+    return objects
+
+
+def _classes(found: Classification | Labels) -> list[dict[str, Any]]:
+    """The classes of a picture, or what each of some objects was taken for."""
+    scores = np.rint(np.clip(found.confidence.astype(np.float64), 0.0, 1.0) * 1e4) / 1e4
+    return [
+        {"class_id": class_id, "label": label, "confidence": score}
+        for class_id, label, score in zip(found.class_id.tolist(), found.labels, scores.tolist(), strict=True)
+    ]
+
+
+def _add(
+    objects: list[dict[str, Any]], name: str, values: NDArray[np.float32], steps: NDArray[np.float64]
+) -> None:
+    # Adding 0 makes -0, which a small negative number is rounded to, a plain one.
+    rounded = np.rint(values * steps) / steps + 0.0
+    for found, value in zip(objects, rounded.tolist(), strict=True):
+        found[name] = value
 
 
 class JsonLines(Sink):

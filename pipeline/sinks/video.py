@@ -60,7 +60,7 @@ class VideoFile(Sink):
         if self._part.closed:
             raise SinkWriteError(f"video {self._name} is closed already")
         image = result.frame.image.copy()
-        draw(image, result.detections)
+        draw(image, result.detections, caption=caption_of(result))
         try:
             if self._encoder is None:
                 height, width = image.shape[:2]
@@ -117,6 +117,12 @@ class VideoFile(Sink):
             return f"; {self._part.path} could not be removed: {reason(error)}"
         hint = " (an .mkv could)" if self._frames and self._container.format in ("mp4", "mov") else ""
         return f"; no file was kept, as it could not be played{hint}"
+
+
+def caption_of(result: Result) -> str | None:
+    """What the whole frame was taken for, where that was asked."""
+    found = result.classification
+    return None if found is None or not len(found) else f"{found.labels[0]} {found.confidence[0]:.2f}"
 
 
 def container_of(name: str) -> Container:

@@ -1,4 +1,4 @@
-"""Boxes, labels and a caption onto a picture."""
+"""Boxes, masks, keypoints, labels and a caption onto a picture."""
 
 from __future__ import annotations
 
@@ -8,9 +8,22 @@ from functools import lru_cache
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.detections import Detections
 from pipeline.frame import Image
+
+# COCO's "skeleton" of a person, its keypoints counted from 0.
+_LEGS = ((15, 13), (13, 11), (16, 14), (14, 12))
+_TRUNK = ((11, 12), (5, 11), (6, 12), (5, 6))
+_ARMS = ((5, 7), (6, 8), (7, 9), (8, 10))
+_FACE = ((1, 2), (0, 1), (0, 2), (1, 3), (2, 4), (3, 5), (4, 6))
+_SKELETON = (*_LEGS, *_TRUNK, *_ARMS, *_FACE)
+_COCO_KEYPOINTS = 17
+_LEAST_VISIBLE = 0.25
+"""A keypoint is drawn from here on, as in Ultralytics' pictures."""
+_TINT = 4
+"""Tenths of the colour in a mask's pixels."""
 
 Color = tuple[int, int, int]
 """Blue, green, red in 0..255."""
@@ -28,20 +41,49 @@ _PLAIN = str.maketrans({"ß": "ss", "æ": "ae", "Æ": "AE", "œ": "oe", "Œ": "O
 def draw(image: Image, detections: Detections, *, caption: str | None = None) -> None:
     """Draw ``detections`` onto ``image`` (uint8 [h, w, 3], BGR, writable), in place.
 
-    Each gets its box, its label and its confidence in the colour of its class; of labels that
-    overlap the most confident one is on top. ``caption`` goes to the top left corner. Widths
+    Each gets its box (a rotated one its polygon), its label and its confidence in the colour of its
+    class, its mask as a tint and its keypoints as dots, joined to a skeleton where they are COCO's 17; of
+    what overlaps the most confident one is on top. ``caption`` goes to the top left corner. Widths
     follow the size of the picture, labels stay inside it, and letters that the font lacks are
     spelt out (see ``drawable``).
     """
     style = _Style(image)
     labelled = [(box.tolist(), score, class_id, label) for box, score, class_id, label in detections]
+    if detections.masks is not None:
+        for index in reversed(range(len(labelled))):
+            _tint(image, *detections.masks.crop(index), color_of(labelled[index][2]))
     # All boxes, then all labels: no box may strike through a label. The best one last, on top.
-    for box_xyxy, _, class_id, _ in reversed(labelled):
-        style.box(image, box_xyxy, color_of(class_id))
-    for box_xyxy, score, class_id, label in reversed(labelled):
-        style.label(image, box_xyxy, f"{label} {score:.2f}", color_of(class_id))
+    if detections.polygons is None:
+        for box_xyxy, _, class_id, _ in reversed(labelled):
+            style.box(image, box_xyxy, color_of(class_id))
+    else:
+        for polygon, (_, _, class_id, _) in zip(detections.polygons[::-1], reversed(labelled), strict=True):
+            cv2.polylines(image, [_places(polygon)], True, color_of(class_id), style.line)
+        # A label stands on the topmost corner, which the upright box's own corner may be far from.
+        tops = detections.polygons[np.arange(len(labelled)), detections.polygons[:, :, 1].argmin(axis=1)]
+        labelled = [(top * 2, *rest) for top, (_, *rest) in zip(tops.tolist(), labelled, strict=True)]
+    if detections.keypoints is not None:
+        for points, (_, _, class_id, _) in zip(detections.keypoints[::-1], reversed(labelled), strict=True):
+            style.keypoints(image, points, color_of(class_id))
+    further = [None] * len(labelled) if detections.second is None else detections.second.labels
+    for (box_xyxy, score, class_id, label), more in zip(reversed(labelled), reversed(further), strict=True):
+        text = f"{label} {score:.2f}" if more is None else f"{label} {score:.2f}: {more}"
+        style.label(image, box_xyxy, text, color_of(class_id))
     if caption:
         style.text(image, caption, 0, 0, _CAPTION_BACKGROUND)
+
+
+def _tint(image: Image, left: int, top: int, mask: NDArray[np.bool_], color: Color) -> None:
+    """Mix a colour into the pixels of a mask that stands at (``left``, ``top``)."""
+    part = image[top : top + mask.shape[0], left : left + mask.shape[1]]
+    mask = mask[: part.shape[0], : part.shape[1]]
+    pixels = part[mask].astype(np.uint16)
+    part[mask] = (pixels * (10 - _TINT) + np.array(color, np.uint16) * _TINT) // 10
+
+
+def _places(points: NDArray[np.float32]) -> NDArray[np.int32]:
+    """Whole pixels, as OpenCV takes them; far outside of any picture they may be anywhere."""
+    return np.rint(np.clip(points, -30_000, 30_000)).astype(np.int32)
 
 
 @lru_cache(maxsize=4096)
@@ -116,6 +158,18 @@ class _Style:
         """Draw a rectangle whose line lies inside the picture."""
         left, top, right, bottom = self._pixels(box_xyxy)
         cv2.rectangle(image, (left, top), (right, bottom), color, self.line)
+
+    def keypoints(self, image: Image, points: NDArray[np.float32], color: Color) -> None:
+        """Draw the dots of one object, [K, 3], and its bones below them."""
+        places = _places(points[:, :2]).tolist()
+        seen = (points[:, 2] >= _LEAST_VISIBLE).tolist()
+        for start, end in _SKELETON if len(places) == _COCO_KEYPOINTS else ():
+            if seen[start] and seen[end]:
+                cv2.line(image, places[start], places[end], color, self.line, cv2.LINE_AA)
+        for place, shown in zip(places, seen, strict=True):
+            if shown:
+                cv2.circle(image, place, 2 * self.line + 1, _WHITE, cv2.FILLED, cv2.LINE_AA)
+                cv2.circle(image, place, 2 * self.line, color, cv2.FILLED, cv2.LINE_AA)
 
     def label(self, image: Image, box_xyxy: list[float], text: str, color: Color) -> None:
         """Put a label on top of a box; ``text`` moves it into the box where there is no room above."""

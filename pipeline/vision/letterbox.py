@@ -152,14 +152,23 @@ class Letterbox:
         """Map boxes [N, 4] from pixels of the picture to pixels of the input: a new float32 array."""
         return (boxes_xyxy * self._scales + self._offsets).astype(np.float32, copy=False)
 
-    def unletterbox(self, boxes_xyxy: Boxes) -> Boxes:
-        """Map boxes [N, 4] from pixels of the input to pixels of the picture, clipped to the picture.
+    def unletterbox(self, boxes_xyxy: Boxes, *, clip: bool = True) -> Boxes:
+        """Map boxes [N, 4] from pixels of the input to pixels of the picture, clipped to it where ``clip``.
 
         Returns a new float32 array. The inverse of ``letterbox`` for boxes inside the picture.
         """
         boxes = ((boxes_xyxy - self._offsets) / self._scales).astype(np.float32, copy=False)
+        if not clip:
+            return boxes
         np.minimum(boxes, self._limits, out=boxes)
         return np.maximum(boxes, 0, out=boxes)
+
+    def unletterbox_points(self, points: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
+        """Map points [..., 2] (x, y) from pixels of the input to pixels of the picture, not clipped.
+
+        Returns a new float32 array.
+        """
+        return np.asarray((points - self._offsets[:2]) / self._scales[:2], np.float32)
 
 
 @lru_cache(maxsize=256)

@@ -1,0 +1,111 @@
+"""``framerail models …``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any
+
+import typer
+
+from pipeline.command import console, reporting, stdout
+
+models_app = typer.Typer(
+    no_args_is_help=True, rich_markup_mode=None, help="What models there are and how they are read."
+)
+
+
+@models_app.command("list")
+def models_list(as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False) -> None:
+    """List the models that are known by name."""
+    with _models() as model_commands:
+        model_commands.show_list(stdout(), as_json=as_json)
+
+
+@models_app.command("info")
+def models_info(
+    model: Annotated[str, typer.Argument(metavar="NAME|FILE.onnx")],
+    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+) -> None:
+    """Say how a model is fed and read, and for each property why."""
+    with _models() as model_commands:
+        model_commands.show_info(model, stdout(), as_json=as_json)
+
+
+@models_app.command("identify")
+def models_identify(
+    model: Annotated[str, typer.Argument(metavar="NAME|FILE.onnx")],
+    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+) -> None:
+    """Find out what a model is: its family and task, how it is fed, what each output holds, and why."""
+    with _models():
+        from pipeline.identify_command import identify
+
+        identify(model, stdout(), console, as_json=as_json)
+
+
+@models_app.command("pull")
+def models_pull(
+    names: Annotated[
+        list[str],
+        typer.Argument(metavar="NAME...|all", help="Cards by name or path, or all that have an address."),
+    ],
+    directory: Annotated[
+        str | None,
+        typer.Option(
+            "--dir", metavar="DIR", help="Where to. Default: FRAMERAIL_MODELS, else the user's cache."
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+) -> None:
+    """Download models, verified against their cards."""
+    with _models() as model_commands:
+        model_commands.pull(names, directory, stdout(), console, as_json=as_json)
+
+
+@models_app.command("convert")
+def models_convert(
+    cfg: Annotated[str, typer.Argument(metavar="NET.cfg")],
+    weights: Annotated[str, typer.Argument(metavar="NET.weights")],
+    output: Annotated[str, typer.Option("--output", "-o", metavar="FILE.onnx", help="Where to write it.")],
+    labels: Annotated[
+        str | None,
+        typer.Option(
+            "--labels", metavar="FILE.names", help="One label a line. Default for 80 classes: COCO's."
+        ),
+    ] = None,
+    resize: Annotated[
+        str,
+        typer.Option(
+            "--resize", metavar="letterbox|stretch", help="How pictures are fed. Default: letterbox."
+        ),
+    ] = "letterbox",
+) -> None:
+    """Convert a Darknet network (.cfg and .weights) to ONNX."""
+    with _models():
+        from pipeline.convert_command import convert
+
+        convert(cfg, weights, output, stdout(), labels=labels, resize=resize)
+
+
+@models_app.command("verify")
+def models_verify(
+    model: Annotated[str, typer.Argument(metavar="NAME|FILE.onnx")],
+    provider: Annotated[str, typer.Option("--provider", "-p", help="Where to run it.")] = "auto",
+) -> None:
+    """Check a model's hash, load it, run it on a picture, and say what was found."""
+    with _models() as model_commands:
+        model_commands.verify(model, provider, stdout())
+
+
+@contextmanager
+def _models() -> Iterator[Any]:
+    """Errors in one line; yields the module of the commands, which needs what the check looks for."""
+    from pipeline import dependencies, logs
+
+    logs.set_up("text", quiet=True, debug=False, console=console)
+    with reporting():
+        dependencies.check()
+        from pipeline import model_commands
+
+        yield model_commands

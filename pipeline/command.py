@@ -1,0 +1,70 @@
+"""What the commands share: errors in one line and exit codes, the consoles."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import typer
+from rich.console import Console
+
+from pipeline.errors import PipelineError, SourceError
+from pipeline.redact import redact
+
+log = logging.getLogger("framerail")
+# No markup: a stream may be called gate[north].
+console = Console(stderr=True, markup=False)
+
+CANCELLED = 130
+
+
+@contextmanager
+def reporting() -> Iterator[None]:
+    """Errors become one line each and an exit code; a traceback only with ``--debug``."""
+    try:
+        yield
+    except (typer.Exit, SystemExit):
+        raise
+    except KeyboardInterrupt:
+        raise typer.Exit(CANCELLED) from None
+    except Exception as raised:
+        log.debug("raised:", exc_info=raised)
+        errors = list(_leaves(raised))
+        for error in errors:
+            # A source's error that comes in a group was logged when its stream ended.
+            if error is raised or not isinstance(error, SourceError):
+                log.error("%s", _one_line(error))
+        # Failed while running outranks what could not be opened.
+        raise typer.Exit(max(_exit_code(error) for error in errors)) from None
+
+
+def _exit_code(error: BaseException) -> int:
+    return error.exit_code if isinstance(error, PipelineError) else PipelineError.exit_code
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            yield from _leaves(inner)
+    else:
+        yield error
+
+
+def _one_line(error: BaseException) -> str:
+    if isinstance(error, PipelineError):
+        return str(error)
+    notes = "".join(f" ({note})" for note in getattr(error, "__notes__", []))
+    return redact(f"{type(error).__name__}: {' '.join(str(error).split())}{notes}; --debug shows where")
+
+
+def stdout() -> Console:
+    """For tables; wide where no terminal sets the width, so that grep finds whole lines."""
+    shown = Console(markup=False)
+    return shown if shown.is_terminal else Console(markup=False, width=160)
+
+
+def given(options: dict[str, Any]) -> dict[str, Any]:
+    """Return the flags that were given."""
+    return {key: value for key, value in options.items() if value is not None}

@@ -1,0 +1,78 @@
+"""``framerail models convert``."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from rich.console import Console
+
+from pipeline.convert import Resize, convert_darknet
+from pipeline.errors import ConfigError, SinkOpenError
+from pipeline.runtime.card import read_labels
+from pipeline.runtime.catalog import models_dir
+
+RESIZES: tuple[Resize, ...] = ("letterbox", "stretch")
+
+
+def convert(
+    cfg: str,
+    weights: str,
+    output: str,
+    console: Console,
+    *,
+    labels: str | None = None,
+    resize: str = "letterbox",
+) -> None:
+    """Convert a Darknet network to an ONNX file, and say what came of it.
+
+    Raises ConfigError for arguments that cannot be meant, ModelError for files that cannot be
+    converted, DependencyError without the package onnx, SinkOpenError for an output that cannot
+    be written; then the output is what it was before.
+    """
+    given, target = (Path(cfg).expanduser(), Path(weights).expanduser()), Path(output).expanduser()
+    how = next((known for known in RESIZES if known == resize), None)
+    if how is None:
+        raise ConfigError(f"--resize: expected {' or '.join(RESIZES)}; got {resize!r}")
+    if target.suffix.lower() != ".onnx":
+        raise ConfigError(f"--output: expected the name of an .onnx file; got {output!r}")
+    if labels is not None and not Path(labels).expanduser().is_file():
+        raise ConfigError(f"--labels: there is no file {labels}")
+    named = read_labels(Path(labels).expanduser()) if labels is not None else ()
+    if labels is not None and not named:
+        raise ConfigError(f"--labels: expected one label a line; {labels} has none")
+    coco = read_labels(models_dir() / "labels" / "coco80.txt")
+    done = convert_darknet(*given, labels=named, coco=coco, resize=how)
+    _place(done.model, target)
+    height, width = done.input_hw
+    kind = "detector" if done.task == "detect" else "classifier"
+    if not done.labels:
+        whose = "named by numbers (give --labels FILE)"
+    else:
+        whose = "named by " + (Path(labels).name if labels is not None else "COCO's labels")
+    console.print(
+        f"{target}: {kind}, input {width}x{height} ({how}), {done.classes} classes, {whose}; "
+        f"{done.layers} layers, {done.weights:,} weights, {len(done.model) / 1e6:.1f} MB",
+        soft_wrap=True,
+        highlight=False,
+        markup=False,
+    )
+
+
+def _place(model: bytes, target: Path) -> None:
+    """Write the file in one step: what is there at any time is the old one or all of the new one."""
+    final = Path(os.path.realpath(target))
+    part = final.with_name(f"{final.name}.{os.getpid()}.part")
+    try:
+        if final.is_dir():
+            raise IsADirectoryError(21, "it is a folder")
+        try:
+            with part.open("xb") as file:
+                file.write(model)
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(final)
+        finally:
+            part.unlink(missing_ok=True)
+    except OSError as error:
+        raise SinkOpenError(f"cannot write {target}: {error.strerror or error}") from None

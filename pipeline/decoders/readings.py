@@ -1,0 +1,168 @@
+"""How each family reads a model, and which reading to go by."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from numpy.typing import NDArray
+
+from pipeline.decoders.contract import literal, spatial
+from pipeline.decoders.family import Family, Match, TensorInfo, View
+from pipeline.decoders.judge import SANE, Verdict, judge
+from pipeline.errors import ModelError
+
+Trial = Callable[[Mapping[str, Any]], Sequence[NDArray[Any]]]
+"""Runs the model on a photograph fed as the arguments of an InputSpec say; the raw outputs for it."""
+
+_STRIDE = 32
+_MARGIN = 0.25
+"""By how much one reading's boxes must make more sense than another's."""
+_AGREES, _CLEARLY = 0.1, 1.2
+"""Where they make as much sense: how well, and by what factor better, one's must lie on what is seen."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """A family that knows the layout, how it reads it, and what the trial run says of that."""
+
+    family: Family
+    match: Match
+    input: dict[str, Any]
+    size_reason: str
+    verdict: Verdict | None
+
+    @property
+    def rank(self) -> tuple[bool, float]:
+        """The higher the better."""
+        return self.match.certain, self.verdict.score if self.verdict is not None else 0.5
+
+    @property
+    def agreement(self) -> float:
+        """How well its answer agrees with what stands in the photograph."""
+        return self.verdict.agreement if self.verdict is not None else 0.0
+
+    @property
+    def sane(self) -> bool:
+        """Whether its boxes make sense, or there was nothing to see."""
+        return self.verdict is None or self.verdict.score >= SANE or self.verdict.score == 0.5
+
+    def __str__(self) -> str:
+        said = f"; {self.verdict.reason}" if self.verdict is not None else ""
+        return f"{self.family.name} with {self.match.num_classes} classes ({self.match.reason}{said})"
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The reading to go by, or the ``problem`` where there is none; ``doubt`` where it is but likelier."""
+
+    reading: Reading | None
+    runner_up: Reading | None = None
+    problem: str = ""
+    doubt: str | None = None
+
+
+def read(
+    family: Family,
+    view: View,
+    fed: dict[str, Any],
+    size_reason: str,
+    params: Mapping[str, Any],
+    trial: Trial | None,
+) -> Reading | None:
+    """Return how a family reads the model fed in its way; None where it is not its layout.
+
+    ``params`` are what a card says. Raises ModelError for a model that does not run so.
+    """
+    view = replace(view, input_hw=(fed["height"], fed["width"]))
+    if trial is not None:
+        if not _might_fit(family, view):
+            return None
+        arrays = tuple(trial(fed))
+        view = replace(view, outputs=_completed(view.outputs, arrays), arrays=arrays)
+    match = family.recognise(view)
+    if match is None:
+        return None
+    if params:
+        match = replace(match, params={**match.params, **params})
+    verdict = judge(family, view.arrays, view.input_hw, match.params, fed) if view.tried else None
+    return Reading(family, match, fed, size_reason, verdict)
+
+
+def stride_of(chosen: Reading, image: TensorInfo, view: View, trial: Trial | None) -> tuple[int | None, str]:
+    """Return the stride of an input that takes any size, and why it is taken to; None where it doesn't.
+
+    Many files declare free sizes and yet hold constants of one size: an oblong picture tells.
+    """
+    fed = chosen.input
+    if None not in spatial(image):
+        return None, f"input shape {image}"
+    if trial is None or fed["resize"] != "letterbox":
+        return None, "a fixed size: the picture is not letterboxed, or the model was not tried"
+    metadata = literal(view.metadata.get("stride", ""))
+    stride = max([_STRIDE, *chosen.match.params.get("strides", ())])
+    stride = max(stride, metadata) if isinstance(metadata, int) else stride
+    oblong = max(stride, fed["height"] // 2 // stride * stride)
+    size = f"{fed['width']}x{oblong}"
+    try:
+        again = read(chosen.family, view, {**fed, "height": oblong}, "", {}, trial)
+    except ModelError:
+        return None, f"a fixed size: declared free, but it does not run on {size}"
+    if again is None or again.match.num_classes != chosen.match.num_classes:
+        return None, f"a fixed size: declared free, but its answer to {size} is another one"
+    return stride, f"declared free, and it answers {size} in the same way"
+
+
+def _might_fit(family: Family, view: View) -> bool:
+    """Whether a run is worth it: with every size declared, what does not fit without one never will."""
+    if any(None in output.shape[1:] or not output.shape for output in view.outputs):
+        return True
+    return family.recognise(view) is not None
+
+
+def _completed(outputs: Sequence[TensorInfo], arrays: Sequence[NDArray[Any]]) -> tuple[TensorInfo, ...]:
+    """The outputs with the sizes that a run gave them; the batch stays as it was declared."""
+    completed = []
+    for output, array in zip(outputs, arrays, strict=True):
+        shape: tuple[int | None, ...] = tuple(array.shape)
+        if shape and len(output.shape) == len(shape):
+            shape = (output.shape[0], *shape[1:])
+        completed.append(TensorInfo(output.name, shape, output.dtype))
+    return tuple(completed)
+
+
+def choose(readings: Sequence[Reading]) -> Choice:
+    """Choose among what several families read: the certain one, else the one whose answer makes sense.
+
+    Where several make as much sense, the one that clearly agrees best with the photograph. Readings
+    that differ only in how the model is fed are one layout: the likeliest is taken, with a doubt.
+    """
+    ranked = sorted(readings, key=lambda reading: reading.rank, reverse=True)
+    sane = [reading for reading in ranked if reading.sane]
+    if not sane:
+        return Choice(None, problem=f"its outputs look like {ranked[0]}, but that makes no sense")
+    rivals = [
+        reading
+        for reading in sane
+        if reading.match.certain == sane[0].match.certain and sane[0].rank[1] - reading.rank[1] < _MARGIN
+    ]
+    rivals.sort(key=lambda reading: reading.agreement, reverse=True)
+    best = rivals[0]
+    other = next((reading for reading in [*rivals[1:], *ranked] if reading is not best), None)
+    if len(rivals) == 1 or best.agreement >= max(_AGREES, _CLEARLY * rivals[1].agreement):
+        return Choice(best, other)
+    if any(rival.family.decode is not best.family.decode for rival in rivals):
+        problem = f"its outputs could be {best} or {rivals[1]}: say which in a model card (family = …)"
+        return Choice(None, rivals[1], problem)
+    ways = " or ".join(rival.family.name for rival in rivals)
+    doubt = f"the file does not tell how it is fed ({ways}); taken: {best.family.name}; a card can say it"
+    return Choice(best, other, doubt=doubt)
+
+
+def confirm(reading: Reading) -> Choice:
+    """Take the reading of the family that a card states, unless the trial run refutes it."""
+    if reading.verdict is not None and reading.verdict.score == 0:
+        problem = f"its card says family {reading.family.name}, but {reading.verdict.reason}"
+        return Choice(None, reading, problem)
+    return Choice(reading)

@@ -1,0 +1,112 @@
+"""Exports of TensorFlow's Object Detection API: SSD, EfficientDet, Faster R-CNN with their own NMS."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.decoders.background import (
+    BACKGROUND_LABEL,
+    CLASSES,
+    COCO_IDS,
+    numbered,
+    whose_numbers,
+)
+from pipeline.decoders.candidates import Candidates, malformed
+from pipeline.decoders.family import Family, InputDefaults, Match, View
+
+_EXPECTED = (
+    "detection_boxes [1, N, 4], detection_classes [1, N], detection_scores [1, N] "
+    "and num_detections [1], in this order"
+)
+_NAMES = ("detection_boxes", "detection_classes", "detection_scores", "num_detections")
+_HOLDS = (
+    "boxes, ymin, xmin, ymax, xmax as fractions of the input",
+    "classes, counted from 1",
+    "scores after NMS",
+    "how many of them are no padding",
+)
+
+
+def decode(
+    outputs: Sequence[NDArray[Any]],
+    input_hw: tuple[int, int],
+    conf_threshold: float,
+    params: Mapping[str, Any],
+) -> Candidates:
+    """Decode boxes [1, N, 4] (ymin, xmin, ymax, xmax as fractions), classes [1, N] from 1, scores [1, N].
+
+    What lies behind ``num_detections`` is padding
+    (``object_detection/exporter.py``, ``_add_output_tensor_nodes``). The box in pixels is
+    (xmin · width, ymin · height, xmax · width, ymax · height); class 0 is the background and is
+    left out. ``params``: ``order``, where ``recognise`` found the four among the outputs;
+    ``background_label`` (true: class_id is the class, as in COCO's list of 91; false: class - 1)
+    and ``classes``. Raises ModelError for other shapes, and for a class beyond ``classes``.
+    """
+    order: Sequence[int] = params.get("order", range(4))
+    if len(order) != 4 or max(order) >= len(outputs) or ("order" not in params and len(outputs) != 4):
+        raise malformed("tf_ssd", _EXPECTED, outputs)
+    boxes, labels, scores, count = (outputs[index] for index in order)
+    if boxes.ndim == 3 and len(boxes) == 1:
+        boxes = boxes[0]
+    labels, scores = (a[0] if a.ndim == 2 and len(a) == 1 else a for a in (labels, scores))
+    floating = all(np.issubdtype(a.dtype, np.floating) for a in (boxes, scores))
+    if not floating or labels.dtype == np.bool_ or scores.ndim != 1 or count.size != 1:
+        raise malformed("tf_ssd", _EXPECTED, outputs)
+    if boxes.shape != (len(scores), 4) or labels.shape != scores.shape:
+        raise malformed("tf_ssd", _EXPECTED, outputs)
+    # Padding scores 0 as well, so a count that is no number costs nothing.
+    told = float(count.reshape(-1)[0])
+    limit = int(np.clip(told, 0, len(scores))) if np.isfinite(told) else len(scores)
+    labels, scores = labels[:limit].astype(np.float64), scores[:limit]
+    found = np.flatnonzero((scores > conf_threshold) & np.isfinite(labels) & (labels != 0))
+    shift = 0 if params.get("background_label", True) else 1
+    class_id = numbered(labels[found] - shift, params.get("classes"), "tf_ssd")
+    height, width = input_hw
+    with np.errstate(over="ignore", invalid="ignore"):
+        corners = boxes[found][:, [1, 0, 3, 2]].astype(np.float32)
+        corners *= np.array([width, height, width, height], np.float32)
+    return Candidates.checked(corners, scores[found], class_id)
+
+
+def recognise(view: View) -> Match | None:
+    """The API's own names of outputs, with or without ":0" and a scope before them; others beside them."""
+    names = [output.name.split(":")[0].rpartition("/")[2] for output in view.outputs]
+    if any(names.count(name) != 1 for name in _NAMES):
+        return None
+    order = tuple(names.index(name) for name in _NAMES)
+    boxes, classes, scores, _ = (view.shapes[index] for index in order)
+    if len(boxes) != 3 or boxes[2] not in (4, None) or len(classes) != 2 or len(scores) != 2:
+        return None
+    labels, sure = (view.arrays[index] for index in order[1:3]) if view.tried else (None, None)
+    if labels is not None and sure is not None and labels.shape != sure.shape:
+        return None
+    count, why = whose_numbers(view.num_classes, labels, sure, coco=(COCO_IDS, 1, 17))
+    holds = ["not used"] * len(names)
+    for index, said in zip(order, _HOLDS, strict=True):
+        holds[index] = said
+    return Match(
+        count,
+        {"order": order, "classes": count, "background_label": view.num_classes in (None, COCO_IDS)},
+        f"outputs named {', '.join(_NAMES)}; {why}",
+        certain=True,
+        holds=tuple(holds),
+    )
+
+
+FAMILY = Family(
+    name="tf_ssd",
+    layout=", ".join(_NAMES) + ", as TensorFlow's Object Detection API exports",
+    decode=decode,
+    recognise=recognise,
+    class_aware=True,
+    input=InputDefaults("RGB", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), "stretch", "center", 0),
+    input_hw=(640, 640),
+    conf_threshold=0.50,
+    iou_threshold=0.60,
+    params={"background_label": BACKGROUND_LABEL, "classes": CLASSES},
+    nms=False,
+)

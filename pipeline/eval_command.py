@@ -1,0 +1,187 @@
+"""``framerail eval``: a detector's AP and speed as a table or JSON, and whether it is good enough."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from pipeline.config import Config, make_config
+from pipeline.errors import ConfigError, PipelineError
+from pipeline.evaluation import Measured, against_labels, against_reference, check_evaluator
+from pipeline.frame import Frame
+
+LEAST_SCORE = 0.01
+"""AP ranks the doubtful detections, too; those of .001 to .01 add .002 (YOLOv8n, 128 pictures of COCO)."""
+
+METRICS = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large")
+
+
+class NotAcceptedError(PipelineError):
+    """The AP is below the least that was asked for."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What to measure, and against what.
+
+    ``run`` holds keys of ``Config``: model, provider, conf_threshold, classes, … Either ``images`` and
+    ``annotations``, or ``sources`` with one or both of ``reference`` (else the model itself) and
+    ``reference_provider`` (else cpu).
+    """
+
+    images: str | None = None
+    annotations: str | None = None
+    sources: Sequence[str] = ()
+    reference: str | None = None
+    reference_provider: str | None = None
+    reference_conf: float | None = None
+    """Its detections above this confidence are the truth; None: .25."""
+    every_nth: int | None = None
+    limit: int | None = None
+    """Pictures, of each source."""
+    min_ap: float | None = None
+    run: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def compares(self) -> bool:
+        """Whether another detector says what is true."""
+        return (self.reference, self.reference_provider) != (None, None)
+
+    def check(self) -> None:
+        """Raise ConfigError for options that cannot be meant, or not together."""
+        for name, value in (("--min-ap", self.min_ap), ("--reference-conf", self.reference_conf)):
+            if value is not None and not 0 <= value <= 1:
+                raise ConfigError(f"{name}: expected 0 to 1, got {value!r}")
+        if self.limit is not None and self.limit < 1:
+            raise ConfigError(f"--limit: expected at least 1, got {self.limit}")
+        given = {
+            "SOURCE": self.sources,
+            "--reference-conf": self.reference_conf is not None,
+            "--every-nth": self.every_nth is not None,
+        }
+        labelled = {"--images": self.images is not None, "--annotations": self.annotations is not None}
+        if self.compares and any(labelled.values()):
+            raise ConfigError("give either --images with --annotations, or --reference with SOURCE; not both")
+        if self.compares and not self.sources:
+            raise ConfigError("--reference needs one or more SOURCE to look at (sample: is the bundled clip)")
+        if not self.compares and not all(labelled.values()):
+            raise ConfigError(
+                "nothing says what is true: give --images DIR and --annotations instances.json, or "
+                "--reference MODEL (or --reference-provider NAME) and one or more SOURCE"
+            )
+        if not self.compares and any(given.values()):
+            wrong = next(name for name, is_given in given.items() if is_given)
+            raise ConfigError(f"{wrong} goes with --reference; labelled pictures are --images DIR")
+
+    def configs(self) -> tuple[Config, Config]:
+        """The detector's config and the reference's. Raises ConfigError."""
+        addresses = self.sources or [str(self.images)]
+        every_nth = 1 if self.every_nth is None else self.every_nth
+        streams = [{"source": address, "every_nth": every_nth} for address in addresses]
+        config = make_config({"conf_threshold": LEAST_SCORE, **self.run, "streams": streams})
+        reference = {
+            **self.run,
+            "streams": streams,
+            "model": self.reference or config.model,
+            "provider": self.reference_provider or "cpu",
+            "conf_threshold": 0.25 if self.reference_conf is None else self.reference_conf,
+        }
+        return config, make_config(reference)
+
+
+def evaluate(options: Options, out: Console, err: Console, *, as_json: bool) -> None:
+    """Measure and print: JSON to standard output, or a table to ``out``; progress goes to ``err``.
+
+    Raises, beside what ``evaluation`` raises: a group of SourceErrors, after printing, where a source ended
+    before its time; NotAcceptedError (exit code 4) where the AP is below ``min_ap``.
+    """
+    check_evaluator()
+    options.check()
+    config, reference = options.configs()
+    progress = partial(_progress, err)
+    if options.compares:
+        measured = against_reference(config, reference, options.limit, progress)
+    else:
+        measured = against_labels(
+            config, str(options.images), str(options.annotations), options.limit, progress
+        )
+    _print(measured, options.min_ap, out, as_json)
+    if measured.failures:
+        raise ExceptionGroup("a source ended before its time", measured.failures)
+    if measured.report["accepted"] is False:
+        raise NotAcceptedError(
+            f"AP {measured.report['AP']:.4f} is below the least asked for, {options.min_ap}"
+        )
+
+
+def _print(measured: Measured, min_ap: float | None, out: Console, as_json: bool) -> None:
+    report = measured.report
+    report["min_ap"] = min_ap
+    report["accepted"] = None if min_ap is None else report["AP"] >= min_ap
+    if as_json:
+        print(json.dumps(report, indent=2, ensure_ascii=False))
+        return
+    pictures = report["pictures"]["measured"]
+    what = (
+        report["truth"]
+        or f"the detections of {report['reference']['name']} above {report['reference']['conf']}"
+    )
+    table = Table(title=f"{report['model']['name']} against {what}", title_justify="left")
+    recalls = [key for key in report if key.startswith("AR")]
+    for key in (*METRICS, *recalls):
+        table.add_column(key, justify="right")
+    table.add_row(*(_figure(report[key]) for key in (*METRICS, *recalls)))
+    out.print(table)
+    out.print(_classes(report))
+    out.print(_speed(report))
+    out.print(
+        f"{pictures} pictures, {report['objects']} objects; at most {report['max_detections']} detections a "
+        f"picture; {report['evaluator']}",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _classes(report: dict[str, Any]) -> Table:
+    table = Table(title="By class", title_justify="left")
+    table.add_column("class")
+    headings = ("objects", "detections", "AP", "AP50", "AP75", f"AR{report['max_detections']}")
+    for heading in headings:
+        table.add_column(heading, justify="right")
+    for name, row in sorted(report["classes"].items(), key=lambda item: -item[1]["objects"]):
+        if row["objects"]:
+            table.add_row(name, *(_figure(row[heading]) for heading in headings))
+    return table
+
+
+def _speed(report: dict[str, Any]) -> Table:
+    table = Table(title="Median ms a picture, one picture at a time", title_justify="left")
+    table.add_column("model")
+    table.add_column("provider")
+    stages = ("preprocess_ms", "infer_ms", "postprocess_ms", "pictures_per_second")
+    for stage in stages:
+        table.add_column(stage.removesuffix("_ms").replace("_per_second", "/s"), justify="right")
+    for each in filter(None, (report["model"], report["reference"])):
+        table.add_row(each["name"], each["provider"], *(f"{each[stage]:.2f}" for stage in stages))
+    return table
+
+
+def _figure(value: float | int | None) -> str:
+    """A share to three places, a count as it is, nothing where there was nothing to find."""
+    return "–" if value is None else str(value) if isinstance(value, int) else f"{value:.3f}"
+
+
+def _progress(err: Console, frames: Iterable[Frame], total: int | None) -> Iterator[Frame]:
+    if not err.is_terminal:
+        yield from frames
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=err, transient=True) as bars:
+        yield from bars.track(frames, total=total, description="pictures")

@@ -1,0 +1,129 @@
+"""COCO's box metrics, by a maintained evaluator.
+
+It is faster-coco-eval: maintained, on wheels for every platform and Python that framerail has (0.6 MB, needs
+NumPy only), and with pycocotools' figures to the last digit (YOLOv8n on 128 pictures of COCO) in an
+eighth of the time (1.1 s instead of 8.4 s for 2,560 pictures). hotcoco gives the same figures in
+0.14 s, but is five times larger and young; beside inference neither time is felt.
+
+For segmentation, ``Objects`` would carry masks as run lengths, ``_dataset`` write them as
+``segmentation``, and ``iou_type`` be ``segm``: the rest stays.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.errors import DependencyError
+from pipeline.evaluation.annotations import Objects
+
+log = logging.getLogger(__name__)
+
+IOU_TYPE = "bbox"
+_MODULE, _DISTRIBUTION = "faster_coco_eval", "faster-coco-eval"
+_DIGITS = 6
+"""Evaluators divide by a hair more than the count, so that a perfect AP can be .9999999999999998."""
+
+Metrics = dict[str, float | None]
+
+
+def check_evaluator() -> str:
+    """Name and version of the evaluator. Raises DependencyError where it cannot be loaded."""
+    _evaluator()
+    return f"{_DISTRIBUTION} {metadata.version(_DISTRIBUTION)}"
+
+
+def _evaluator() -> Any:
+    try:
+        return importlib.import_module(_MODULE)
+    except ImportError as error:
+        missing = isinstance(error, ModuleNotFoundError) and error.name == _MODULE
+        reason = "is not installed" if missing else f"cannot be loaded ({error})"
+        raise DependencyError(
+            f"framerail eval needs {_DISTRIBUTION}, which {reason}: pip install 'framerail[eval]'"
+        ) from None
+
+
+def average_precision(
+    truth: Sequence[Objects], found: Sequence[Objects], categories: Mapping[int, str], max_detections: int
+) -> tuple[Metrics, dict[str, dict[str, Any]]]:
+    """COCO's metrics over all pictures, and those of each category by its name. All in 0..1.
+
+    ``truth`` and ``found`` are in the order of the pictures. The metrics are defined by COCO's detection
+    evaluation (``COCOeval.summarize``): ``AP`` over IoU .50:.05:.95 and 101 points of recall, ``AP50``,
+    ``AP75``; ``AP_small`` (area to 32²), ``AP_medium`` (to 96²), ``AP_large``; recalls ``AR1``, ``AR10``, …
+    with so many detections of a category in a picture, ``max_detections`` at the end, and those by
+    area. None where there is nothing to find. Raises DependencyError.
+    """
+    library = _evaluator()
+    at_most = [count for count in (1, 10) if count < max_detections] + [max_detections]
+    true, detected = (library.COCO(_dataset(objects, categories)) for objects in (truth, found))
+    evaluation = library.COCOeval_faster(true, detected, iouType=IOU_TYPE, print_function=log.debug)
+    evaluation.params.maxDets = at_most
+    evaluation.params.catIds = sorted(categories)
+    evaluation.evaluate()
+    evaluation.accumulate()
+    # [IoU, recall, category, area, detections] and [IoU, category, area, detections].
+    precision, recall = evaluation.eval["precision"], evaluation.eval["recall"]
+    sizes = tuple(enumerate(("small", "medium", "large"), start=1))
+    metrics = {
+        **_precisions(precision[:, :, :, 0, -1]),
+        **{f"AP_{size}": _mean(precision[:, :, :, index, -1]) for index, size in sizes},
+        **{f"AR{count}": _mean(recall[:, :, 0, index]) for index, count in enumerate(at_most)},
+        **{f"AR_{size}": _mean(recall[:, :, index, -1]) for index, size in sizes},
+    }
+    classes = {
+        categories[category]: {
+            **_precisions(precision[:, :, index, 0, -1]),
+            f"AR{max_detections}": _mean(recall[:, index, 0, -1]),
+            "objects": sum(_count(objects, category) for objects in truth),
+            "detections": sum(_count(objects, category) for objects in found),
+        }
+        for index, category in enumerate(sorted(categories))
+    }
+    return metrics, classes
+
+
+def _precisions(precision: NDArray[np.float64]) -> Metrics:
+    """``precision`` begins with the axis of IoU thresholds: .50, .55, …, .95."""
+    return {"AP": _mean(precision), "AP50": _mean(precision[0]), "AP75": _mean(precision[5])}
+
+
+def _mean(values: NDArray[np.float64]) -> float | None:
+    """The mean without the -1 that stand for nothing to find."""
+    there = values[values > -1]
+    return round(float(there.mean()), _DIGITS) if there.size else None
+
+
+def _count(objects: Objects, category: int) -> int:
+    return int(np.count_nonzero((objects.category == category) & ~objects.crowd))
+
+
+def _dataset(pictures: Sequence[Objects], categories: Mapping[int, str]) -> dict[str, Any]:
+    """The evaluator's own form; numbered from 1, because a match with the id 0 counts as none."""
+    annotations: list[dict[str, Any]] = []
+    for image_id, objects in enumerate(pictures):
+        columns = (objects.xywh, objects.category, objects.area, objects.score, objects.crowd)
+        for bbox, category, area, score, crowd in zip(*(each.tolist() for each in columns), strict=True):
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": image_id,
+                    "category_id": category,
+                    "bbox": bbox,
+                    "area": area,
+                    "score": score,
+                    "iscrowd": int(crowd),
+                }
+            )
+    return {
+        "images": [{"id": image_id} for image_id in range(len(pictures))],
+        "categories": [{"id": category, "name": name} for category, name in categories.items()],
+        "annotations": annotations,
+    }
