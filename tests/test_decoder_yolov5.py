@@ -26,10 +26,10 @@ def sound_outputs():
     return [table]
 
 
-def by_loop(table, threshold, multi_label, normalised, products):
+def by_loop(table, threshold, multi_label, normalised, score):
     for row in table.astype(np.float64):
         cx, cy, w, h = row[:4] * ([HW[1], HW[0]] * 2 if normalised else [1] * 4)
-        scores = row[5:] * (1 if products else row[4])
+        scores = {"product": row[5:] * row[4], "class": row[5:], "objectness": row[4:5]}[score]
         for kind in passing(scores, threshold, multi_label):
             yield (cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2), scores[kind], kind
 
@@ -37,14 +37,14 @@ def by_loop(table, threshold, multi_label, normalised, products):
 @pytest.mark.parametrize("threshold", [0.0, 0.3])
 @pytest.mark.parametrize("multi_label", [False, True])
 @pytest.mark.parametrize("normalised", [False, True])
-@pytest.mark.parametrize("products", [False, True])
-def test_against_a_loop_over_the_formula(threshold, multi_label, normalised, products):
+@pytest.mark.parametrize("score", ["product", "class", "objectness"])
+def test_against_a_loop_over_the_formula(threshold, multi_label, normalised, score):
     """A second implementation, from the description of the layout."""
     table = random(1, 1, ROWS, 5 + 4)
     table[0, :, :4] *= 1 if normalised else 90
-    params = {"multi_label": multi_label, "normalised": normalised, "products": products}
+    params = {"multi_label": multi_label, "normalised": normalised, "score": score}
     found = DECODE([table], HW, threshold, params)
-    assert_same(found, list(by_loop(table[0], threshold, multi_label, normalised, products)))
+    assert_same(found, list(by_loop(table[0], threshold, multi_label, normalised, score)))
 
 
 def authors():
@@ -137,13 +137,27 @@ def test_unit_order_and_products_are_told_by_what_the_rows_hold(order, unit, pro
         match = DECODERS[name].recognise(seen)
         assert (match is not None) == expected
         if match is not None:
-            assert match.params == {"normalised": unit == "parts", "products": products}
+            assert match.params == {
+                "normalised": unit == "parts",
+                "score": "class" if products else "product",
+            }
             assert (
                 match.certain
                 and str(order) in match.reason
                 and ("hold it already" in match.reason) == products
             )
             assert "parts of the input" in match.holds[0] if unit == "parts" else "pixels" in match.holds[0]
+
+
+@pytest.mark.parametrize(("constant", "score"), [(0.5, "objectness"), (0.999, "product")])
+def test_the_only_class_of_a_model_may_say_nothing(constant, score):
+    """YOLOv7 leaves it untrained, and then scores by the objectness alone; YOLOv5's is almost 1."""
+    (table,) = laid_out(Order(), "pixels")
+    table = table[..., :6]
+    table[..., 5] = constant
+    match = DECODERS["yolov5"].recognise(view([table]))
+    assert (match.num_classes, match.params["score"]) == (1, score)
+    assert ("says nothing" in match.reason) == (score == "objectness")
 
 
 @pytest.mark.parametrize("spoil", ["logits", "places", "nan", "pose"])
@@ -164,7 +178,7 @@ def test_the_real_model_in_every_form(assets):
     """Against itself: yolov5n's answer to the photograph, rewritten as other exports write it."""
     session = Session(assets / "models" / "yolov5n_fp32.onnx", "cpu")
     found = identify(session.inputs, session.outputs, session.metadata, trial=Trial(session))
-    assert (found.family.name, found.params) == ("yolov5", {"normalised": False, "products": False})
+    assert (found.family.name, found.params) == ("yolov5", {"normalised": False, "score": "product"})
     assert "stride" not in found.input and "does not run" in found.reasons["stride"]
     (table,) = Trial(session)({k: v for k, v in found.input.items() if k != "stride"})
     table = table.copy()
@@ -180,9 +194,9 @@ def test_the_real_model_in_every_form(assets):
     products = mixed.copy()
     products[..., 5:] *= products[..., 4:5]
     cases = [
-        (parts, "yolov5", {"normalised": True, "products": False}),
-        (mixed, "yolov5-darknet", {"normalised": True, "products": False}),
-        (products, "yolov5-darknet", {"normalised": True, "products": True}),
+        (parts, "yolov5", {"normalised": True, "score": "product"}),
+        (mixed, "yolov5-darknet", {"normalised": True, "score": "product"}),
+        (products, "yolov5-darknet", {"normalised": True, "score": "class"}),
     ]
     for changed, family, params in cases:
         told = identify([image()], infos([changed]), {}, trial=lambda _fed, changed=changed: [changed])

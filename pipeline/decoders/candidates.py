@@ -69,14 +69,18 @@ class Candidates:
         ``extra`` are the fields beside the three, which go with their boxes. Raises ModelError
         when the scores are no probabilities.
         """
-        with np.errstate(over="ignore"):
-            xyxy, scores = xyxy.astype(np.float32, copy=False), scores.astype(np.float32, copy=False)
-        sound = np.isfinite(xyxy).all(axis=1) & np.isfinite(scores)
-        sound &= (xyxy[:, 0] <= xyxy[:, 2]) & (xyxy[:, 1] <= xyxy[:, 3])
-        for name, part in extra.items():
-            if part is not None and name != "prototypes":
-                sound &= np.isfinite(part).all(axis=tuple(range(1, part.ndim)))
-        if not sound.all():
+        if xyxy.dtype != np.float32 or scores.dtype != np.float32:
+            with np.errstate(over="ignore"):
+                xyxy, scores = xyxy.astype(np.float32, copy=False), scores.astype(np.float32, copy=False)
+        # All at once first: on a sound model, which is nearly all there are, that is the end of it.
+        if extra or not (
+            np.isfinite(xyxy).all() and np.isfinite(scores).all() and (xyxy[:, :2] <= xyxy[:, 2:]).all()
+        ):
+            sound = np.isfinite(xyxy).all(axis=1) & np.isfinite(scores)
+            sound &= (xyxy[:, :2] <= xyxy[:, 2:]).all(axis=1)
+            for name, part in extra.items():
+                if part is not None and name != "prototypes":
+                    sound &= np.isfinite(part).all(axis=tuple(range(1, part.ndim)))
             xyxy, scores, class_id = xyxy[sound], scores[sound], class_id[sound]
             extra = {
                 name: part if part is None or name == "prototypes" else part[sound]

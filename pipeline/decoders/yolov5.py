@@ -18,8 +18,16 @@ _NAME = "yolov5"
 _EXPECTED = "[1, boxes, 5 + classes], beside it at most raw heads [1, anchors, h, w, 5 + classes]"
 _ANCHORS = 3
 _STRIDES = ((8, 16, 32), (8, 16, 32, 64), (4, 8, 16, 32), (16, 32))
-_LOOK = 0.01
-_ENOUGH = 10
+_SCORES = ("product", "class", "objectness")
+_LOOK, _ENOUGH = 0.01, 10
+_SAME, _SURE = 0.05, 0.9
+
+
+def _score(value: Any) -> str:
+    """Accept one of the ways to score an object."""
+    if value not in _SCORES:
+        raise TypeError(f"one of {', '.join(_SCORES)}")
+    return str(value)
 
 
 def decode(
@@ -33,15 +41,20 @@ def decode(
     Boxes are decoded in the graph (``Detect.forward`` in YOLOv5's ``models/yolo.py``; YOLOv7's
     ``IDetect`` likewise); a score is objectness · probability (``non_max_suppression``). The raw heads
     that older exports give beside it are not used. ``params``: ``normalised`` (boxes in parts of the
-    input, else in its pixels); ``products`` (class scores hold the objectness already, as in the
-    rows of OpenCV's region layer); ``multi_label``. Raises ModelError for other shapes.
+    input, else in its pixels); ``score`` (product; class where class scores hold the objectness
+    already, as in the rows of OpenCV's region layer; objectness where the only class says nothing, as
+    YOLOv7 has it); ``multi_label``. Raises ModelError for other shapes.
     """
     table = _table(outputs)
-    if params.get("products"):
-        boxes, scores, class_id = _products(table, conf_threshold, bool(params.get("multi_label")))
-    else:
+    score = params.get("score", "product")
+    if score == "product":
         how = {"form": "objectness", "multi_label": params.get("multi_label")}
         boxes, scores, class_id, _ = heads.read(_NAME, _EXPECTED, table, 0, conf_threshold, how)
+    else:
+        columns = table[:, 5:] if score == "class" else table[:, 4:5]
+        row, class_id, scores = select(columns, conf_threshold, bool(params.get("multi_label")), box_axis=0)
+        with np.errstate(over="ignore"):
+            boxes = table[row, :4].astype(np.float32)
     xyxy = heads.corners(boxes)
     if params.get("normalised"):
         with np.errstate(over="ignore", invalid="ignore"):
@@ -58,14 +71,6 @@ def _table(outputs: Sequence[NDArray[Any]]) -> NDArray[Any]:
     if columns < 6 or any(o.ndim != heads_rank or o.shape[-1] != columns for o in beside):
         raise malformed(_NAME, _EXPECTED, outputs)
     return matrix(table, _NAME, _EXPECTED)
-
-
-def _products(
-    table: NDArray[Any], conf_threshold: float, multi_label: bool
-) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
-    box, class_id, scores = select(table[:, 5:], conf_threshold, multi_label, box_axis=0)
-    with np.errstate(over="ignore"):
-        return table[box, :4].astype(np.float32), scores, class_id
 
 
 def recognise(view: View, *, darknet: bool = False) -> Match | None:
@@ -90,7 +95,7 @@ def recognise(view: View, *, darknet: bool = False) -> Match | None:
     if certain is None or strides is None:
         return None
     reason = f"{output} = 3 × ({cells_text(view.input_hw, strides)}) × (5 + {classes})"
-    params: dict[str, Any] = {"normalised": darknet, "products": False}
+    params: dict[str, Any] = {"normalised": darknet, "score": "product"}
     if view.tried:
         seen = _evidence(view, index, strides)
         if not view.stated and (seen is None or seen[0] != darknet):
@@ -98,7 +103,7 @@ def recognise(view: View, *, darknet: bool = False) -> Match | None:
         _, params, told = seen or (darknet, params, "that does not show")
         reason, certain = f"{reason}; in the trial run {told}", True
     unit = UNIT_TEXT["parts" if params["normalised"] else "pixels"]
-    score = "objectness · class" if params["products"] else "class"
+    score = "objectness · class" if params["score"] == "class" else "class"
     holds = ["a raw head, not used"] * len(view.outputs)
     holds[index] = f"cx, cy, w, h in {unit}, objectness, {classes} {score} probabilities of {rows} boxes"
     # Untried, the plain reading is YOLOv5's.
@@ -113,28 +118,35 @@ def _evidence(view: View, index: int, strides: tuple[int, ...]) -> tuple[bool, d
     placed = place(table[:, :2], view.input_hw, strides, _ANCHORS)
     if placed is None:
         return None
-    products = holds_products(table)
-    params = {"normalised": placed.unit == "parts", "products": products}
+    score, why = _score_of(table)
+    params: dict[str, Any] = {"normalised": placed.unit == "parts", "score": score}
     told = (
         f"boxes lie {placed.distance:.2g} cells from the middle of theirs when read in "
-        f"{UNIT_TEXT[placed.unit]}, {placed.order}"
+        f"{UNIT_TEXT[placed.unit]}, {placed.order}{why}"
     )
-    if products:
-        told += "; no class score exceeds its objectness, so they hold it already"
-    return params["normalised"] and (products or placed.order != Order()), params, told
+    darknet = placed.unit == "parts" and (score == "class" or placed.order != Order())
+    return darknet, params, told
 
 
-def holds_products(table: NDArray[np.float32]) -> bool:
-    """Whether class scores hold the objectness already: then none exceeds it, and else many do."""
+def _score_of(table: NDArray[np.float32]) -> tuple[str, str]:
+    """Return what an object's score is, and why if it is not the product.
+
+    A class score that holds the objectness already never exceeds it; one that does not, often does.
+    YOLOv7 does not train the class of models that have but one, so it is about the same everywhere.
+    """
+    if table.shape[1] == 6 and np.ptp(table[:, 5]) < _SAME and table[:, 5].mean() < _SURE:
+        return "objectness", f"; its only class is {table[:, 5].mean():.2g} everywhere, so it says nothing"
     live = table[table[:, 4] > _LOOK]
-    if len(live) < _ENOUGH or live[:, 4].min() > 1 - _LOOK:
-        return False
-    return bool((live[:, 5:].max(axis=1) <= live[:, 4] * 1.001 + 1e-6).all())
+    if len(live) < _ENOUGH or live[:, 4].min() > _SURE:
+        return "product", ""
+    if (live[:, 5:].max(axis=1) > live[:, 4] * 1.001 + 1e-6).any():
+        return "product", ""
+    return "class", "; no class score exceeds its objectness, so they hold it already"
 
 
 _PARAMS = {
     "normalised": Param(flag, "true: boxes in parts of the input; false (default): in its pixels"),
-    "products": Param(flag, "true: class scores hold the objectness already; false (default): they don't"),
+    "score": Param(_score, "product (default): objectness · class; class: class alone; objectness: it alone"),
     "multi_label": MULTI_LABEL,
 }
 FAMILY = Family(
