@@ -1,12 +1,15 @@
-"""YOLOv7's rows of seven against a loop. No package of its authors installs: a second implementation."""
+"""YOLOv7's rows of seven against a loop, and against what its own NMS module gives."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from pipeline.decoders import DECODERS, identify
 from pipeline.errors import ModelError, UnknownLayoutError
+from pipeline.vision.nms import nms
 from tests.decoding import HW, assert_same, image, infos, output, random
 from tests.heads import view
 
@@ -75,3 +78,16 @@ def test_a_classifier_of_seven_classes_is_none():
     outputs = [np.array([[0.1, 0.2, 0.1, 0.3, 0.1, 0.1, 0.1]], np.float32)]
     assert DECODERS["yolov7_end2end"].recognise(view(outputs)) is None
     assert identify([image()], infos(outputs), {}, trial=lambda _fed: outputs).family.task == "classify"
+
+
+def test_the_authors_module_gives_these_rows():
+    """Against yolov7detect 1.0.1 (YOLOv7's code): ``ONNX_ORT`` exported and run on a random table."""
+    with np.load(Path(__file__).parent / "authors" / "yolov7_end2end.npz") as stored:
+        table, rows = stored["table"], stored["output"]
+    found = DECODE([rows], HW, 0.05, {})
+    raw = DECODERS["yolov5"].decode([table], HW, 0.05, {})
+    chosen = nms(raw.xyxy, raw.scores, 0.45, raw.class_id, 100)
+    expected = raw.take(chosen)
+    assert len(found) == len(rows) == 100 and len(raw) > 150
+    assert_same(found, list(zip(expected.xyxy, expected.scores, expected.class_id, strict=True)))
+    assert DECODERS["yolov7_end2end"].recognise(view([rows])).certain

@@ -1,8 +1,9 @@
-"""YOLOX against a loop over its formula."""
+"""YOLOX against a loop over its formula, and against Megvii's own code."""
 
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from pipeline.decoders import DECODERS, identify
 from pipeline.decoders.candidates import grid
 from pipeline.runtime.session import Session
 from pipeline.runtime.trial import Trial
+from pipeline.vision.nms import nms
 from tests.decoding import HW, assert_same, cells, image, passing, random
 from tests.heads import view
 
@@ -108,3 +110,18 @@ def test_the_real_model_in_every_form(assets, unit):
     found = identify([image((416, 416))], session.outputs, {}, trial=trial)
     assert (found.family.name, found.params["decoded"]) == ("yolox", unit != "offsets")
     assert found.params["normalised"] == (unit == "parts")
+
+
+@pytest.mark.parametrize("decoded", [False, True])
+def test_the_authors_package_decodes_and_keeps_the_same(decoded):
+    """Against yolox 0.3.0: YOLOX-nano with random weights, exported without and with its decoding."""
+    with np.load(Path(__file__).parent / "authors" / "yolox.npz") as stored:
+        values = dict(stored)
+    table = values["decoded" if decoded else "output"]
+    found = DECODERS["yolox"].decode([table], HW, 0.05, {"decoded": decoded})
+    chosen = nms(found.xyxy, found.scores, 0.45, found.class_id, 300)
+    assert len(found) > len(chosen) > 10
+    for ours, when in ((found, "before"), (found.take(chosen), "after")):
+        expected = [values[f"{when}_{part}"] for part in ("boxes", "scores", "classes")]
+        assert_same(ours, list(zip(*expected, strict=True)))
+    assert DECODERS["yolox"].recognise(view([table], num_classes=3)).params["decoded"] == decoded
