@@ -52,6 +52,11 @@ def module_of(name: str) -> str:
     return DECODERS[name].decode.__module__.rpartition(".")[2]
 
 
+def named(name: str) -> str:
+    """The name by which a family's decoder calls itself in errors: its module's."""
+    return module_of(name).replace("_", "-")
+
+
 def sound_outputs(name: str, dtype: Any = np.float32) -> list[np.ndarray]:
     """Outputs of a family for HW: every candidate scores .4 to .6, every box lies well inside."""
     return [

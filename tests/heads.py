@@ -22,7 +22,7 @@ CONF, IOU = 0.05, 0.7
 
 def authors(family):
     """The stored outputs, their names, the metadata, and what is expected, by name."""
-    with np.load(Path(__file__).parent / "authors" / f"{family}.npz") as stored:
+    with np.load(Path(__file__).parent / "authors" / f"{family.replace('-', '_')}.npz") as stored:
         values = {name: stored[name] for name in stored.files}
     outputs = [values.pop(f"output{i}") for i in range(len(values["names"]))]
     return outputs, list(values.pop("names")), ast.literal_eval(str(values.pop("metadata"))), values

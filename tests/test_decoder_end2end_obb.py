@@ -12,7 +12,7 @@ from pipeline.errors import ModelError
 from tests.decoding import HW, assert_same, image, infos, output, random
 from tests.heads import assert_authors_candidates, assert_authors_detections, identified, view
 
-FAMILY = DECODERS["end2end_obb"]
+FAMILY = DECODERS["end2end-obb"]
 
 
 def sound_outputs():
@@ -44,20 +44,20 @@ def test_against_a_loop_over_the_rows():
 
 def test_the_authors_package_decodes_the_same():
     """Against ultralytics 8.4: an export of yolo26n-obb with random weights."""
-    assert_authors_candidates("end2end_obb")
+    assert_authors_candidates("end2end-obb")
 
 
 def test_the_authors_package_keeps_the_same_and_has_the_same_corners():
     """Against ultralytics 8.4: corners in the picture, in any order, without any NMS."""
-    found, expected = assert_authors_detections("end2end_obb")
+    found, expected = assert_authors_detections("end2end-obb")
     for ours, theirs in zip(found.polygons, expected["after_corners"], strict=True):
         apart = np.abs(ours[:, None] - theirs[None]).max(axis=2)
         assert sorted(apart.argmin(axis=1)) == [0, 1, 2, 3] and apart.min(axis=1).max() < 2e-2
 
 
 def test_what_the_authors_export_is_identified_by_its_metadata():
-    found = identified("end2end_obb")
-    assert (found.family.name, found.family.task, found.num_classes) == ("end2end_obb", "obb", 3)
+    found = identified("end2end-obb")
+    assert (found.family.name, found.family.task, found.num_classes) == ("end2end-obb", "obb", 3)
 
 
 def test_told_by_a_trial_run_alone():
@@ -65,7 +65,7 @@ def test_told_by_a_trial_run_alone():
     found = FAMILY.recognise(view(outputs))
     assert found.num_classes == 15 and not found.certain
     whole = identify([image(HW)], infos(outputs), {}, trial=lambda _: outputs)
-    assert whole.family.name == "end2end_obb"
+    assert whole.family.name == "end2end-obb"
 
 
 def test_what_only_resembles_it_is_not_taken_for_it():
@@ -83,5 +83,5 @@ def test_what_only_resembles_it_is_not_taken_for_it():
 
 @pytest.mark.parametrize("shape", [(1, 30, 6), (1, 30, 8), (2, 30, 7), (30,)])
 def test_malformed_outputs_are_named(shape):
-    with pytest.raises(ModelError, match=r"end2end_obb: expected .*; got "):
+    with pytest.raises(ModelError, match=r"end2end-obb: expected .*; got "):
         FAMILY.decode([np.zeros(shape, np.float32)], HW, 0.3, {})

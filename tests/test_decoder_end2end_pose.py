@@ -10,7 +10,7 @@ from pipeline.errors import ModelError
 from tests.decoding import HW, assert_same, image, infos, output, random
 from tests.heads import assert_authors_candidates, assert_authors_detections, identified, view
 
-FAMILY = DECODERS["end2end_pose"]
+FAMILY = DECODERS["end2end-pose"]
 
 
 def sound_outputs():
@@ -40,18 +40,18 @@ def test_against_a_loop_over_the_rows(values):
 
 def test_the_authors_package_decodes_the_same():
     """Against ultralytics 8.4: an export of yolo26n-pose with random weights."""
-    assert_authors_candidates("end2end_pose")
+    assert_authors_candidates("end2end-pose")
 
 
 def test_the_authors_package_keeps_the_same_and_has_the_same_keypoints():
     """Against ultralytics 8.4: boxes and keypoints in the picture, without any NMS."""
-    found, expected = assert_authors_detections("end2end_pose")
+    found, expected = assert_authors_detections("end2end-pose")
     np.testing.assert_allclose(found.keypoints, expected["after_frame_keypoints"], atol=1e-3)
 
 
 def test_what_the_authors_export_is_identified_by_its_metadata():
-    found = identified("end2end_pose")
-    assert (found.family.name, found.family.task, found.num_classes) == ("end2end_pose", "pose", 1)
+    found = identified("end2end-pose")
+    assert (found.family.name, found.family.task, found.num_classes) == ("end2end-pose", "pose", 1)
     assert found.params == {"kpt_shape": (17, 3)}
 
 
@@ -60,7 +60,7 @@ def test_told_by_a_trial_run_alone():
     found = FAMILY.recognise(view(outputs))
     assert (found.num_classes, found.params["kpt_shape"]) == (1, (5, 3)) and not found.certain
     whole = identify([image(HW)], infos(outputs), {}, trial=lambda _: outputs)
-    assert whole.family.name == "end2end_pose"
+    assert whole.family.name == "end2end-pose"
 
 
 def test_what_only_resembles_it_is_not_taken_for_it():
@@ -78,5 +78,5 @@ def test_what_only_resembles_it_is_not_taken_for_it():
 
 @pytest.mark.parametrize("width", [6, 8, 22])
 def test_malformed_outputs_are_named(width):
-    with pytest.raises(ModelError, match=r"end2end_pose: expected .*; got "):
+    with pytest.raises(ModelError, match=r"end2end-pose: expected .*; got "):
         FAMILY.decode([np.zeros((1, 30, width), np.float32)], HW, 0.3, {})

@@ -10,7 +10,7 @@ from pipeline.errors import ModelError
 from tests.decoding import HW, assert_same, image, infos, output, random
 from tests.heads import assert_authors_candidates, assert_authors_detections, authors, identified, view
 
-FAMILY = DECODERS["end2end_seg"]
+FAMILY = DECODERS["end2end-seg"]
 
 
 def sound_outputs():
@@ -36,14 +36,14 @@ def test_against_a_loop_over_the_rows():
 
 def test_the_authors_package_decodes_the_same():
     """Against ultralytics 8.4: an export of yolo26n-seg with random weights."""
-    assert_authors_candidates("end2end_seg")
+    assert_authors_candidates("end2end-seg")
 
 
 def test_boxes_that_overlap_all_stay_and_the_masks_are_the_authors():
     """Against ultralytics 8.4, whose end-to-end exports go through no NMS."""
-    found, _ = assert_authors_detections("end2end_seg")
-    masks = np.unpackbits(authors("end2end_seg")[3]["after_masks"], axis=-1).astype(bool)
-    boxes = authors("end2end_seg")[3]["after_frame_boxes"]
+    found, _ = assert_authors_detections("end2end-seg")
+    masks = np.unpackbits(authors("end2end-seg")[3]["after_masks"], axis=-1).astype(bool)
+    boxes = authors("end2end-seg")[3]["after_frame_boxes"]
     shown = np.flatnonzero((boxes[:, 2:] > boxes[:, :2]).all(axis=1)).tolist()
     compared = [(ours, theirs) for ours, theirs in enumerate(shown) if theirs < len(masks)]
     assert len(compared) > 5 and any(masks[theirs].any() for _, theirs in compared)
@@ -52,15 +52,15 @@ def test_boxes_that_overlap_all_stay_and_the_masks_are_the_authors():
 
 
 def test_what_the_authors_export_is_identified_by_its_metadata():
-    found = identified("end2end_seg")
-    assert (found.family.name, found.family.task, found.num_classes) == ("end2end_seg", "segment", 3)
+    found = identified("end2end-seg")
+    assert (found.family.name, found.family.task, found.num_classes) == ("end2end-seg", "segment", 3)
     assert not found.family.nms
     assert found.holds == ("box, score, class + 32 mask coefficients", "32 mask prototypes")
 
 
 def test_told_by_shapes_and_refuted_by_a_trial_run():
     found = identify([image()], [output(1, 300, 38), output(1, 32, 160, 160, name="p")], {})
-    assert (found.family.name, found.num_classes) == ("end2end_seg", 80)
+    assert (found.family.name, found.num_classes) == ("end2end-seg", 80)
     assert "nothing says how many classes" in found.reasons["family"]
     outputs = sound_outputs()
     assert FAMILY.recognise(view(outputs)) is not None
@@ -73,13 +73,13 @@ def test_told_by_shapes_and_refuted_by_a_trial_run():
 def test_a_class_that_is_no_whole_number_is_named():
     outputs = sound_outputs()
     outputs[0][0, 3, 5] = 1.5
-    with pytest.raises(ModelError, match="end2end_seg: expected the number of a class in column 5"):
+    with pytest.raises(ModelError, match="end2end-seg: expected the number of a class in column 5"):
         FAMILY.decode(outputs, HW, 0.3, {})
 
 
 def test_malformed_outputs_are_named():
     table, planes = sound_outputs()
     for outputs in ([table], [table[:, :, :13], planes], [table, planes[0]], [table, planes, planes]):
-        with pytest.raises(ModelError, match=r"end2end_seg: expected .*; got "):
+        with pytest.raises(ModelError, match=r"end2end-seg: expected .*; got "):
             FAMILY.decode(outputs, HW, 0.3, {})
     assert len(infos(sound_outputs())) == 2

@@ -144,5 +144,5 @@ def test_a_file_is_identified_with_no_options(tmp_path):
     logits[0, 500, 18] = 5
     answer = {"cls_logits": logits, "bbox_regression": random(2, 1, COUNT, 4) - 0.5}
     model = Detector(str(constant_model(tmp_path / "retina.onnx", answer))).model
-    assert model.family is DECODERS["retinanet_raw"]
+    assert model.family is DECODERS["retinanet-raw"]
     assert model.decode(list(answer.values()), 0.5).class_id.tolist() == [18]

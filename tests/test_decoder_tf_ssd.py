@@ -86,13 +86,13 @@ def test_outputs_of_others_are_not_claimed():
 def test_classes_that_are_no_numbers_of_classes_are_named():
     outputs = sound_outputs()
     outputs[1][0, 1] = 2.5
-    with pytest.raises(ModelError, match=r"tf_ssd: expected classes .* got 2\.5"):
+    with pytest.raises(ModelError, match=r"tf-ssd: expected classes .* got 2\.5"):
         decode(outputs, HW, 0.3, {})
     with pytest.raises(ModelError, match=r"from 0 to 1; got 17"):
         decode(sound_outputs(), HW, 0.3, {"classes": 2})
     outputs = sound_outputs()
     outputs[0] = outputs[0][:, :3]
-    with pytest.raises(ModelError, match=r"tf_ssd: expected detection_boxes .*; got "):
+    with pytest.raises(ModelError, match=r"tf-ssd: expected detection_boxes .*; got "):
         decode(outputs, HW, 0.3, {})
 
 
@@ -101,7 +101,7 @@ def test_a_file_is_identified_with_no_options(tmp_path):
     answer = {f"{name}:0": value for name, value in zip(NAMES, sound_outputs(), strict=True)}
     path = constant_model(tmp_path / "tf.onnx", answer, shape=(1, "h", "w", 3), dtype=TensorProto.UINT8)
     detector = Detector(str(path))
-    assert detector.model.family.name == "tf_ssd" and detector.model.spec.resize == "stretch"
+    assert detector.model.family.name == "tf-ssd" and detector.model.spec.resize == "stretch"
     assert detector.model.spec.dtype == np.uint8 and detector.model.spec.layout == "NHWC"
     found = detector.detect(np.zeros((100, 200, 3), np.uint8), conf=0.45)
     np.testing.assert_allclose(found.xyxy, [[40, 10, 120, 50], [60, 20, 140, 80]], atol=1e-3)

@@ -17,7 +17,7 @@ from pipeline.vision.nms import nms
 from tests.decoding import HW, assert_same, image, infos, output, passing
 from tests.heads import view
 
-FAMILY = DECODERS["yolo_anchors"]
+FAMILY = DECODERS["yolo-anchors"]
 DECODE = FAMILY.decode
 STRIDES = {2: (16, 32), 3: (8, 16, 32), 4: (8, 16, 32, 64)}
 # How a map [3, h, w, 5 + classes] is written.
@@ -155,8 +155,10 @@ def test_the_authors_package_decodes_and_keeps_the_same(label, version, hw):
 )
 def test_maps_of_three_anchors_are_told_by_their_sizes(shapes, hw, version):
     found = identify([image((hw, hw))], [output(*shape, name=str(shape)) for shape in shapes], {})
-    assert (found.family.name, found.num_classes, found.params["version"]) == ("yolo_anchors", 80, version)
+    assert (found.family.name, found.num_classes, found.params["version"]) == ("yolo-anchors", 80, version)
     assert len(found.holds) == len(shapes) and "stride" in found.holds[0]
+    # Of the coarsest a free input's size is a multiple.
+    assert found.params.get("strides") == ((8, 16, 32, 64) if hw == 1280 else None)
 
 
 @pytest.mark.parametrize(
@@ -172,7 +174,7 @@ def test_maps_of_three_anchors_are_told_by_their_sizes(shapes, hw, version):
 )
 def test_what_only_resembles_them_is_not_taken_for_them(shapes):
     with pytest.raises(UnknownLayoutError):
-        identify([image((416, 416))], [output(*shape) for shape in shapes], {}, family="yolo_anchors")
+        identify([image((416, 416))], [output(*shape) for shape in shapes], {}, family="yolo-anchors")
 
 
 def test_maps_that_are_no_objectness_are_none():
@@ -253,7 +255,7 @@ def test_anchors_and_formula_are_told_by_where_the_boxes_lie(answer, version, la
     """A real model's answer, written as each version would: only its own reading gives those boxes."""
     outputs = written(encoded(answer, version), layout)
     found = identify([image()], infos(outputs), {}, trial=lambda _fed: outputs)
-    assert (found.family.name, found.params) == ("yolo_anchors", {"version": version, "sigmoid": "all"})
+    assert (found.family.name, found.params) == ("yolo-anchors", {"version": version, "sigmoid": "all"})
     reason = found.reasons["family"]
     assert all(other in reason for other in versions_of(len(outputs))) and "agree best" in reason
 
@@ -268,6 +270,42 @@ def test_what_has_its_sigmoid_is_told_by_what_the_values_are(answer, left, versi
     # Sizes after their sigmoid are no logarithms, so only such formulas are asked.
     other = "yolov3" if VERSIONS[version].square else "yolov5"
     assert (other in found.reasons["family"]) == (left == "centres")
+
+
+@pytest.mark.parametrize("layout", ["chw", "ahwc"])
+def test_the_only_class_of_a_model_may_say_nothing(answer, layout):
+    """YOLOv7 leaves it untrained, and then scores by the objectness alone."""
+    maps = [values[..., :6].copy() for values in encoded(answer, "yolov7")]
+    for values in maps:
+        values[..., 5] = 0.1
+    outputs = written(maps, layout)
+    found = identify([image()], infos(outputs), {}, trial=lambda _fed: outputs)
+    assert found.params == {"version": "yolov7", "sigmoid": "all", "score": "objectness"}
+    scores = DECODE(outputs, (640, 640), 0.5, found.params).scores
+    logits = np.concatenate([values[..., 4].ravel() for values in maps])
+    assert len(scores) == (logits > 0).sum() > 0
+
+
+def test_known_anchors_that_hardly_differ_are_said_to(assets, tmp_path):
+    """Yolo-Fastest has anchors of its own: no known ones are right, and the reason does not hide it."""
+    import onnx
+
+    from pipeline.convert import convert_darknet
+
+    weights = assets / "models" / "yolo-fastest-1.1.weights"
+    model = onnx.load_from_string(convert_darknet(weights.with_suffix(".cfg"), weights).model)
+    widths = {tensor.name: tensor.dims[0] for tensor in model.graph.initializer}
+    heads = [n.output[0] for n in model.graph.node if n.op_type == "Conv" and widths[n.input[1]] == 255]
+    del model.graph.output[:], model.metadata_props[:]
+    for name in heads:
+        model.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
+    path = tmp_path / "heads.onnx"
+    onnx.save(model, path)
+    session = Session(path, "cpu")
+    found = identify(session.inputs, session.outputs, {}, trial=Trial(session))
+    assert (
+        found.family.name == "yolo-anchors" and "hardly differ: a card can state" in found.reasons["family"]
+    )
 
 
 def test_without_an_object_the_usual_anchors_are_assumed_and_that_is_said(answer):

@@ -92,6 +92,7 @@ def test_the_raw_heads_of_older_exports_are_not_used():
 )
 def test_it_is_told_by_three_boxes_for_each_cell(shape, classes, hw):
     found = identify([image(hw)], [output(*shape)], {"names": repr(["x"] * classes)})
+    assert found.params.get("strides") == ((8, 16, 32, 64) if hw == (1280, 1280) else None)
     assert (found.family.name, found.num_classes, found.params["normalised"]) == ("yolov5", classes, False)
 
 

@@ -13,7 +13,7 @@ from pipeline.vision.nms import nms
 from tests.decoding import HW, assert_same, image, infos, output, random
 from tests.heads import view
 
-DECODE = DECODERS["yolov7_end2end"].decode
+DECODE = DECODERS["yolov7-end2end"].decode
 
 
 def sound_outputs():
@@ -43,18 +43,18 @@ def test_rows_of_other_pictures_and_classes_that_are_none_are_named(column, valu
 def test_it_is_told_by_its_columns():
     outputs = sound_outputs()
     found = identify([image(HW)], [output(None, 7, name="output")], {}, trial=lambda _fed: outputs)
-    assert (found.family.name, found.num_classes, found.batched) == ("yolov7_end2end", 80, False)
+    assert (found.family.name, found.num_classes, found.batched) == ("yolov7-end2end", 80, False)
     assert "column 5 a whole number and column 6 a probability" in found.reasons["family"]
     assert "taken to be 80" in found.reasons["family"]
-    match = DECODERS["yolov7_end2end"].recognise(view(outputs, num_classes=3))
+    match = DECODERS["yolov7-end2end"].recognise(view(outputs, num_classes=3))
     assert match.num_classes == 3 and match.certain
     outputs[0][0, 5] = 89
-    assert DECODERS["yolov7_end2end"].recognise(view(outputs)).num_classes == 90
-    assert DECODERS["yolov7_end2end"].recognise(view(outputs, num_classes=3)) is None
+    assert DECODERS["yolov7-end2end"].recognise(view(outputs)).num_classes == 90
+    assert DECODERS["yolov7-end2end"].recognise(view(outputs, num_classes=3)) is None
 
 
 def test_a_run_without_a_row_says_nothing():
-    match = DECODERS["yolov7_end2end"].recognise(view([np.zeros((0, 7), np.float32)]))
+    match = DECODERS["yolov7-end2end"].recognise(view([np.zeros((0, 7), np.float32)]))
     assert match is not None and not match.certain and "no row" in match.reason
 
 
@@ -65,18 +65,18 @@ def test_columns_that_are_others_are_none(spoil):
         table = table[:, [0, 1, 2, 3, 4, 6, 5]]
     else:
         table[2, {"batch": 0, "class": 5, "score": 6, "nan": 1}[spoil]] = np.nan if spoil == "nan" else 1.5
-    assert DECODERS["yolov7_end2end"].recognise(view([table])) is None
+    assert DECODERS["yolov7-end2end"].recognise(view([table])) is None
 
 
 @pytest.mark.parametrize("shape", [(1, 100, 7), (100, 6), (100, 8)])
 def test_what_only_resembles_it_is_not_taken_for_it(shape):
     with pytest.raises(UnknownLayoutError):
-        identify([image()], [output(*shape)], {}, family="yolov7_end2end")
+        identify([image()], [output(*shape)], {}, family="yolov7-end2end")
 
 
 def test_a_classifier_of_seven_classes_is_none():
     outputs = [np.array([[0.1, 0.2, 0.1, 0.3, 0.1, 0.1, 0.1]], np.float32)]
-    assert DECODERS["yolov7_end2end"].recognise(view(outputs)) is None
+    assert DECODERS["yolov7-end2end"].recognise(view(outputs)) is None
     assert identify([image()], infos(outputs), {}, trial=lambda _fed: outputs).family.task == "classify"
 
 
@@ -90,4 +90,4 @@ def test_the_authors_module_gives_these_rows():
     expected = raw.take(chosen)
     assert len(found) == len(rows) == 100 and len(raw) > 150
     assert_same(found, list(zip(expected.xyxy, expected.scores, expected.class_id, strict=True)))
-    assert DECODERS["yolov7_end2end"].recognise(view([rows])).certain
+    assert DECODERS["yolov7-end2end"].recognise(view([rows])).certain

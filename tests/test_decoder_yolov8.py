@@ -175,3 +175,9 @@ def test_params_of_a_card():
         DECODERS["yolov8"].check_params({"form": "objectness"})
     with pytest.raises(ModelError, match=r"yolov8: expected one output \[1, boxes, 4 \+ classes\]; got "):
         DECODE([np.zeros((1, 126, 4), np.float32)], HW, 0.3, {"form": "columns"})
+
+
+def test_a_coarser_level_than_usual_is_told_to_who_sizes_the_input():
+    for shape, hw, strides in (((1, 84, 34000), 640, None), ((1, 84, 34000), 1280, (8, 16, 32, 64))):
+        found = identify([image((hw, hw))], [output(*shape)], {"task": "detect"})
+        assert found.params.get("strides") == strides

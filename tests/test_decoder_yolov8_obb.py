@@ -13,7 +13,7 @@ from pipeline.errors import ModelError, UnknownLayoutError
 from tests.decoding import HW, assert_same, image, infos, output, passing, random
 from tests.heads import assert_authors_candidates, assert_authors_detections, detections, identified, view
 
-FAMILY = DECODERS["yolov8_obb"]
+FAMILY = DECODERS["yolov8-obb"]
 CELLS = 126
 DOTA = repr({i: f"thing {i}" for i in range(15)})
 
@@ -50,12 +50,12 @@ def test_against_a_loop_over_the_formula(form, multi_label):
 
 def test_the_authors_package_decodes_the_same():
     """Against ultralytics 8.4: an export of yolo11n-obb with random weights."""
-    assert_authors_candidates("yolov8_obb")
+    assert_authors_candidates("yolov8-obb")
 
 
 def test_the_authors_package_keeps_the_same_and_has_the_same_corners():
     """Against ultralytics 8.4: after its rotated NMS, corners in the picture, in any order."""
-    found, expected = assert_authors_detections("yolov8_obb")
+    found, expected = assert_authors_detections("yolov8-obb")
     for ours, theirs in zip(found.polygons, expected["after_corners"], strict=True):
         apart = np.abs(ours[:, None] - theirs[None]).max(axis=2)
         assert sorted(apart.argmin(axis=1)) == [0, 1, 2, 3] and apart.min(axis=1).max() < 2e-2
@@ -67,7 +67,7 @@ def test_corners_and_sizes_in_a_picture_that_was_stretched():
 
     outputs = sound_outputs()
     spec = InputSpec(*HW, resize="stretch")
-    found = detections("yolov8_obb", outputs, {}, 0.3, 0.99, (128, 48), spec)
+    found = detections("yolov8-obb", outputs, {}, 0.3, 0.99, (128, 48), spec)
     assert len(found) > 0
     by_angle = {round(float(a), 4): x for x, a in zip(outputs[0][0, 0], outputs[0][0, 7], strict=True)}
     for polygon in found.polygons:
@@ -79,15 +79,15 @@ def test_corners_and_sizes_in_a_picture_that_was_stretched():
 
 
 def test_what_the_authors_export_is_identified_by_its_metadata():
-    found = identified("yolov8_obb")
-    assert (found.family.name, found.family.task, found.num_classes) == ("yolov8_obb", "obb", 3)
+    found = identified("yolov8-obb")
+    assert (found.family.name, found.family.task, found.num_classes) == ("yolov8-obb", "obb", 3)
 
 
 def test_told_by_metadata_or_names():
     found = identify([image()], [output(1, 20, 8400)], {"task": "obb"})
-    assert (found.family.name, found.num_classes) == ("yolov8_obb", 15)
+    assert (found.family.name, found.num_classes) == ("yolov8-obb", 15)
     found = identify([image()], [output(1, 20, 8400)], {"names": DOTA})
-    assert (found.family.name, found.num_classes) == ("yolov8_obb", 15)
+    assert (found.family.name, found.num_classes) == ("yolov8-obb", 15)
 
 
 def test_told_by_a_trial_run_alone():
@@ -96,7 +96,7 @@ def test_told_by_a_trial_run_alone():
     assert found.num_classes == 3 and not found.certain
     assert "from -0.70 to 2.30 in the trial run" in found.reason
     whole = identify([image(HW)], infos(outputs), {}, trial=lambda _: outputs)
-    assert whole.family.name == "yolov8_obb"
+    assert whole.family.name == "yolov8-obb"
 
 
 def test_a_probability_in_the_place_of_the_angle_is_a_class():
@@ -119,7 +119,7 @@ def test_what_only_resembles_it_is_not_taken_for_it(metadata):
     "outputs", [[np.zeros((1, 5, 126), np.float32)], [np.zeros((2, 8, 126), np.float32)], []]
 )
 def test_malformed_outputs_are_named(outputs):
-    with pytest.raises(ModelError, match=r"yolov8_obb: expected .*; got "):
+    with pytest.raises(ModelError, match=r"yolov8-obb: expected .*; got "):
         FAMILY.decode(outputs, HW, 0.3, {})
 
 

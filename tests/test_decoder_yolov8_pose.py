@@ -10,7 +10,7 @@ from pipeline.errors import ModelError, UnknownLayoutError
 from tests.decoding import HW, assert_same, image, infos, output, passing, random
 from tests.heads import assert_authors_candidates, assert_authors_detections, identified, view
 
-FAMILY = DECODERS["yolov8_pose"]
+FAMILY = DECODERS["yolov8-pose"]
 CELLS = 126
 PERSON = "{0: 'person'}"
 
@@ -54,18 +54,18 @@ def test_against_a_loop_over_the_formula(values, classes, form):
 
 def test_the_authors_package_decodes_the_same():
     """Against ultralytics 8.4: an export of yolo11n-pose with random weights."""
-    assert_authors_candidates("yolov8_pose")
+    assert_authors_candidates("yolov8-pose")
 
 
 def test_the_authors_package_keeps_the_same_and_has_the_same_keypoints():
     """Against ultralytics 8.4: after NMS, boxes and keypoints in the picture."""
-    found, expected = assert_authors_detections("yolov8_pose")
+    found, expected = assert_authors_detections("yolov8-pose")
     np.testing.assert_allclose(found.keypoints, expected["after_frame_keypoints"], atol=1e-3)
 
 
 def test_what_the_authors_export_is_identified_by_its_metadata():
-    found = identified("yolov8_pose")
-    assert (found.family.name, found.family.task, found.num_classes) == ("yolov8_pose", "pose", 1)
+    found = identified("yolov8-pose")
+    assert (found.family.name, found.family.task, found.num_classes) == ("yolov8-pose", "pose", 1)
     assert found.params == {"form": "rows", "kpt_shape": (17, 3)}
     assert "metadata kpt_shape [17, 3]" in found.reasons["family"]
 
@@ -82,7 +82,7 @@ def test_what_the_authors_export_is_identified_by_its_metadata():
 )
 def test_told_by_metadata(shape, metadata, kpt_shape):
     found = identify([image()], [output(*shape)], metadata)
-    assert (found.family.name, found.params["kpt_shape"]) == ("yolov8_pose", kpt_shape)
+    assert (found.family.name, found.params["kpt_shape"]) == ("yolov8-pose", kpt_shape)
 
 
 def test_told_by_a_trial_run_alone():
@@ -91,7 +91,7 @@ def test_told_by_a_trial_run_alone():
     assert (found.num_classes, found.params) == (1, {"form": "rows", "kpt_shape": (5, 3)})
     assert "places and probabilities in the trial run" in found.reason and not found.certain
     whole = identify([image(HW)], infos(outputs), {}, trial=lambda _: outputs)
-    assert whole.family.name == "yolov8_pose"
+    assert whole.family.name == "yolov8-pose"
 
 
 def test_probabilities_in_the_place_of_keypoints_are_classes():
@@ -123,7 +123,7 @@ def test_what_only_resembles_it_is_not_taken_for_it(metadata):
     ],
 )
 def test_malformed_outputs_are_named(table, params):
-    with pytest.raises(ModelError, match=r"yolov8_pose: expected .*; got "):
+    with pytest.raises(ModelError, match=r"yolov8-pose: expected .*; got "):
         FAMILY.decode([table], HW, 0.3, params)
 
 

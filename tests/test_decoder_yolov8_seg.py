@@ -10,7 +10,7 @@ from pipeline.errors import ModelError, UnknownLayoutError
 from tests.decoding import HW, assert_same, image, infos, output, passing, random
 from tests.heads import FRAME, assert_authors_candidates, assert_authors_detections, authors, identified, view
 
-DECODE = DECODERS["yolov8_seg"].decode
+DECODE = DECODERS["yolov8-seg"].decode
 CELLS = 126
 
 
@@ -55,14 +55,14 @@ def test_against_a_loop_over_the_formula(form, multi_label, threshold):
 
 def test_the_authors_package_decodes_the_same():
     """Against ultralytics 8.4: an export of yolov8n-seg with random weights."""
-    assert_authors_candidates("yolov8_seg")
+    assert_authors_candidates("yolov8-seg")
 
 
 def test_the_authors_package_keeps_the_same_and_has_the_same_masks():
     """Against ultralytics 8.4: after NMS, boxes and masks in the picture."""
-    found, _ = assert_authors_detections("yolov8_seg")
-    masks = np.unpackbits(authors("yolov8_seg")[3]["after_masks"], axis=-1).astype(bool)
-    boxes = authors("yolov8_seg")[3]["after_frame_boxes"]
+    found, _ = assert_authors_detections("yolov8-seg")
+    masks = np.unpackbits(authors("yolov8-seg")[3]["after_masks"], axis=-1).astype(bool)
+    boxes = authors("yolov8-seg")[3]["after_frame_boxes"]
     shown = np.flatnonzero((boxes[:, 2:] > boxes[:, :2]).all(axis=1)).tolist()
     compared = [(ours, theirs) for ours, theirs in enumerate(shown) if theirs < len(masks)]
     assert len(compared) > 5 and any(masks[theirs].any() for _, theirs in compared)
@@ -74,8 +74,8 @@ def test_the_authors_package_keeps_the_same_and_has_the_same_masks():
 
 
 def test_what_the_authors_export_is_identified_by_its_metadata():
-    found = identified("yolov8_seg")
-    assert (found.family.name, found.family.task, found.num_classes) == ("yolov8_seg", "segment", 3)
+    found = identified("yolov8-seg")
+    assert (found.family.name, found.family.task, found.num_classes) == ("yolov8-seg", "segment", 3)
     assert found.holds == ("4 + 3 classes + 32 mask coefficients", "32 mask prototypes")
 
 
@@ -96,7 +96,7 @@ def test_two_outputs_of_which_one_has_as_many_planes_as_the_other_has_coefficien
         [output(*planes, name="p"), output(*shape)],
     ):
         found = identify([image()], outputs, {})
-        assert (found.family.name, found.num_classes) == ("yolov8_seg", classes)
+        assert (found.family.name, found.num_classes) == ("yolov8-seg", classes)
         assert found.params["form"] == form
         assert found.holds[[len(o.shape) for o in outputs].index(4)] == "32 mask prototypes"
 
@@ -120,8 +120,8 @@ def test_a_dynamic_export_is_told_by_its_names():
     declared = infos(sound_outputs())
     free = [output(None, 15, None), output(None, 8, None, None, name="p")]
     found = identify([image(HW)], free, {"names": "['a', 'b', 'c']", "task": "segment"})
-    assert (found.family.name, found.num_classes) == ("yolov8_seg", 3)
-    assert DECODERS["yolov8_seg"].recognise(view(sound_outputs())).num_classes == 3
+    assert (found.family.name, found.num_classes) == ("yolov8-seg", 3)
+    assert DECODERS["yolov8-seg"].recognise(view(sound_outputs())).num_classes == 3
     assert len(declared) == 2
 
 
@@ -139,12 +139,12 @@ def test_a_dynamic_export_is_told_by_its_names():
 def test_malformed_outputs_are_named(outputs):
     if outputs[0].shape[1] == 12:  # four of a box and eight coefficients leave no class
         outputs[0] = outputs[0][:, :12]
-    with pytest.raises(ModelError, match=r"yolov8_seg: expected .*; got "):
+    with pytest.raises(ModelError, match=r"yolov8-seg: expected .*; got "):
         DECODE(outputs, HW, 0.3, {})
 
 
 def test_params_of_a_card():
-    family = DECODERS["yolov8_seg"]
+    family = DECODERS["yolov8-seg"]
     assert family.check_params({"form": "objectness"}) == {"form": "objectness"}
     with pytest.raises(ModelError, match="form: expected one of rows, columns, objectness; got 'end2end'"):
         family.check_params({"form": "end2end"})

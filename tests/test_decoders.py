@@ -10,7 +10,7 @@ from hypothesis.extra import numpy as hnp
 
 from pipeline.decoders import DECODERS
 from pipeline.errors import ModelError
-from tests.decoding import HW, module_of, sound_outputs
+from tests.decoding import HW, named, sound_outputs
 
 
 @pytest.mark.parametrize("name", DECODERS)
@@ -50,7 +50,7 @@ def test_numbers_that_are_none_spoil_no_other_box(name, bad, threshold):
 @pytest.mark.parametrize("name", DECODERS)
 def test_nothing_and_one_output_too_many_are_named(name):
     for outputs in ([], [*sound_outputs(name), np.zeros((1, 2, 3, 4, 5), np.float32)]):
-        with pytest.raises(ModelError, match=rf"{module_of(name)}: expected .*; got "):
+        with pytest.raises(ModelError, match=rf"{named(name)}: expected .*; got "):
             DECODERS[name].decode(outputs, HW, 0.3, {})
 
 
@@ -72,7 +72,7 @@ def test_nothing_and_one_output_too_many_are_named(name):
     ],
 )
 def test_malformed_outputs_are_named(name, outputs):
-    with pytest.raises(ModelError, match=rf"{module_of(name)}: expected .*; got "):
+    with pytest.raises(ModelError, match=rf"{named(name)}: expected .*; got "):
         DECODERS[name].decode(outputs, HW, 0.3, {})
 
 

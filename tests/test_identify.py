@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.decoders import TensorInfo, identify
+from pipeline.decoders import DECODERS, TensorInfo, identify
 from pipeline.errors import ModelError, UnknownLayoutError
 from pipeline.runtime.catalog import locate
 from pipeline.runtime.model import describe
@@ -31,7 +32,7 @@ REAL = {
     "ultraface_RFB-320": ("ultraface", 1, (240, 320), "RGB", "stretch"),
     "yolo26n_deq": ("end2end", 80, (640, 640), "RGB", "letterbox"),
     "yolov5n_fp32": ("yolov5", 80, (640, 640), "RGB", "letterbox"),
-    "yolov8n-seg_320_deq": ("yolov8_seg", 80, (320, 320), "RGB", "letterbox"),
+    "yolov8n-seg_320_deq": ("yolov8-seg", 80, (320, 320), "RGB", "letterbox"),
     "yolov8n_640_deq": ("yolov8", 80, (640, 640), "RGB", "letterbox"),
     "yolov8n_int8_msh": ("yolov8", 80, (640, 640), "RGB", "letterbox"),
     "yolox_nano": ("yolox", 80, (416, 416), "BGR", "letterbox"),
@@ -186,3 +187,14 @@ def test_any_model_is_identified_or_refused(inputs, outputs, metadata):
         return
     InputSpec(**found.input)
     assert found.num_classes >= 1 and len(found.labels) in (0, found.num_classes)
+
+
+def test_every_family_is_in_the_docs():
+    text = (Path(__file__).resolve().parent.parent / "docs" / "models.md").read_text(encoding="utf-8")
+    told = {
+        name.strip(" `")
+        for line in text.splitlines()
+        if line.startswith("| `")
+        for name in line.split("|")[1].split(",")
+    }
+    assert set(DECODERS) <= told

@@ -72,7 +72,7 @@ def formula(levels: int, params: Mapping[str, Any]) -> Version:
     for what, given in (("anchors", anchors), ("scale_x_y", scales)):
         if len(given) != levels:
             raise ModelError(
-                f"yolo_anchors: expected {what} for each of {levels} levels; got {len(given)}: "
+                f"yolo-anchors: expected {what} for each of {levels} levels; got {len(given)}: "
                 f"state {what} in a model card"
             )
     return Version(anchors, scales, square)

@@ -16,12 +16,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.decoders.candidates import Floats, grid
+from pipeline.decoders.family import Param, whole_numbers
 
 Unit = Literal["pixels", "parts", "offsets"]
 """Of a centre: input pixels; parts of the input, 0..1; cells from its own cell's corner."""
 UNIT_TEXT = {"pixels": "input pixels", "parts": "parts of the input", "offsets": "offsets within their cells"}
 
 _NEAR = 1.5
+_USUAL_STRIDE = 32
+STRIDES_PARAM = Param(
+    whole_numbers, "pixels of a grid cell at each level; an input of free size has a multiple of the last"
+)
+
+
+def stated_strides(strides: tuple[int, ...]) -> dict[str, Any]:
+    """The parameter for strides that reach beyond the usual, of which a free input's size is a multiple."""
+    return {"strides": strides} if strides[-1] > _USUAL_STRIDE else {}
 
 
 @dataclass(frozen=True, slots=True)

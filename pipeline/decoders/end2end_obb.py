@@ -14,7 +14,7 @@ from pipeline.decoders.candidates import Candidates, malformed
 from pipeline.decoders.family import Family, Match, View
 from pipeline.decoders.yolov8_obb import upright
 
-_NAME = "end2end_obb"
+_NAME = "end2end-obb"
 _EXPECTED = "one output [1, N, 7]"
 _DOTA_CLASSES = 15
 
@@ -27,7 +27,7 @@ def decode(
 ) -> Candidates:
     """Decode [1, N, 7]: centre, width, height in input pixels, score, class, angle in radians.
 
-    Angles as ``yolov8_obb`` has them, and boxes as well, unlike those of the other end-to-end
+    Angles as ``yolov8-obb`` has them, and boxes as well, unlike those of the other end-to-end
     exports (``ultralytics/nn/modules/head.py``, ``OBB26``; ``engine/exporter.py``, ``NMSModel``).
     Raises ModelError for other shapes.
     """

@@ -19,7 +19,7 @@ from pipeline.decoders.yolov8_pose import (
     with_keypoints,
 )
 
-_NAME = "end2end_pose"
+_NAME = "end2end-pose"
 _EXPECTED = "one output [1, N, 6 + keypoints · 3]"
 
 
@@ -31,7 +31,7 @@ def decode(
 ) -> Candidates:
     """Decode [1, N, 6 + K · D]: left, top, right, bottom in input pixels, score, class, keypoints.
 
-    Keypoints as ``yolov8_pose`` has them (``ultralytics/nn/modules/head.py``,
+    Keypoints as ``yolov8-pose`` has them (``ultralytics/nn/modules/head.py``,
     ``Detect.postprocess``; ``engine/exporter.py``, ``NMSModel``). ``params``: ``kpt_shape`` (K, D),
     without which D is 3. Raises ModelError for other shapes.
     """

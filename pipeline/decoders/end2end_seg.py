@@ -12,7 +12,7 @@ from pipeline.decoders.candidates import Candidates
 from pipeline.decoders.family import COCO_CLASSES, Family, Match, View
 from pipeline.decoders.yolov8_seg import places, separated
 
-_NAME = "end2end_seg"
+_NAME = "end2end-seg"
 _EXPECTED = "[1, N, 6 + M] and prototypes [1, M, h, w]"
 
 
@@ -24,7 +24,7 @@ def decode(
 ) -> Candidates:
     """Decode [1, N, 6 + M]: left, top, right, bottom in input pixels, score, class, M mask coefficients.
 
-    With prototypes [1, M, h, w] as ``yolov8_seg`` has them, the two in any order
+    With prototypes [1, M, h, w] as ``yolov8-seg`` has them, the two in any order
     (``ultralytics/nn/modules/head.py``, ``Detect.postprocess``; ``engine/exporter.py``,
     ``NMSModel``). Raises ModelError for other shapes.
     """

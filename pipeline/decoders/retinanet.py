@@ -109,7 +109,7 @@ def _decoded(deltas: NDArray[Any]) -> bool:
 
 
 FAMILY = Family(
-    name="retinanet_raw",
+    name="retinanet-raw",
     layout="logits [1, anchors, classes] and regressions [1, anchors, 4], as torchvision's RetinaNet heads",
     decode=decode,
     recognise=recognise,

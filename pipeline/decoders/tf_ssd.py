@@ -48,23 +48,23 @@ def decode(
     """
     order: Sequence[int] = params.get("order", range(4))
     if len(order) != 4 or max(order) >= len(outputs) or ("order" not in params and len(outputs) != 4):
-        raise malformed("tf_ssd", _EXPECTED, outputs)
+        raise malformed("tf-ssd", _EXPECTED, outputs)
     boxes, labels, scores, count = (outputs[index] for index in order)
     if boxes.ndim == 3 and len(boxes) == 1:
         boxes = boxes[0]
     labels, scores = (a[0] if a.ndim == 2 and len(a) == 1 else a for a in (labels, scores))
     floating = all(np.issubdtype(a.dtype, np.floating) for a in (boxes, scores))
     if not floating or labels.dtype == np.bool_ or scores.ndim != 1 or count.size != 1:
-        raise malformed("tf_ssd", _EXPECTED, outputs)
+        raise malformed("tf-ssd", _EXPECTED, outputs)
     if boxes.shape != (len(scores), 4) or labels.shape != scores.shape:
-        raise malformed("tf_ssd", _EXPECTED, outputs)
+        raise malformed("tf-ssd", _EXPECTED, outputs)
     # Padding scores 0 as well, so a count that is no number costs nothing.
     told = float(count.reshape(-1)[0])
     limit = int(np.clip(told, 0, len(scores))) if np.isfinite(told) else len(scores)
     labels, scores = labels[:limit].astype(np.float64), scores[:limit]
     found = np.flatnonzero((scores > conf_threshold) & np.isfinite(labels) & (labels != 0))
     shift = 0 if params.get("background_label", True) else 1
-    class_id = numbered(labels[found] - shift, params.get("classes"), "tf_ssd")
+    class_id = numbered(labels[found] - shift, params.get("classes"), "tf-ssd")
     height, width = input_hw
     with np.errstate(over="ignore", invalid="ignore"):
         corners = boxes[found][:, [1, 0, 3, 2]].astype(np.float32)
@@ -98,7 +98,7 @@ def recognise(view: View) -> Match | None:
 
 
 FAMILY = Family(
-    name="tf_ssd",
+    name="tf-ssd",
     layout=", ".join(_NAMES) + ", as TensorFlow's Object Detection API exports",
     decode=decode,
     recognise=recognise,

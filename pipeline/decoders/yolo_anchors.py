@@ -12,16 +12,18 @@ from pipeline.decoders import anchors as known
 from pipeline.decoders import heads
 from pipeline.decoders.activation import logit, looks_like_logits, sigmoid
 from pipeline.decoders.candidates import Candidates, Floats, grid, malformed, select
+from pipeline.decoders.cells import STRIDES_PARAM, stated_strides
 from pipeline.decoders.family import MULTI_LABEL, Family, Match, Param, View, confirmed
 from pipeline.decoders.scene import agreement, objects_in
+from pipeline.decoders.yolov5 import accept_score, says_nothing
 
-_NAME = "yolo_anchors"
+_NAME = "yolo-anchors"
 _EXPECTED = (
     "for each stride [1, 3 · (5 + classes), h, w], [1, h, w, 3 · (5 + classes)] or [1, 3, h, w, 5 + classes]"
 )
 _STRIDES = (4, 8, 16, 32, 64)
 _LEVELS = ((16, 32), (8, 16, 32), (8, 16, 32, 64))
-_LOOK, _AGREES = 0.05, 0.1
+_LOOK, _AGREES, _CLEARLY = 0.05, 0.1, 1.1
 _ORDERS = {"chw": (0, 2, 1), "hwc": (1, 0, 2), "ahwc": (0, 1, 2), "hwac": (1, 0, 2), "achw": (0, 2, 1)}
 """Axes of anchors, cells and channels in a map that is reshaped to three, by layout."""
 
@@ -43,7 +45,8 @@ def decode(
     Darknet's yolo_layer.c, and AlexeyAB's for ``scale_x_y``; ``Detect.forward`` in YOLOv5's
     ``models/yolo.py``, where s = 2). ``params``: ``version`` (anchors and formula of a known release),
     ``anchors``, ``scale_x_y``, ``sizes`` (each instead of the version's), ``sigmoid`` (what still needs
-    it), ``multi_label``. Raises ModelError for other shapes.
+    it), ``score`` (objectness where the only class says nothing, as YOLOv7 has it), ``multi_label``.
+    Raises ModelError for other shapes.
     """
     levels = _levels(outputs, input_hw)
     how = known.formula(len(levels), params)
@@ -56,7 +59,7 @@ def decode(
         with np.errstate(over="ignore", invalid="ignore"):
             found = table[anchor, cell].astype(np.float32, copy=False)
             sure = sigmoid(found[:, 4:]) if left == "all" else found[:, 4:]
-            products = sure[:, 1:] * sure[:, :1]
+            products = sure[:, :1] if params.get("score") == "objectness" else sure[:, 1:] * sure[:, :1]
             row, class_id, score = select(
                 products, conf_threshold, bool(params.get("multi_label")), box_axis=0
             )
@@ -127,7 +130,7 @@ def recognise(view: View) -> Match | None:
         return None
     versions = known.versions_of(len(strides))
     five = view.outputs and len(view.shapes[0]) == 5 and "yolov5" in versions
-    params = {"version": "yolov5" if five else versions[0], "sigmoid": "all"}
+    params: dict[str, Any] = {"version": "yolov5" if five else versions[0], "sigmoid": "all"}
     reason = f"maps at strides {strides} of 3 anchors × (5 + {classes}) values"
     if view.tried:
         told = _evidence(view, params)
@@ -138,6 +141,7 @@ def recognise(view: View) -> Match | None:
         f"stride {stride}: x, y, w, h, objectness, {classes} classes of 3 anchors, {_TEXT[params['sigmoid']]}"
         for stride, _, _ in seen
     ]
+    params |= stated_strides(strides)
     return Match(classes, params, reason, certain, tuple(holds))
 
 
@@ -168,6 +172,11 @@ def _evidence(view: View, params: dict[str, Any]) -> str | None:
         # The logarithm of a size is negative somewhere, its sigmoid nowhere.
         squares = (heads.probable(table[:, 2:4]),)
     told = f"in the trial run values are {_TEXT[params['sigmoid']]}"
+    if table.shape[1] == 6:
+        only = sigmoid(table[:, 5]) if params["sigmoid"] == "all" else table[:, 5]
+        if says_nothing(only):
+            params["score"] = "objectness"
+            told += f"; its only class is {only.mean():.2g} everywhere, so it says nothing"
     objects = objects_in(view.input_hw, FAMILY.input.resize, FAMILY.input.align)
     versions = [v for v in known.versions_of(len(arrays)) if known.VERSIONS[v].square in squares]
     if not versions:
@@ -184,9 +193,12 @@ def _evidence(view: View, params: dict[str, Any]) -> str | None:
             f"{told}; no anchors give boxes on the person and the cat, so {params['version']}'s are assumed"
         )
     params["version"] = ranked[0]
+    unsure = len(ranked) > 1 and agrees[ranked[0]] < _CLEARLY * agrees[ranked[1]]
     figures = ", ".join(f"{version}'s to {agrees[version]:.1%}" for version in ranked)
+    doubt = "; they hardly differ: a card can state version or anchors" if unsure else ""
     return (
-        f"{told}; of the known anchors and formulas boxes agree best with the person and the cat: {figures}"
+        f"{told}; of the known anchors and formulas boxes agree best with the person and the cat: "
+        f"{figures}{doubt}"
     )
 
 
@@ -206,6 +218,8 @@ FAMILY = Family(
         "scale_x_y": Param(known.accept_scales, "how far a centre reaches beyond its cell, 1: not at all"),
         "sizes": Param(known.accept_sizes, "exp: anchor · exp(w); square: anchor · (2 σ(w))²"),
         "sigmoid": Param(known.accept_sigmoid, "what still needs it: all (default), centres (x and y), none"),
+        "score": Param(accept_score, "product (default): objectness · class; objectness: it alone"),
+        "strides": STRIDES_PARAM,
         "multi_label": MULTI_LABEL,
     },
 )

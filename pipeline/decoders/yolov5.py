@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from pipeline.decoders import heads
 from pipeline.decoders.candidates import Candidates, cells_text, malformed, matrix, select, strides_for
-from pipeline.decoders.cells import UNIT_TEXT, Order, place
+from pipeline.decoders.cells import STRIDES_PARAM, UNIT_TEXT, Order, place, stated_strides
 from pipeline.decoders.family import MULTI_LABEL, Family, InputDefaults, Match, Param, View, confirmed, flag
 
 _NAME = "yolov5"
@@ -23,7 +23,7 @@ _LOOK, _ENOUGH = 0.01, 10
 _SAME, _SURE = 0.05, 0.9
 
 
-def _score(value: Any) -> str:
+def accept_score(value: Any) -> str:
     """Accept one of the ways to score an object."""
     if value not in _SCORES:
         raise TypeError(f"one of {', '.join(_SCORES)}")
@@ -107,6 +107,7 @@ def recognise(view: View, *, darknet: bool = False) -> Match | None:
     holds = ["a raw head, not used"] * len(view.outputs)
     holds[index] = f"cx, cy, w, h in {unit}, objectness, {classes} {score} probabilities of {rows} boxes"
     # Untried, the plain reading is YOLOv5's.
+    params |= stated_strides(strides)
     return Match(classes, params, reason, certain and (view.tried or not darknet), tuple(holds))
 
 
@@ -132,9 +133,8 @@ def _score_of(table: NDArray[np.float32]) -> tuple[str, str]:
     """Return what an object's score is, and why if it is not the product.
 
     A class score that holds the objectness already never exceeds it; one that does not, often does.
-    YOLOv7 does not train the class of models that have but one, so it is about the same everywhere.
     """
-    if table.shape[1] == 6 and np.ptp(table[:, 5]) < _SAME and table[:, 5].mean() < _SURE:
+    if table.shape[1] == 6 and says_nothing(table[:, 5]):
         return "objectness", f"; its only class is {table[:, 5].mean():.2g} everywhere, so it says nothing"
     live = table[table[:, 4] > _LOOK]
     if len(live) < _ENOUGH or live[:, 4].min() > _SURE:
@@ -144,9 +144,18 @@ def _score_of(table: NDArray[np.float32]) -> tuple[str, str]:
     return "class", "; no class score exceeds its objectness, so they hold it already"
 
 
+def says_nothing(probabilities: NDArray[np.float32]) -> bool:
+    """Whether the only class is as likely everywhere: YOLOv7 does not train it, and leaves it out of the
+    score (``non_max_suppression`` in its ``utils/general.py``)."""
+    return bool(np.ptp(probabilities) < _SAME and probabilities.mean() < _SURE)
+
+
 _PARAMS = {
     "normalised": Param(flag, "true: boxes in parts of the input; false (default): in its pixels"),
-    "score": Param(_score, "product (default): objectness · class; class: class alone; objectness: it alone"),
+    "score": Param(
+        accept_score, "product (default): objectness · class; class: class alone; objectness: it alone"
+    ),
+    "strides": STRIDES_PARAM,
     "multi_label": MULTI_LABEL,
 }
 FAMILY = Family(

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from pipeline.decoders import heads
 from pipeline.decoders.candidates import Candidates, cells_text, malformed, strides_for
-from pipeline.decoders.cells import UNIT_TEXT, Order, place
+from pipeline.decoders.cells import STRIDES_PARAM, UNIT_TEXT, Order, place, stated_strides
 from pipeline.decoders.family import MULTI_LABEL, Family, Match, Param, View, confirmed, flag
 
 _NAME = "yolov6"
@@ -60,6 +60,7 @@ def recognise(view: View) -> Match | None:
         reason += f"; in the trial run {told}" if told else "; the trial run does not show it"
     unit = UNIT_TEXT["parts" if params["normalised"] else "pixels"]
     holds = f"cx, cy, w, h in {unit}, an objectness of 1, {classes} class probabilities of {cells} cells"
+    params |= stated_strides(strides)
     return Match(classes, params, reason, certain=view.tried, holds=(holds,))
 
 
@@ -91,6 +92,7 @@ FAMILY = Family(
     iou_threshold=0.45,
     params={
         "normalised": Param(flag, "true: boxes in parts of the input; false (default): in its pixels"),
+        "strides": STRIDES_PARAM,
         "multi_label": MULTI_LABEL,
     },
 )

@@ -13,7 +13,7 @@ from pipeline.decoders.candidates import Candidates, malformed, matrix
 from pipeline.decoders.family import COCO_CLASSES, Family, Match, View
 from pipeline.errors import ModelError
 
-_NAME = "yolov7_end2end"
+_NAME = "yolov7-end2end"
 _EXPECTED = "one output [N, 7] (picture, left, top, right, bottom, class, score)"
 _MOST_CLASSES = 100_000
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pipeline.decoders import heads
 from pipeline.decoders.activation import SIGMOID, logit, looks_like_logits, sigmoid
 from pipeline.decoders.candidates import Candidates, cells_text, malformed, matrix, select, strides_for
-from pipeline.decoders.cells import UNIT_TEXT, Order, place
+from pipeline.decoders.cells import STRIDES_PARAM, UNIT_TEXT, Order, place, stated_strides
 from pipeline.decoders.family import MULTI_LABEL, Family, Match, Param, View, confirmed, flag
 
 _EXPECTED = "one output [1, 4 + classes, boxes]"
@@ -79,7 +79,8 @@ def _matches(view: View) -> Iterator[Match]:
         certain = None if columns is None else confirmed(columns - 4, view.num_classes)
         if columns is None or certain is None:
             continue
-        classes, params = columns - 4, {"form": form, "normalised": False, "sigmoid": False}
+        classes = columns - 4
+        params: dict[str, Any] = {"form": form, "normalised": False, "sigmoid": False}
         seen = f"{output} = 4 + {classes} {form}"
         strides = strides_for(boxes, view.input_hw, _STRIDES)
         if boxes is None and form == "rows" and view.num_classes:
@@ -102,6 +103,7 @@ def _matches(view: View) -> Iterator[Match]:
         unit = UNIT_TEXT["parts" if params["normalised"] else "pixels"]
         scores = "logits" if params["sigmoid"] else "probabilities"
         holds = f"cx, cy, w, h in {unit} and {classes} class {scores}, in {form}"
+        params |= {} if strides is None else stated_strides(strides)
         yield Match(classes, params, reason, certain, (holds,))
 
 
@@ -143,6 +145,7 @@ FAMILY = Family(
         "form": Param(_form, "rows (default): [4 + classes, boxes]; columns: [boxes, 4 + classes]"),
         "normalised": Param(flag, "true: boxes in parts of the input; false (default): in its pixels"),
         "sigmoid": SIGMOID,
+        "strides": STRIDES_PARAM,
         "multi_label": MULTI_LABEL,
     },
 )

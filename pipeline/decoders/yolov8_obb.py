@@ -13,7 +13,7 @@ from pipeline.decoders import heads
 from pipeline.decoders.candidates import Candidates, Floats, malformed
 from pipeline.decoders.family import MULTI_LABEL, Family, Match, View
 
-_NAME = "yolov8_obb"
+_NAME = "yolov8-obb"
 _EXPECTED = "one output [1, 4 + classes + 1, boxes]"
 
 

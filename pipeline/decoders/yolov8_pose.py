@@ -14,7 +14,7 @@ from pipeline.decoders.candidates import Candidates, malformed
 from pipeline.decoders.contract import literal
 from pipeline.decoders.family import MULTI_LABEL, Family, Match, Param, View
 
-_NAME = "yolov8_pose"
+_NAME = "yolov8-pose"
 _EXPECTED = "one output [1, 4 + classes + keypoints · 3, boxes]"
 
 

@@ -12,7 +12,7 @@ from pipeline.decoders import heads
 from pipeline.decoders.candidates import Candidates, malformed
 from pipeline.decoders.family import MULTI_LABEL, Family, Match, View
 
-_NAME = "yolov8_seg"
+_NAME = "yolov8-seg"
 _EXPECTED = "[1, 4 + classes + M, boxes] and prototypes [1, M, h, w]"
 
 
