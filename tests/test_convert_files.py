@@ -290,7 +290,6 @@ def test_what_the_metadata_say_is_enough_to_find_the_bus(
 
 
 @pytest.mark.assets
-@pytest.mark.xfail(strict=True, reason="identify() does not read framerail.* yet; goes when it does")
 def test_yolo_fastest_finds_the_bus_and_needs_nothing_else(
     assets: Path, yolo_fastest: tuple[Path, Converted]
 ) -> None:

@@ -167,8 +167,11 @@ def match_end2end(
     return Match(view.num_classes or classes, {}, reason, certain, tuple(said.format(text) for said in seen))
 
 
-def table_of(view: View, index: int) -> NDArray[np.float32] | None:
-    """Return output ``index`` of the trial run, float32 [A, B]; None where there is no such table."""
+def table_of(view: View, index: int, *, finite: bool = True) -> NDArray[np.float32] | None:
+    """Return output ``index`` of the trial run, float32 [A, B]; None where there is no such table.
+
+    ``finite``: one that holds what is no number counts as none.
+    """
     if not view.tried:
         return None
     array = np.asarray(view.arrays[index])
@@ -177,7 +180,7 @@ def table_of(view: View, index: int) -> NDArray[np.float32] | None:
         return None
     with np.errstate(over="ignore"):
         array = array.astype(np.float32, copy=False)
-    return array if np.isfinite(array).all() else None
+    return array if not finite or np.isfinite(array).all() else None
 
 
 def probable(values: NDArray[np.float32]) -> bool:

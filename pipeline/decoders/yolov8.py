@@ -86,11 +86,14 @@ def _matches(view: View) -> Iterator[Match]:
         if boxes is None and form == "rows" and view.num_classes:
             # Without the number of boxes only a known number of classes tells this from other layouts.
             reason, certain = f"{seen} × a dynamic number of boxes", True
+        elif strides is None and view.stated and form == "rows":
+            # Such as a converted YOLOv3, with three boxes a cell.
+            reason, certain = f"{seen} × {boxes} boxes", True
         elif strides is None:
             continue
         else:
             reason = f"{seen} × {cells_text(view.input_hw, strides)}"
-        if view.tried:
+        if view.tried and not (view.stated and strides is None):
             told = None if strides is None else _evidence(view, strides, params)
             if told is None and not view.stated:
                 continue
@@ -109,7 +112,7 @@ def _matches(view: View) -> Iterator[Match]:
 
 def _evidence(view: View, strides: tuple[int, ...], params: dict[str, Any]) -> str | None:
     """Complete ``params`` by the trial run, and return what it shows; None where it speaks against it."""
-    table = heads.table_of(view, 0)
+    table = heads.table_of(view, 0, finite=False)  # a few broken answers are warned of, not refused
     if table is None:
         return None
     table = table if params["form"] == "columns" else table.T
