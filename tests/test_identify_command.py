@@ -1,0 +1,242 @@
+"""``framerail models identify``, and the ways of feeding that it tells, through the real command."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import cv2
+import numpy as np
+import onnx
+import pytest
+
+from benchmarks.cheap_model import write_cheap_model
+from pipeline import Detector, Pipeline
+from pipeline.errors import ModelError
+from pipeline.runtime.model import open_model
+from pipeline.runtime.trial import photograph
+from tests.test_stages_classify import write_colour_classifier
+
+
+def identify(model: str | Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "pipeline", "models", "identify", str(model), *arguments],
+        capture_output=True,
+        text=True,
+        timeout=50,
+    )
+
+
+def test_what_it_is_and_why_for_people_and_machines() -> None:
+    data = json.loads(identify("nanodet-g", "--json").stdout)
+    assert (data["family"], data["task"], data["classes"]) == ("nanodet", "detect", 80)
+    assert data["input"]["color"] == "BGR" and data["reasons"]["color"] == "model card"
+    assert [output["holds"] for output in data["outputs"]] == ["class scores"] * 3 + ["distances"] * 3
+    assert "person and the cat" in data["evidence"]
+    assert data["warnings"] == []
+    shown = identify("nanodet-g").stdout
+    for text in ("nanodet (detect)", "class scores", "runner-up", "BGR"):
+        assert text in shown
+
+
+def test_what_cannot_be_told_ends_with_the_card_to_complete(tmp_path: Path) -> None:
+    model = onnx.load(write_cheap_model(tmp_path / "odd.onnx"))
+    del model.metadata_props[:]
+    (output,) = model.graph.output
+    output.type.tensor_type.shape.dim[1].dim_value = 84
+    model.graph.node.append(onnx.helper.make_node("Transpose", ["output0"], ["odd"], perm=[2, 1, 0]))
+    del model.graph.output[:]
+    model.graph.output.append(onnx.helper.make_tensor_value_info("odd", 1, [21, 84, 1]))
+    onnx.save(model, tmp_path / "odd.onnx")
+    done = identify(tmp_path / "odd.onnx")
+    assert done.returncode == 3
+    assert "Traceback" not in done.stderr
+    lines = done.stderr.splitlines()
+    (error,) = [line for line in lines if "ERROR" in line]
+    assert "fit no known layout" in error
+    card = tomllib.loads("\n".join(line for line in lines if line is not error))
+    assert (card["name"], card["file"], card["family"]) == ("odd", "odd.onnx", "")
+
+
+@pytest.mark.parametrize(
+    ("boxes", "scores", "says"),
+    [
+        ((), (), "sees nothing in a picture with a person and a cat"),
+        (((16.0, 16.0, 8.0, 8.0),), (0.9,), "the same answer to two different pictures"),
+        (((16.0, 16.0, 8.0, 8.0),), (float("nan"),), "output0 is not finite"),
+    ],
+)
+def test_a_model_that_looks_broken_is_warned_of(
+    tmp_path: Path, boxes: tuple[tuple[float, float, float, float], ...], scores: tuple[float, ...], says: str
+) -> None:
+    model = write_cheap_model(tmp_path / "m.onnx", boxes_cxcywh=boxes, scores=scores)
+    assert any(says in warning for warning in json.loads(identify(model, "--json").stdout)["warnings"])
+    assert "WARNING: this model looks broken" in identify(model).stdout
+
+
+def with_card_inside(path: Path, **values: object) -> str:
+    model = onnx.load(path)
+    for key, value in values.items():
+        text = value if isinstance(value, str) else json.dumps(value)
+        model.metadata_props.add(key=f"framerail.{key}", value=text)
+    onnx.save(model, path)
+    return str(path)
+
+
+def test_a_card_may_stand_in_the_file_itself(tmp_path: Path) -> None:
+    path = with_card_inside(
+        write_cheap_model(tmp_path / "m.onnx"),
+        family="yolov8",
+        input={"resize": "stretch", "pad": 3},
+        params={"multi_label": True},
+        card={"conf_threshold": 0.11},
+    )
+    model = open_model(path)
+    assert (model.spec.resize, model.spec.pad, model.conf_threshold) == ("stretch", 3, 0.11)
+    assert model.params["multi_label"] is True
+    assert "metadata (framerail.*)" in model.reasons["resize"]
+    beside = tmp_path / "m.toml"
+    beside.write_text('name = "m"\nfile = "m.onnx"\nfamily = "yolov8"\n')
+    assert open_model(path).spec.resize == "letterbox"  # a card beside the file wins, as a whole
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"family": "yolov9"}, "unknown family 'yolov9'"),
+        ({"family": "yolov8", "input": "["}, r"framerail\.\* expected to be JSON"),
+        ({"family": "yolov8", "input": {"colour": "BGR"}}, "did you mean 'color'"),
+        ({"family": "yolov8", "card": [1]}, "expected to be JSON objects"),
+    ],
+)
+def test_a_card_in_the_file_that_cannot_be_right(
+    tmp_path: Path, values: dict[str, object], says: str
+) -> None:
+    path = with_card_inside(write_cheap_model(tmp_path / "m.onnx"), **values)
+    with pytest.raises(ModelError, match=says):
+        open_model(path)
+
+
+def write_free_model(path: Path, *, truly: bool = True) -> Path:
+    """A model that declares any size, with a box in every cell; ``truly``: it also takes any."""
+    cells = [
+        onnx.helper.make_node("AveragePool", ["images"], [f"p{s}"], kernel_shape=[s, s], strides=[s, s])
+        for s in (8, 16, 32)
+    ]
+    nodes = [*cells]
+    columns = []
+    for s in (8, 16, 32):
+        # Where each cell is: running sums over a plane of ones.
+        nodes += [
+            onnx.helper.make_node("ReduceMax", [f"p{s}"], [f"m{s}"], axes=[1], keepdims=1),
+            onnx.helper.make_node("Mul", [f"m{s}", "zero"], [f"z{s}"]),
+            onnx.helper.make_node("Add", [f"z{s}", "one"], [f"o{s}"]),
+            onnx.helper.make_node("CumSum", [f"o{s}", "axis3"], [f"x{s}"]),
+            onnx.helper.make_node("CumSum", [f"o{s}", "axis2"], [f"y{s}"]),
+        ]
+        for axis in "xy":
+            nodes += [
+                onnx.helper.make_node("Sub", [f"{axis}{s}", "half"], [f"{axis}h{s}"]),
+                onnx.helper.make_node("Mul", [f"{axis}h{s}", f"s{s}"], [f"{axis}p{s}"]),
+            ]
+        nodes += [
+            onnx.helper.make_node("Mul", [f"o{s}", f"s{s}"], [f"w{s}"]),
+            onnx.helper.make_node("Mul", [f"m{s}", "small"], [f"c{s}"]),
+            onnx.helper.make_node(
+                "Concat", [f"xp{s}", f"yp{s}", f"w{s}", f"w{s}", *[f"c{s}"] * 80], [f"t{s}"], axis=1
+            ),
+            onnx.helper.make_node("Reshape", [f"t{s}", "flat"], [f"r{s}"]),
+        ]
+        columns.append(f"r{s}")
+    last = "all" if not truly else "output0"
+    nodes.append(onnx.helper.make_node("Concat", columns, [last], axis=2))
+    constants = {
+        "zero": np.float32(0), "one": np.float32(1), "half": np.float32(0.5), "small": np.float32(0.001),
+        "s8": np.float32(8), "s16": np.float32(16), "s32": np.float32(32),
+        "axis3": np.int64(3), "axis2": np.int64(2), "flat": np.array([0, 84, -1], np.int64),
+    }  # fmt: skip
+    if not truly:
+        constants["fixed"] = np.array([1, 84, 8400], np.int64)
+        nodes.append(onnx.helper.make_node("Reshape", ["all", "fixed"], ["output0"]))
+    graph = onnx.helper.make_graph(
+        nodes,
+        "free",
+        [onnx.helper.make_tensor_value_info("images", 1, [1, 3, "h", "w"])],
+        [onnx.helper.make_tensor_value_info("output0", 1, [1, 84, "n"])],
+        [onnx.numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
+    )
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)])
+    model.ir_version = 8
+    onnx.save(model, path)
+    return path
+
+
+def test_a_free_size_is_used_where_it_is_real(tmp_path: Path) -> None:
+    model = open_model(str(write_free_model(tmp_path / "free.onnx")))
+    assert (model.spec.stride, model.spec.height, model.spec.width) == (32, 640, 640)
+    assert "answers 640x320 in the same way" in model.reasons["stride"]
+    fixed = open_model(str(write_free_model(tmp_path / "fixed.onnx", truly=False)))
+    assert fixed.spec.stride is None
+    assert "a fixed size: declared free, but" in fixed.reasons["stride"]
+
+
+def test_an_oblong_picture_gets_an_oblong_input_and_its_boxes_back(tmp_path: Path) -> None:
+    model = str(write_free_model(tmp_path / "free.onnx"))
+    detector = Detector(model)
+    found = detector.detect(
+        np.full((720, 1280, 3), 255, np.uint8), conf=0.0005, iou=1.0, max_detections=10_000
+    )
+    assert len(found) > 4000
+    centres = (found.xyxy[:, :2] + found.xyxy[:, 2:]) / 2
+    assert centres[:, 0].min() > 0 and centres[:, 0].max() < 1280 and centres[:, 1].max() < 720
+    with Pipeline(
+        ["synthetic:640x360?frames=5", "synthetic:360x640?frames=5", "synthetic:64x64?frames=5"],
+        model=model, batch=1, conf_threshold=0.9,
+    ) as line:  # fmt: skip
+        line.run()
+    assert all(account.counts().emitted == 5 for account in line.accounts.streams.values())
+
+
+def test_the_input_size_may_be_chosen_where_the_file_leaves_it_open(tmp_path: Path, cheap_model: str) -> None:
+    free = str(write_free_model(tmp_path / "free.onnx"))
+    model = open_model(free, input_size=(320, 416))
+    assert (model.spec.height, model.spec.width) == (320, 416)
+    with pytest.raises(ModelError, match=r"asked for input 64x64 .*, but the file takes 32x32"):
+        open_model(cheap_model, input_size=(64, 64))
+
+
+def test_whole_frames_are_classified(tmp_path: Path) -> None:
+    model = write_colour_classifier(tmp_path / "colours.onnx")
+    cv2.imwrite(str(tmp_path / "green.png"), np.full((40, 90, 3), (0, 255, 0), np.uint8))
+    run = [
+        "run",
+        "green.png",
+        "--model",
+        str(model),
+        "--task",
+        "classify",
+        "--jsonl",
+        "-",
+        "--video",
+        "out.mp4",
+    ]
+    done = subprocess.run(
+        [sys.executable, "-m", "pipeline", *run], cwd=tmp_path, capture_output=True, text=True, timeout=50
+    )
+    assert done.returncode == 0, done.stderr
+    (line,) = [json.loads(text) for text in done.stdout.splitlines()]
+    best = line["classes"][0]
+    assert best["label"] == "green" and best["confidence"] > 0.9 and line["detections"] == []
+
+
+@pytest.mark.assets
+def test_a_real_classifier_knows_a_cat(assets: Path, tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "cat.png"), photograph()[342:655, 60:480])
+    model = str(assets / "models" / "efficientnet_lite0_224.onnx")
+    with Pipeline(str(tmp_path / "cat.png"), model=model, task="classify") as line:
+        (result,) = list(line)
+    assert result.classification is not None
+    assert "cat" in result.classification.labels[0] and result.classification.confidence[0] > 0.4
