@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -102,6 +103,29 @@ def test_what_a_card_states_counts_instead_of_the_versions(square):
     assert_same(DECODE(written(maps, "chw"), HW, 0.1, one), expected)
 
 
+def test_the_known_versions_are_those_of_their_releases():
+    """The lines of yolov3.cfg, yolov4.cfg, their tiny versions and YOLOv5's and v7's .yaml files."""
+    v3 = "10,13, 16,30, 33,23, 30,61, 62,45, 59,119, 116,90, 156,198, 373,326"
+    v4 = "12,16, 19,36, 40,28, 36,75, 76,55, 72,146, 142,110, 192,243, 459,401"
+    tiny = "10,14, 23,27, 37,58, 81,82, 135,169, 344,319"
+    p6 = "19,27, 44,40, 38,94, 96,68, 86,152, 180,137, 140,301, 303,264, 238,542, 436,615, 739,380, 925,792"
+    released = {
+        "yolov3": (v3, range(9), (1, 1, 1), False),
+        "yolov4": (v4, range(9), (1.2, 1.1, 1.05), False),
+        "yolov5": (v3, range(9), (2, 2, 2), True),
+        "yolov7": (v4, range(9), (2, 2, 2), True),
+        "yolov3-tiny": (tiny, range(6), (1, 1), False),
+        "yolov4-tiny": (tiny, (1, 2, 3, 3, 4, 5), (1.05, 1.05), False),
+        "yolov5-p6": (p6, range(12), (2, 2, 2, 2), True),
+    }
+    assert set(released) == set(VERSIONS)
+    for name, (line, mask, scales, square) in released.items():
+        numbers = [int(number) for number in line.split(",")]
+        pairs = [(numbers[2 * i], numbers[2 * i + 1]) for i in mask]
+        assert [pair for level in VERSIONS[name].anchors for pair in level] == pairs
+        assert (VERSIONS[name].scale_x_y, VERSIONS[name].square) == (scales, square)
+
+
 def activated(maps, left, square):
     """The maps with what the graph may have done already."""
     done = [m.copy() for m in maps]
@@ -112,6 +136,15 @@ def activated(maps, left, square):
         for part in parts:
             values[..., part] = 1 / (1 + np.exp(-values[..., part]))
     return done
+
+
+@pytest.mark.parametrize(("score", "expected"), [("product", 0.3), ("class", 0.5), ("objectness", 0.6)])
+def test_a_score_is_what_it_is_stated_to_be(score, expected):
+    maps = [np.full((3, 64 // s, 96 // s, 6), math.log(0.6 / 0.4), np.float32) for s in (8, 16, 32)]
+    for values in maps:
+        values[..., 5] = 0
+    found = DECODE(written(maps, "chw"), HW, 0.2, FAMILY.check_params({"score": score}))
+    np.testing.assert_allclose(found.scores, np.full(378, expected), rtol=1e-5)
 
 
 @pytest.mark.parametrize("left", ["centres", "none"])
@@ -318,6 +351,11 @@ def test_without_an_object_the_usual_anchors_are_assumed_and_that_is_said(answer
 
 
 def view_at_640(outputs):
-    from dataclasses import replace
-
     return replace(view(outputs), input_hw=(640, 640))
+
+
+def test_what_a_card_states_is_believed():
+    outputs = written(raw_maps(4, 3)[0], "chw")
+    assert FAMILY.recognise(view(outputs)) is None
+    match = FAMILY.recognise(replace(view(outputs), stated=True))
+    assert match.params["version"] == "yolov3" and "does not show" in match.reason

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -204,3 +205,11 @@ def test_the_real_model_in_every_form(assets):
         assert (told.family.name, told.params) == (family, params)
         again = told.family.decode([changed], (640, 640), 0.3, told.params)
         np.testing.assert_allclose(np.sort(again.xyxy, axis=0), np.sort(boxes, axis=0), atol=0.01)
+
+
+def test_what_a_card_states_is_believed():
+    own, other = laid_out(Order(), "parts"), laid_out(ORDERS[3], "parts")
+    for name, outputs in (("yolov5", other), ("yolov5-darknet", own)):
+        assert DECODERS[name].recognise(view(outputs)) is None
+        stated = DECODERS[name].recognise(replace(view(outputs), stated=True))
+        assert stated.params == {"normalised": True, "score": "product"}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -82,3 +84,11 @@ def test_untried_it_gives_way_to_yolox():
     (table,) = laid_out(80)
     assert not DECODERS["yolov6"].recognise(view([table], tried=False)).certain
     assert identify([image(HW)], infos([table]), {}).family.name == "yolox"
+
+
+def test_levels_the_other_way_round_are_none_but_what_a_card_states_is_believed():
+    (table,) = laid_out()
+    coarse_first = np.concatenate([table[:, 120:], table[:, 96:120], table[:, :96]], axis=1)
+    assert DECODERS["yolov6"].recognise(view([coarse_first])) is None
+    match = DECODERS["yolov6"].recognise(replace(view([coarse_first]), stated=True))
+    assert match.params == {"normalised": False} and "does not show" in match.reason

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -186,3 +187,18 @@ def test_an_answer_that_is_no_number_hides_no_layout():
     table = authors("yolov8n")["output"].copy()
     table[0, 0, 0] = table[0, 5, 1] = np.nan
     assert DECODERS["yolov8"].recognise(view([table])).certain
+
+
+def test_a_logit_whose_probability_is_nothing_is_no_candidate():
+    outputs = sound_outputs()
+    outputs[0][0, 4:] = -200
+    assert len(DECODE(outputs, HW, 0.0, {"sigmoid": True})) == 0
+    outputs[0][0, 5, 3] = 1
+    assert len(DECODE(outputs, HW, 0.0, {"sigmoid": True})) == 1
+
+
+def test_what_a_card_states_is_believed():
+    table = authors("yolov8n")["output"].copy()
+    table[0, :2] = table[0, :2, ::-1]
+    match = DECODERS["yolov8"].recognise(replace(view([table]), stated=True))
+    assert match.params["form"] == "rows" and "does not show" in match.reason

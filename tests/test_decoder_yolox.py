@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -125,3 +126,10 @@ def test_the_authors_package_decodes_and_keeps_the_same(decoded):
         expected = [values[f"{when}_{part}"] for part in ("boxes", "scores", "classes")]
         assert_same(ours, list(zip(*expected, strict=True)))
     assert DECODERS["yolox"].recognise(view([table], num_classes=3)).params["decoded"] == decoded
+
+
+def test_what_a_card_states_is_believed():
+    (table,) = laid_out("offsets")
+    table[..., :2] += 20
+    match = DECODERS["yolox"].recognise(replace(view([table]), stated=True))
+    assert match.params["decoded"] is False and "does not show" in match.reason

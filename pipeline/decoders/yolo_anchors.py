@@ -50,7 +50,7 @@ def decode(
     """
     levels = _levels(outputs, input_hw)
     how = known.formula(len(levels), params)
-    left = params.get("sigmoid", "all")
+    left, score = params.get("sigmoid", "all"), params.get("score", "product")
     threshold = logit(conf_threshold) if left == "all" else conf_threshold
     boxes, scores, classes = [], [], []
     for (stride, table), sizes, scale in zip(levels.items(), how.anchors, how.scale_x_y, strict=True):
@@ -59,9 +59,10 @@ def decode(
         with np.errstate(over="ignore", invalid="ignore"):
             found = table[anchor, cell].astype(np.float32, copy=False)
             sure = sigmoid(found[:, 4:]) if left == "all" else found[:, 4:]
-            products = sure[:, :1] if params.get("score") == "objectness" else sure[:, 1:] * sure[:, :1]
-            row, class_id, score = select(
-                products, conf_threshold, bool(params.get("multi_label")), box_axis=0
+            combined = sure[:, :1] if score == "objectness" else sure[:, 1:]
+            combined = combined * sure[:, :1] if score == "product" else combined
+            row, class_id, values = select(
+                combined, conf_threshold, bool(params.get("multi_label")), box_axis=0
             )
             xy, wh, anchor = found[row, :2], found[row, 2:4], anchor[row]
             xy = xy if left == "none" else sigmoid(xy)
@@ -71,7 +72,7 @@ def decode(
             center = corner + (np.float32(scale) * xy - np.float32((scale - 1) / 2)) * np.float32(stride)
             half_size = wh * (np.array(sizes, np.float32) * np.float32(0.5))[anchor]
             boxes.append(np.concatenate([center - half_size, center + half_size], axis=1))
-        scores.append(score)
+        scores.append(values)
         classes.append(class_id)
     return Candidates.checked(np.concatenate(boxes), np.concatenate(scores), np.concatenate(classes))
 
@@ -218,7 +219,9 @@ FAMILY = Family(
         "scale_x_y": Param(known.accept_scales, "how far a centre reaches beyond its cell, 1: not at all"),
         "sizes": Param(known.accept_sizes, "exp: anchor · exp(w); square: anchor · (2 σ(w))²"),
         "sigmoid": Param(known.accept_sigmoid, "what still needs it: all (default), centres (x and y), none"),
-        "score": Param(accept_score, "product (default): objectness · class; objectness: it alone"),
+        "score": Param(
+            accept_score, "product (default): objectness · class; class: class alone; objectness: it alone"
+        ),
         "strides": STRIDES_PARAM,
         "multi_label": MULTI_LABEL,
     },

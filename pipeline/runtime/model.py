@@ -124,6 +124,11 @@ def describe(located: Located, session: Session, input_size: tuple[int, int] | N
         params=_family(card).check_params(card.params) if card is not None else None,
         trial=trial,
     )
+    if not found.batched and session.batch not in (None, 1):
+        raise ModelError(
+            f"model {located.name!r} takes {session.batch} pictures a run and does not say which of them an "
+            "answer belongs to; export it with a batch of 1"
+        )
     reasons = dict(found.reasons)
     labels = stated_labels or found.labels
     if stated_labels:

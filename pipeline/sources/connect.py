@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
-import select
 import threading
 import time
 from dataclasses import dataclass
@@ -21,6 +19,7 @@ from pipeline.errors import SourceOpenError
 from pipeline.redact import redact
 from pipeline.sources.base import SourceSpec
 from pipeline.sources.failures import explain
+from pipeline.sources.pipe import Pipe
 
 LOG = logging.getLogger(__name__)
 
@@ -53,6 +52,8 @@ class Opened:
     """Empty for a file."""
     transport: str
     """tcp or udp for RTSP, else empty."""
+    pipe: Pipe | None = None
+    """What the container reads, where that is a named pipe; to be closed after it."""
 
 
 def connect(spec: SourceSpec, stream: StreamConfig, stop: threading.Event) -> Opened:
@@ -67,15 +68,13 @@ def connect(spec: SourceSpec, stream: StreamConfig, stop: threading.Event) -> Op
         auto = stream.rtsp_transport == "auto"
         transports = ("tcp", "udp") if auto else (stream.rtsp_transport,)
     deadline = time.monotonic() + stream.open_timeout
-    if not scheme and Path(spec.address).is_fifo():
-        _await_writer(spec.address, stop, deadline)
     failures: list[tuple[str, str]] = []
     for transport in transports:
         if failures:
             if deadline <= time.monotonic() or stop.is_set():
                 break
             LOG.warning("%s: %s over TCP; trying UDP", redact(spec.address), failures[-1][1])
-        outcome = _try(spec, scheme, transport, stream, max(deadline - time.monotonic(), 0.01))
+        outcome = _try(spec, scheme, transport, stream, stop, max(deadline - time.monotonic(), 0.01))
         if isinstance(outcome, Opened):
             return outcome
         failures.append(outcome)
@@ -85,26 +84,13 @@ def connect(spec: SourceSpec, stream: StreamConfig, stop: threading.Event) -> Op
     raise SourceOpenError(f"cannot open {spec.address}: {said}", cause=failures[-1][0])
 
 
-def _await_writer(path: str, stop: threading.Event, deadline: float) -> None:
-    """Wait until a named pipe holds something: FFmpeg would wait without end, and could not be stopped.
-
-    Raises SourceOpenError.
-    """
-    pipe = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-    try:
-        poll = select.poll()
-        poll.register(pipe, select.POLLIN)
-        while not poll.poll(100):
-            if stop.is_set():
-                raise SourceOpenError(f"cannot open {path}: stopped before anybody wrote to it", "ended")
-            if time.monotonic() >= deadline:
-                raise SourceOpenError(f"cannot open {path}: nobody writes to this pipe", "timeout")
-    finally:
-        os.close(pipe)
-
-
 def _try(
-    spec: SourceSpec, scheme: str, transport: str, stream: StreamConfig, open_timeout: float
+    spec: SourceSpec,
+    scheme: str,
+    transport: str,
+    stream: StreamConfig,
+    stop: threading.Event,
+    open_timeout: float,
 ) -> Opened | tuple[str, str]:
     """Open once: what was opened, or the cause and a phrase."""
     options: dict[str, str] = {}
@@ -121,17 +107,26 @@ def _try(
         # Don't wait for 20 frames to guess a frame rate (measured: opens 0.8 s sooner at 25 fps).
         options["fpsprobesize"] = "0"
     # With a prefix, a colon or a % in a file's name means nothing to FFmpeg.
-    address = spec.address if scheme else f"file:{spec.address}"
+    address: str | Pipe = spec.address if scheme else f"file:{spec.address}"
+    pipe = None
+    if not scheme and Path(spec.address).is_fifo():
+        address = pipe = Pipe(spec.address, stop, open_timeout)
     begun = time.monotonic()
     try:
-        container = av.open(address, options=options, timeout=timeout, metadata_errors="replace")
+        container = av.open(address, "r", options=options, timeout=timeout, metadata_errors="replace")
     except (av.error.FFmpegError, OSError, ValueError) as error:
+        if pipe is not None:
+            pipe.close()
+            if pipe.silent:
+                return "timeout", "nobody writes to this pipe"
         waited = time.monotonic() - begun
         return explain(error, remote=bool(scheme), opening=True, waited=waited, limit=open_timeout)
     video = _pick(container)
     if isinstance(video, VideoStream):
-        return Opened(container, video, scheme, transport)
+        return Opened(container, video, scheme, transport, pipe)
     container.close()
+    if pipe is not None:
+        pipe.close()
     return "format", video
 
 

@@ -55,7 +55,7 @@ class MediaSource(Once):
         stop: threading.Event,
     ) -> None:
         super().__init__()
-        self._container, self._video = opened.container, opened.video
+        self._container, self._video, self._pipe = opened.container, opened.video, opened.pipe
         self._shown, self._stop = redact(spec.address), stop
         self._remote, self._read_timeout = bool(opened.scheme), stream.read_timeout
         self.live = _is_live(self._container) if spec.live is None else spec.live
@@ -67,6 +67,8 @@ class MediaSource(Once):
     def close(self) -> None:
         """Close the container. To be called by the thread that iterates; twice does no harm."""
         self._container.close()
+        if self._pipe is not None:
+            self._pipe.close()
 
     def _pictures(self) -> Iterator[Picture]:
         converter, progress = Converter(), Progress(self._container, self._video, sized=not self.live)
