@@ -200,7 +200,7 @@ def test_a_batch_that_the_model_cannot_take(cheap_model: str) -> None:
 @pytest.mark.parametrize(
     ("sources", "live", "expected"),
     [
-        (["synthetic:64x48?frames=40"], None, 32),
+        (["synthetic:64x48?frames=40"], None, 64),
         (["synthetic:64x48?frames=40"], True, 2),
         (["synthetic:64x48?frames=40", "synthetic:1920x1080?frames=40"], None, 2),
     ],

@@ -56,8 +56,10 @@ def decode(
         center_size = boxes.astype(np.float32, copy=False)
         if params.get("normalised"):
             center_size = center_size * np.array(input_hw[::-1] * 2, np.float32)[:, None]
-        center, half_size = center_size[:2], center_size[2:] * np.float32(0.5)
-        xyxy = np.ascontiguousarray(np.concatenate([center - half_size, center + half_size]).T)
+        half_size = center_size[2:] * np.float32(0.5)
+        xyxy = np.empty((center_size.shape[1], 4), np.float32)
+        np.subtract(center_size[:2], half_size, out=xyxy[:, :2].T)
+        np.add(center_size[:2], half_size, out=xyxy[:, 2:].T)
     if params.get("sigmoid"):
         values = sigmoid(values)
         # A logit above the threshold's may be so by less than its probability can show.
