@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pipeline.decoders.family import one_of
 from pipeline.errors import ModelError
 
 Sizes = tuple[tuple[float, float], ...]
@@ -78,11 +79,7 @@ def formula(levels: int, params: Mapping[str, Any]) -> Version:
     return Version(anchors, scales, square)
 
 
-def accept_version(value: Any) -> str:
-    """Accept the name of a version."""
-    if value not in tuple(VERSIONS):
-        raise TypeError(f"one of {', '.join(VERSIONS)}")
-    return str(value)
+accept_version = one_of(VERSIONS)
 
 
 def accept_anchors(value: Any) -> Anchors:
@@ -104,18 +101,10 @@ def accept_scales(value: Any) -> tuple[float, ...]:
     return tuple(float(scale) for scale in values)
 
 
-def accept_sizes(value: Any) -> str:
-    """Accept one of FORMULAS."""
-    if value not in FORMULAS:
-        raise TypeError(f"one of {', '.join(FORMULAS)}")
-    return str(value)
+accept_sizes = one_of(FORMULAS)
 
 
-def accept_sigmoid(value: Any) -> str:
-    """Accept one of LEFT."""
-    if value not in LEFT:
-        raise TypeError(f"one of {', '.join(LEFT)}")
-    return str(value)
+accept_sigmoid = one_of(LEFT)
 
 
 def _positive(value: Any) -> bool:

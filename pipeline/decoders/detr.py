@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pipeline.decoders import detr_kin
 from pipeline.decoders.activation import logit, sigmoid
 from pipeline.decoders.candidates import Candidates, Floats, malformed, matrix
-from pipeline.decoders.family import Family, InputDefaults, Param, whole
+from pipeline.decoders.family import Family, InputDefaults, Param, one_of, whole
 
 _NAME = "detr"
 _EXPECTED = (
@@ -22,11 +22,7 @@ _EXPECTED = (
 _KINDS = ("softmax", "sigmoid", "none")
 
 
-def _activation(value: Any) -> str:
-    """Accept one of the ways from an output to a score."""
-    if value not in _KINDS:
-        raise TypeError(f"one of {', '.join(_KINDS)}")
-    return str(value)
+_activation = one_of(_KINDS)
 
 
 def decode(

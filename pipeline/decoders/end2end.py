@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.decoders.candidates import Candidates, cell_count, malformed, matrix
-from pipeline.decoders.family import COCO_CLASSES, Family, InputDefaults, Match, Param, View, flag
+from pipeline.decoders.family import COCO_CLASSES, Family, InputDefaults, Match, Param, View, flag, one_of
 from pipeline.decoders.scene import agreement, objects_in
 from pipeline.errors import ModelError
 
@@ -28,11 +28,7 @@ _CLEARLY = 1.2
 """By what factor one form of the boxes must agree better with the photograph than the usual one."""
 
 
-def _box_form(value: Any) -> str:
-    """Accept one of the forms of a box."""
-    if value not in _BOXES:
-        raise TypeError(f"one of {', '.join(_BOXES)}")
-    return str(value)
+_box_form = one_of(_BOXES)
 
 
 def decode(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -78,6 +78,18 @@ def fraction(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
         raise TypeError("a number in 0..1")
     return float(value)
+
+
+def one_of(choices: Iterable[str]) -> Callable[[Any], str]:
+    """Return what accepts one of some words."""
+    known = tuple(choices)
+
+    def accept(value: Any) -> str:
+        if value not in known:
+            raise TypeError(f"one of {', '.join(known)}")
+        return str(value)
+
+    return accept
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.decoders.candidates import Floats, cells_text, malformed, matrix, select, strides_for
-from pipeline.decoders.family import InputDefaults, Match, Param, View, confirmed
+from pipeline.decoders.family import InputDefaults, Match, Param, View, confirmed, one_of
 from pipeline.errors import ModelError
 
 FORMS = ("rows", "columns", "objectness")
@@ -28,11 +28,7 @@ Table = tuple[NDArray[np.float32], Floats, NDArray[Any], NDArray[np.float32]]
 """Of K candidates: box [K, 4], score [K], class [K], further values [K, extra]."""
 
 
-def form(value: Any) -> str:
-    """Accept one of FORMS."""
-    if value not in FORMS:
-        raise TypeError(f"one of {', '.join(FORMS)}")
-    return str(value)
+form = one_of(FORMS)
 
 
 FORM = Param(

@@ -23,6 +23,7 @@ from pipeline.decoders.family import (
 )
 from pipeline.decoders.priors import boxes_among, center_size_decode, clipped, default_boxes
 from pipeline.decoders.ssd_priors import PRESETS, PRIORS_PARAMS, Layout, layout_for
+from pipeline.decoders.ultraface import prior_count
 
 _EXPECTED = "scores [1, priors, 1 + classes] and boxes [1, priors, 4], one of each"
 _LEAST_PRIORS = 1000
@@ -128,7 +129,7 @@ def recognise(view: View, vgg: bool) -> Match | None:
     preset = next((name for name, p in PRESETS.items() if p.count(view.input_hw) == priors), None)
     if columns is None or columns < 2 or (preset == "ssd300") != vgg or priors < _LEAST_PRIORS:
         return None
-    if columns == 2 and priors == _ultraface_priors(view.input_hw):
+    if columns == 2 and priors == prior_count(view.input_hw):  # UltraFace, with the same outputs
         return None
     known = view.num_classes
     if known is not None and known not in (columns, columns - 1):
@@ -174,14 +175,6 @@ def _evidence(scores: NDArray[Any], boxes: NDArray[Any], preset: bool) -> tuple[
     return (
         {"softmax": not probable, "regression": not decoded},
         f"in the trial run {words}, and {places}",
-    )
-
-
-def _ultraface_priors(input_hw: tuple[int, int]) -> int:
-    """The number of UltraFace's priors, a detector of faces with the same outputs."""
-    return sum(
-        each * -(-input_hw[0] // stride) * -(-input_hw[1] // stride)
-        for stride, each in ((8, 3), (16, 2), (32, 2), (64, 3))
     )
 
 

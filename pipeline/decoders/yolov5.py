@@ -12,7 +12,17 @@ from numpy.typing import NDArray
 from pipeline.decoders import heads
 from pipeline.decoders.candidates import Candidates, cells_text, malformed, matrix, select, strides_for
 from pipeline.decoders.cells import STRIDES_PARAM, UNIT_TEXT, Order, place, stated_strides
-from pipeline.decoders.family import MULTI_LABEL, Family, InputDefaults, Match, Param, View, confirmed, flag
+from pipeline.decoders.family import (
+    MULTI_LABEL,
+    Family,
+    InputDefaults,
+    Match,
+    Param,
+    View,
+    confirmed,
+    flag,
+    one_of,
+)
 
 _NAME = "yolov5"
 _EXPECTED = "[1, boxes, 5 + classes], beside it at most raw heads [1, anchors, h, w, 5 + classes]"
@@ -23,11 +33,7 @@ _LOOK, _ENOUGH = 0.01, 10
 _SAME, _SURE = 0.05, 0.9
 
 
-def accept_score(value: Any) -> str:
-    """Accept one of the ways to score an object."""
-    if value not in _SCORES:
-        raise TypeError(f"one of {', '.join(_SCORES)}")
-    return str(value)
+accept_score = one_of(_SCORES)
 
 
 def decode(

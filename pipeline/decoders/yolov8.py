@@ -12,18 +12,14 @@ from pipeline.decoders import heads
 from pipeline.decoders.activation import SIGMOID, logit, looks_like_logits, sigmoid
 from pipeline.decoders.candidates import Candidates, cells_text, malformed, matrix, select, strides_for
 from pipeline.decoders.cells import STRIDES_PARAM, UNIT_TEXT, Order, place, stated_strides
-from pipeline.decoders.family import MULTI_LABEL, Family, Match, Param, View, confirmed, flag
+from pipeline.decoders.family import MULTI_LABEL, Family, Match, Param, View, confirmed, flag, one_of
 
 _EXPECTED = "one output [1, 4 + classes, boxes]"
 _STRIDES = heads.STRIDES
 _FORMS = ("rows", "columns")
 
 
-def _form(value: Any) -> str:
-    """Accept one of the two ways to write the table."""
-    if value not in _FORMS:
-        raise TypeError(f"one of {', '.join(_FORMS)}")
-    return str(value)
+_form = one_of(_FORMS)
 
 
 def decode(
