@@ -15,8 +15,9 @@ run: $(STAMP)
 	$(BIN)/framerail run sample: --video out/sample.mp4 --jsonl out/sample.jsonl --summary out/summary.json
 	@echo "annotated video: out/sample.mp4   detections: out/sample.jsonl   figures: out/summary.json"
 
+# Two at a time: much of the suite waits, for cameras that fall silent and for processes that end.
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

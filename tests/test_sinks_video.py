@@ -7,7 +7,7 @@ import logging
 import sys
 import threading
 from fractions import Fraction
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 import av
 import cv2
@@ -118,6 +118,19 @@ def test_a_single_frame_is_a_video_with_a_duration(tmp_path, kind):
 def test_the_last_frame_is_shown_as_long_as_the_one_before(tmp_path, kind):
     with av.open(str(write(tmp_path / f"out{kind}", 12, step=40, fps=25))) as source:
         assert source.duration is not None and source.duration / 1e6 == pytest.approx(12 * 0.04, abs=0.001)
+
+
+@pytest.mark.parametrize("kind", [".mp4", ".mov"])
+@pytest.mark.parametrize("distances", [(3000, 3000, 45), (1, 3601, 1, 3000, 1), (1, 1, 91, 1, 1, 3601, 1)])
+def test_frames_that_lie_close_at_the_end_are_shown_too(tmp_path, kind, distances):
+    """Cut short by a rounding, the file's edit list hid the last frames from every player."""
+    path = tmp_path / f"out{kind}"
+    times = [0, *accumulate(distances)]
+    with VideoFile(path) as video:
+        for n, pts in enumerate(times):
+            video.write(make_result(grey(level_of(n)), seq=n, pts=pts, time_base=Fraction(1, 90_000)), 0)
+    with av.open(str(path)) as source:
+        assert [frame.pts for frame in source.decode(video=0)] == times
 
 
 def test_boxes_are_drawn_on_a_copy(tmp_path):

@@ -45,15 +45,16 @@ class Container:
 
 
 _MP4_TICK, _MATROSKA_TICK = Fraction(1, 90_000), Fraction(1, 1000)
-# The index in front: a browser plays it while it loads.
-_FASTSTART = {"movflags": "+faststart"}
+# The index in front: a browser plays it while it loads. The edit list counts in the frames' own ticks:
+# in FFmpeg's milliseconds it ends early, and players leave out the frames of the last one.
+_MP4 = {"movflags": "+faststart", "movie_timescale": str(_MP4_TICK.denominator)}
 # A killed process loses the cluster at work, five seconds if nobody asks for less.
 _CLUSTERS = {"cluster_time_limit": "1000"}
 
 CONTAINERS: Mapping[str, Container] = MappingProxyType(
     {
-        ".mp4": Container("mp4", "libx264", _X264, _FASTSTART, _MP4_TICK),
-        ".mov": Container("mov", "libx264", _X264, _FASTSTART, _MP4_TICK),
+        ".mp4": Container("mp4", "libx264", _X264, _MP4, _MP4_TICK),
+        ".mov": Container("mov", "libx264", _X264, _MP4, _MP4_TICK),
         ".mkv": Container("matroska", "libx264", _X264, _CLUSTERS, _MATROSKA_TICK),
         ".webm": Container("webm", "libvpx-vp9", _VP9, _CLUSTERS, _MATROSKA_TICK),
         # AVI has no timestamps, only a rate to which times are rounded, and H.264 in it gets
