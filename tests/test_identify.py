@@ -52,6 +52,9 @@ def test_every_real_model_is_identified_with_nothing_but_its_file(assets, model)
     assert (described.found.doubt is not None) == (family == "classifier-half")
 
 
+RCNN = [output(None, 4), output(None, dtype="int64"), output(None)]
+
+
 def session_of(assets, model):
     return Session(assets / "models" / f"{model}.onnx", "cpu", threads=2)
 
@@ -71,6 +74,8 @@ def session_of(assets, model):
         ([TensorInfo("x", (1, 1, 640, 640), "float32")], [output(1, 84, 8400)], {}, "1 channels"),
         ([TensorInfo("x", (4, 640, 640), "float32")], [output(1, 84, 8400)], {}, "rank 3"),
         ([image()], [output(1, 56, 8400)], {"task": "depth"}, "another task"),
+        ([image()], [*RCNN, output(None, 1, 28, 28)], {}, "gives masks beside boxes"),
+        ([image()], [*RCNN, output(None, 17, 3), output(None, 17)], {}, "gives keypoints beside boxes"),
         ([image()], [output(1, 84, 8400)], {"task": "pose"}, "no known layout"),
         ([image()], [output(1, 57, 8401)], {"names": "{0: 'person'}"}, "no known layout with 1 classes"),
         ([image()], [output(1, 7, 5, 3)], {}, "no known layout"),

@@ -17,7 +17,7 @@ from pipeline.decoders.family import Family, TensorInfo, View
 from pipeline.decoders.feeding import better_fed
 from pipeline.decoders.names import names_of
 from pipeline.decoders.readings import Reading, Trial, choose, confirm, read, stride_of, told_apart
-from pipeline.decoders.refusals import input_problem, task_problem
+from pipeline.decoders.refusals import input_problem, output_problem, task_problem
 from pipeline.decoders.table import DECODERS
 from pipeline.errors import ModelError, UnknownLayoutError
 
@@ -77,7 +77,7 @@ def identify(
     """
     if family is not None and family not in DECODERS:
         raise ModelError(f"unknown family {family!r}; known: {', '.join(DECODERS)}")
-    problem = input_problem(inputs) or task_problem(metadata)
+    problem = input_problem(inputs) or output_problem(outputs) or task_problem(metadata)
     if problem is not None:
         raise _refusal(problem, inputs, outputs)
     labels, labels_reason, nameless = names_of(metadata)

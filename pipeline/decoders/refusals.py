@@ -30,6 +30,23 @@ def input_problem(inputs: Sequence[TensorInfo]) -> str | None:
     return None
 
 
+def output_problem(outputs: Sequence[TensorInfo]) -> str | None:
+    """Return what is wrong with the outputs, where nobody has to run a large model to tell.
+
+    Torchvision's Mask and Keypoint R-CNN are Faster R-CNN (boxes [N, 4], labels [N], scores [N]) with
+    masks [N, 1, H, W], or keypoints [N, K, 3] and their scores [N, K].
+    """
+    ranks = sorted(len(output.shape) for output in outputs)
+    more = {(1, 1, 2, 4): "masks", (1, 1, 2, 2, 3): "keypoints"}.get(tuple(ranks))
+    boxes = any(len(output.shape) == 2 and output.shape[1] == 4 for output in outputs)
+    if more is None or not boxes:
+        return None
+    return (
+        f"it gives {more} beside boxes, labels and scores, as torchvision's R-CNNs do, and those are not "
+        "read; export it with boxes, labels and scores as its only outputs"
+    )
+
+
 def task_problem(metadata: Mapping[str, str]) -> str | None:
     """Return what a model's own metadata say it is, where that is nothing that is known."""
     task = metadata.get("task") or "detect"
