@@ -141,6 +141,15 @@ def run(
             "Default: by kind of source.",
         ),
     ] = None,
+    pace: Annotated[
+        Optional[float],
+        typer.Option(
+            "--pace", metavar="FPS", help="Deliver files as a camera of this rate would; implies --live."
+        ),
+    ] = None,
+    loop: Annotated[
+        Optional[bool], typer.Option("--loop", help="Begin files again at their end, until stopped.")
+    ] = None,
     every_nth: Annotated[
         Optional[int],
         typer.Option("--every-nth", metavar="N", help="Process every Nth frame only."),
@@ -236,6 +245,8 @@ def run(
     logs.set_up(log_format if log_format == "json" else "text", quiet=quiet, debug=debug, console=console)
     per_stream = {
         "live": live,
+        "pace": pace,
+        "loop": loop,
         "every_nth": every_nth,
         "max_frames": max_frames,
         "rtsp_transport": rtsp_transport,

@@ -63,6 +63,10 @@ class StreamConfig(_Strict):
     name: str | None = None
     live: bool | None = None
     """True: newest frames win (drop_oldest). False: every frame (block). None: by kind of source."""
+    pace: Annotated[float, Field(gt=0, le=10_000)] | None = None
+    """Frames per second at which what is no live source is delivered as if it were one; None: by its PTS."""
+    loop: bool = False
+    """Begin again at the end, as a stand-in for a camera; for sources that are not live."""
     every_nth: Annotated[int, Field(ge=1)] = 1
     max_frames: Annotated[int, Field(ge=1)] | None = None
     """Stop this stream after so many captured frames."""
@@ -72,6 +76,18 @@ class StreamConfig(_Strict):
     read_timeout: Annotated[float, Field(gt=0, le=3600)] = 10.0
     """Seconds without any data after which a network source counts as dead."""
     camera: CameraConfig = CameraConfig()
+
+    @model_validator(mode="after")
+    def _paced_is_live(self) -> StreamConfig:
+        if self.pace is not None and self.live is False:
+            raise ValueError("pace: a source that is delivered at a rate is live; leave out live: false")
+        return self
+
+    def asked_live(self, by_kind: bool | None) -> bool | None:
+        """Whether newest frames win: as configured, else by the kind of source (None: opening it tells)."""
+        if self.live is not None:
+            return self.live
+        return True if self.pace is not None else by_kind
 
     @field_validator("name")
     @classmethod

@@ -58,7 +58,7 @@ class Depths:
 
 def may_be_live(spec: SourceSpec, stream: StreamConfig) -> bool:
     """Whether a source may turn out to be live; HTTP tells only when it is opened."""
-    return spec.live is not False if stream.live is None else stream.live
+    return stream.asked_live(spec.live) is not False
 
 
 def name_streams(streams: Sequence[StreamConfig]) -> dict[str, tuple[SourceSpec, StreamConfig]]:

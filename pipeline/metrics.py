@@ -25,9 +25,10 @@ from prometheus_client.core import (
     Metric,
 )
 
-from pipeline.accounts import Accounts, Histogram
+from pipeline.accounts import Accounts
 from pipeline.config import host_and_port
 from pipeline.errors import SinkOpenError
+from pipeline.histogram import Histogram
 from pipeline.redact import redact
 
 if TYPE_CHECKING:

@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pipeline.accounts import Histogram
 from pipeline.app import Pipeline
 from pipeline.errors import SinkOpenError, SinkWriteError
+from pipeline.histogram import Histogram
 from pipeline.runtime.model import Model
 from pipeline.sinks.files import check_folder
 

@@ -11,10 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.accounts import BUCKETS, Accounts, Histogram
+from pipeline.accounts import Accounts
 from pipeline.detections import Detections
 from pipeline.errors import AccountingError
 from pipeline.frame import Frame, Result
+from pipeline.histogram import BUCKETS, Histogram
 
 durations = st.lists(st.floats(1e-6, 30.0), min_size=1, max_size=200)
 
@@ -63,6 +64,25 @@ def test_adding_histograms_is_observing_both(first: list[float], second: list[fl
     one.add(two)
     assert one.buckets()[:2] == both.buckets()[:2]
     assert one.quantile(0.5) == both.quantile(0.5)
+
+
+@given(durations, durations)
+def test_what_was_observed_since_then(first: list[float], second: list[float]) -> None:
+    whole, alone = Histogram(), Histogram()
+    for value in first:
+        whole.observe(value)
+    then = whole.copy()
+    for value in second:
+        whole.observe(value)
+        alone.observe(value)
+    since = whole.since(then)
+    assert since.buckets()[:2] == alone.buckets()[:2]
+    assert since.mean() == pytest.approx(alone.mean(), rel=1e-6, abs=1e-6)
+    median, own = since.quantile(0.5), alone.quantile(0.5)
+    assert median is not None
+    assert own is not None
+    assert own <= median + 1e-12
+    assert then.count == len(first)  # a copy: what comes later is not in it
 
 
 def test_an_empty_histogram_has_no_quantile() -> None:

@@ -139,6 +139,48 @@ def test_every_nth_and_max_frames_are_counted(cheap_model: str) -> None:
     assert_conserved(line)
 
 
+def test_a_looped_file_counts_on_until_it_is_enough(cheap_model: str) -> None:
+    config = make_config(
+        {
+            "streams": [{"source": "synthetic:64x48?frames=7", "loop": True, "max_frames": 25}],
+            "model": cheap_model,
+        }
+    )
+    with Pipeline(config) as line:
+        results = list(line)
+    assert [result.frame.seq for result in results] == list(range(25))
+    assert [read_number(result.frame.image) for result in results] == [seq % 7 for seq in range(25)]
+    assert [result.frame.pts == results[0].frame.pts for result in results] == [
+        seq % 7 == 0 for seq in range(25)
+    ]
+    assert_conserved(line)
+
+
+def test_a_looped_file_stops_when_asked(cheap_model: str) -> None:
+    with Pipeline(str(SAMPLE), model=cheap_model) as once:
+        frames = sum(1 for _ in once)
+    config = make_config({"streams": [{"source": str(SAMPLE), "loop": True}], "model": cheap_model})
+    with Pipeline(config) as line:
+        for result in line:
+            if result.frame.seq == frames + 5:
+                line.stop()
+    assert line.accounts.totals().captured > frames
+    assert line.accounts.streams[result.stream].ending == "stopped"
+    assert_conserved(line)
+
+
+def test_a_paced_source_is_live_at_its_rate(cheap_model: str) -> None:
+    """Its frames are due 1/100 s apart, whatever its own PTS say (1/10 s)."""
+    config = make_config(
+        {"streams": [{"source": "synthetic:64x48@10?frames=41", "pace": 100}], "model": cheap_model}
+    )
+    with Pipeline(config) as line:
+        times = [result.frame.captured_at for result in line]
+        assert line.flow is not None
+    assert 0.38 <= times[-1] - times[0] < 1.0
+    assert_conserved(line)
+
+
 def test_several_streams_keep_their_own_order_and_names(cheap_model: str) -> None:
     with Pipeline([SOURCE, SOURCE, SOURCE], model=cheap_model, infer_workers=2) as line:
         seen: dict[str, list[int]] = {}

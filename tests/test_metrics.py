@@ -14,9 +14,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from benchmarks.cheap_model import write_cheap_model
 from pipeline import Pipeline
-from pipeline.accounts import BUCKETS
 from pipeline.config import make_config
 from pipeline.errors import SinkOpenError
+from pipeline.histogram import BUCKETS
 from pipeline.metrics import Collector, MetricsServer
 
 PROMISED = {

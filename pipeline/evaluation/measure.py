@@ -111,7 +111,7 @@ def against_reference(config: Config, reference: Config, limit: int | None, prog
     """
     sources = name_streams(config.streams)
     for name, (spec, stream) in sources.items():
-        if limit is None and (spec.live if stream.live is None else stream.live):
+        if limit is None and stream.asked_live(spec.live):
             raise ConfigError(f"{name}: a live source does not end by itself; give a limit (--limit N)")
     judge = Contestant(reference)
     detector = Contestant(config, judge.names, f"the reference {judge.model.name!r}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -26,6 +27,7 @@ class Capture:
     ``opened`` is told, before the first frame, whether the stream is live (the configured
     answer, else what the source itself says) and how many bytes that frame has. A file that is to
     be live is paced by its PTS.
+    A looped source is opened again at its end; frames count on, PTS begin again.
     A source that fails ends its own stream only: the reason goes into the account, not up.
     """
 
@@ -44,15 +46,23 @@ class Capture:
         self._opened = opened
         self._stop = stop
         self._open_source = open_source
+        self._captured = 0
+        self._pace: _Pace | None = None
 
     def __call__(self) -> Iterator[Frame | Dropped]:
         """Frames, and a Dropped for each frame that is skipped on purpose or could not be read."""
         account = self._account
         try:
-            with closing(self._open_source(self._spec, self._stream, self._stop)) as source:
-                account.connected(source.description, source.frame_count)
-                log.info("stream %s: %s", account.name, source.description)
-                yield from self._frames(source)
+            again = True
+            while again:
+                before = self._captured
+                with closing(self._open_source(self._spec, self._stream, self._stop)) as source:
+                    looped = self._stream.loop and not source.live
+                    account.connected(source.description, None if looped else source.frame_count)
+                    if not before:
+                        log.info("stream %s: %s", account.name, source.description)
+                    yield from self._frames(source)
+                again = looped and self._captured > before and not self._enough()
         except SourceError as error:
             account.ended(error.cause, error)
             log.error("stream %s ended: %s", account.name, error)
@@ -61,11 +71,14 @@ class Capture:
 
     def _frames(self, source: Source) -> Iterator[Frame | Dropped]:
         stream, name = self._stream, self._account.name
-        asked = stream.live if stream.live is not None else self._spec.live
+        asked = stream.asked_live(self._spec.live)
         live = source.live if asked is None else asked
-        told = False
-        pace = _Pace(self._stop) if live and not source.live else None
-        for seq, picture in enumerate(source):
+        told = self._captured > 0
+        if self._pace is None and live and not source.live:
+            self._pace = _Pace(self._stop, stream.pace)
+        pace = self._pace
+        for seq, picture in enumerate(source, start=self._captured):
+            self._captured = seq + 1
             self._account.corrupt_packets = source.corrupt_packets
             if isinstance(picture, Unreadable):
                 log.warning("stream %s: frame %d skipped: %s", name, seq, picture.reason)
@@ -90,25 +103,40 @@ class Capture:
                     {"capture": picture.decode_seconds},
                 )
                 yield Dropped(frame, "every_nth") if seq % stream.every_nth else frame
-            if self._stop.is_set() or seq + 1 == stream.max_frames:
+            if self._enough():
                 break
         self._account.corrupt_packets = source.corrupt_packets
 
+    def _enough(self) -> bool:
+        return self._stop.is_set() or self._captured == self._stream.max_frames
+
 
 class _Pace:
-    """Holds pictures back until their PTS is due, as a camera would deliver them."""
+    """Holds pictures back until they are due, as a camera would deliver them: by PTS, or at a rate."""
 
-    def __init__(self, stop: threading.Event) -> None:
+    def __init__(self, stop: threading.Event, fps: float | None) -> None:
         self._stop = stop
+        self._fps = fps
+        self._count = 0
         self._offset: float | None = None
+        self._latest = -math.inf
 
     def wait(self, picture: Picture) -> None:
-        if picture.pts is None or picture.time_base is None:
+        due = self._due(picture)
+        if due is None:
             return
-        due = float(picture.pts * picture.time_base)
         now = time.monotonic()
-        if self._offset is None:
+        if self._offset is None or due < self._latest:  # the first, or the first of another round
             self._offset = now - due
+        self._latest = due
         delay = due + self._offset - now
         if delay > 0:
             self._stop.wait(delay)
+
+    def _due(self, picture: Picture) -> float | None:
+        if self._fps is not None:
+            self._count += 1
+            return self._count / self._fps
+        if picture.pts is None or picture.time_base is None:
+            return None
+        return float(picture.pts * picture.time_base)
