@@ -13,11 +13,11 @@ PACKAGE = ROOT / "pipeline"
 
 FLOORS = {
     "__main__": 6,
-    "cli": 5, "cli_eval": 5, "cli_models": 5, "command": 5,
+    "cli": 5, "cli_bench": 5, "cli_eval": 5, "cli_models": 5, "command": 5,
     "console": 4, "doctor": 4, "model_commands": 4, "pull_command": 4, "identify_command": 4,
     "convert_command": 4,
-    "eval_command": 4, "evaluation": 4,
-    "app": 4, "decide": 4, "iteration": 4, "detector": 4, "summary": 4, "shutdown": 4,
+    "eval_command": 4, "evaluation": 4, "bench_command": 4,
+    "app": 4, "decide": 4, "iteration": 4, "detector": 4, "summary": 4, "shutdown": 4, "bench": 4,
     "stages": 3,
     "sources": 2, "runtime": 2, "sinks": 2, "accounts": 2, "metrics": 2,
     "vision": 1, "decoders": 1, "flow": 1, "sample": 1, "convert": 1,
@@ -27,8 +27,10 @@ FLOORS = {
 
 # Within a floor: who may lean on whom, beyond itself.
 NEIGHBOURS = {
+    ("cli", "cli_bench"), ("cli_bench", "command"), ("bench_command", "bench"),
     ("cli", "cli_eval"), ("cli", "cli_models"), ("cli", "command"), ("cli_eval", "command"),
     ("cli_models", "command"), ("evaluation", "decide"), ("eval_command", "evaluation"),
+    ("bench", "app"), ("bench", "decide"), ("bench", "doctor"), ("bench", "summary"),
     ("summary", "app"), ("app", "decide"), ("app", "iteration"), ("console", "app"),
     ("model_commands", "detector"), ("detector", "decide"),
     ("errors", "redact"), ("frame", "detections"), ("frame", "classification"),
@@ -39,8 +41,9 @@ NEIGHBOURS = {
 ONLY_IMPORTERS = {
     "onnxruntime": {"runtime", "doctor"},
     "prometheus_client": {"metrics", "doctor"},
-    "typer": {"cli", "cli_eval", "cli_models", "command", "__main__"},
+    "typer": {"cli", "cli_bench", "cli_eval", "cli_models", "command", "__main__"},
     "onnx": {"convert"},
+    "matplotlib": {"bench"},
     "av": {"sources", "sinks", "doctor", "sample"},
 }
 

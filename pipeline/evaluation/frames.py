@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from typing import cast
 
@@ -44,7 +44,7 @@ class Frames:
 
     def __iter__(self) -> Iterator[Frame]:
         taken = 0
-        with closing(cast("Generator[Frame | Dropped]", self._capture())) as captured:
+        with closing(self._capture()) as captured:
             for item in captured:
                 if not isinstance(item, Dropped):
                     yield item

@@ -6,7 +6,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 
 import numpy as np
@@ -49,7 +49,7 @@ class Capture:
         self._captured = 0
         self._pace: _Pace | None = None
 
-    def __call__(self) -> Iterator[Frame | Dropped]:
+    def __call__(self) -> Generator[Frame | Dropped, None, None]:
         """Frames, and a Dropped for each frame that is skipped on purpose or could not be read."""
         account = self._account
         try:

@@ -1,0 +1,104 @@
+"""Two results of ``framerail bench``: what got slower beyond noise."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import ConfigError
+
+LEAST_NOISE = 0.05
+"""Windows of one run within this are called steady: no smaller difference means anything."""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A figure then and now. ``ratio`` is speed now ÷ speed then, ``noise`` the share that proves nothing."""
+
+    point: str
+    what: str
+    unit: str
+    then: float
+    now: float
+    ratio: float
+    noise: float
+
+    def __str__(self) -> str:
+        where = f"{self.point}: " if self.point else ""
+        return (
+            f"{where}{self.what} is {self.verdict}: {self.then:,.2f} → {self.now:,.2f} {self.unit} "
+            f"(noise {self.noise:.0%})"
+        )
+
+    @property
+    def verdict(self) -> str:
+        """``slower``, ``faster``, or ``same`` where the difference is within noise."""
+        if self.ratio < 1 - self.noise:
+            return "slower"
+        return "faster" if self.ratio > 1 / (1 - self.noise) else "same"
+
+
+def load(path: str) -> dict[str, Any]:
+    """A result that was written with ``--json``. Raises ConfigError."""
+    try:
+        report = json.loads(Path(path).read_text(encoding="utf-8"))
+        if report["kind"] != "framerail bench":
+            raise KeyError("kind")
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from None
+    except (ValueError, KeyError, TypeError):
+        raise ConfigError(f"{path} is no result of `framerail bench --json`") from None
+    found: dict[str, Any] = report
+    return found
+
+
+def compare(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Change]:
+    """Frames/s, and CPU time of each stage alone, of the points that both have.
+
+    Raises ConfigError where they have none in common.
+    """
+    then = {_key(point): point for point in old["points"] if "error" not in point}
+    changes = [
+        change
+        for point in new["points"]
+        if "error" not in point and _key(point) in then
+        for change in _changes(then[_key(point)], point)
+    ]
+    if not changes:
+        raise ConfigError("the two results have no point in common: other model, streams or settings")
+    return changes
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """What else differs: another machine or other versions explain what the code does not."""
+    before, after = old["machine"], new["machine"]
+    found = [f"{key}: {before[key]} → {after[key]}" for key in ("cpu", "cores") if before[key] != after[key]]
+    names = sorted({*before["versions"], *after["versions"]})
+    pairs = [(name, before["versions"].get(name), after["versions"].get(name)) for name in names]
+    return found + [f"{name}: {one} → {two}" for name, one, two in pairs if one != two]
+
+
+def _key(point: Mapping[str, Any]) -> str:
+    model = point["model"]
+    return json.dumps([point["asked"], point["source"], model["sha256"]], sort_keys=True)
+
+
+def _changes(then: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[Change]:
+    label = now["label"]
+    noise = max(LEAST_NOISE, _spread(then), _spread(now))
+    yield Change(label, "throughput", "frames/s", then["fps"], now["fps"], now["fps"] / then["fps"], noise)
+    for name, stage in now["stages"].items():
+        earlier = then["stages"][name]
+        before, after = earlier["alone_cpu_ms"], stage["alone_cpu_ms"]
+        noise = max(2 * LEAST_NOISE, earlier["alone_spread"] + stage["alone_spread"])
+        if max(before, after) > 0.01 * sum(each["alone_cpu_ms"] for each in now["stages"].values()):
+            yield Change(label, f"{name} alone", "ms of CPU", before, after, before / after, min(noise, 0.99))
+
+
+def _spread(point: Mapping[str, Any]) -> float:
+    recent: Sequence[float] = point["windows"][-point["counted"] :]
+    return min((max(recent) - min(recent)) / statistics.median(recent), 0.99)

@@ -1,0 +1,134 @@
+"""``framerail bench``: frames/s, what bounds them and how close the line comes; a table, JSON and a plot."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from pipeline.bench.axes import Planned, parse_streams, parse_sweep, points
+from pipeline.bench.compare import compare, differences, load
+from pipeline.bench.isolated import measure_apart
+from pipeline.bench.machine import machine
+from pipeline.bench.plot import check_plot, write_plot
+from pipeline.bench.steady import Settings
+from pipeline.bench.table import print_changes, print_report
+from pipeline.config import Config, make_config
+from pipeline.errors import PipelineError
+from pipeline.redact import redact
+from pipeline.runtime.model import open_model
+from pipeline.sources import parse_source
+
+
+class SlowerError(PipelineError):
+    """Something got slower beyond noise."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What to measure: ``run`` holds keys of ``Config``, the others are as on the command line."""
+
+    sources: Sequence[str]
+    sweep: Sequence[str] = ()
+    streams: str | None = None
+    plot: str | None = None
+    compare: str | None = None
+    settings: Settings = field(default_factory=Settings)
+    run: dict[str, Any] = field(default_factory=dict)
+
+    def config(self) -> Config:
+        """The line that is measured. Files begin again at their end: a short clip is no short run."""
+        streams = []
+        for address in self.sources:
+            looped = parse_source(address).live is False
+            streams.append({"source": address, **({"loop": True} if looped else {})})
+        return make_config({**self.run, "streams": streams})
+
+
+def bench(options: Options, out: Console, err: Console, *, as_json: bool) -> None:
+    """Measure and print: JSON to standard output, or tables to ``out``; progress goes to ``err``.
+
+    Raises what a Pipeline raises, before anything is measured where that can be told; SlowerError (exit
+    code 4), after printing, where something is slower than in the result to compare with. A point of a
+    sweep that cannot run is part of the result, with its error; a single point raises it.
+    """
+    swept, counts = parse_sweep(options.sweep), parse_streams(options.streams)
+    old = load(options.compare) if options.compare is not None else None
+    if options.plot is not None:
+        check_plot(options.plot)
+    config = options.config()
+    model = open_model(config.model, config.provider, config.device, input_size=config.input_size)
+    planned = list(points(config, model, swept, counts))
+    del model
+    report: dict[str, Any] = {"kind": "framerail bench", "machine": machine(), "points": []}
+    with _showing(err) as tell:
+        for number, point in enumerate(planned):
+            report["points"].append(_measured(point, options.settings, tell(number, len(planned), point)))
+    failed = [point for point in report["points"] if "error" in point]
+    if len(failed) == len(report["points"]):
+        raise PipelineError(failed[0]["error"])
+    changes = compare(old, report) if old is not None else []
+    if old is not None:
+        report["compared"] = [
+            {"point": each.point, "what": each.what, "ratio": each.ratio, "verdict": each.verdict}
+            for each in changes
+        ]
+    if options.plot is not None:
+        write_plot(options.plot, report)
+    if as_json:
+        print(json.dumps(report, indent=2, ensure_ascii=False))
+    else:
+        print_report(report, out)
+        if old is not None:
+            print_changes(changes, differences(old, report), out)
+    slower = [each for each in changes if each.verdict == "slower"]
+    if slower:
+        raise SlowerError("; ".join(map(str, slower)))
+
+
+def _measured(planned: Planned, settings: Settings, told: Callable[[list[float]], None]) -> dict[str, Any]:
+    about = {
+        "asked": dict(planned.asked),
+        "label": planned.label,
+        "source": ", ".join(dict.fromkeys(redact(each.source) for each in planned.config.streams)),
+    }
+    try:
+        return {**about, **measure_apart(planned.config, settings, told)}
+    except PipelineError as error:
+        return {**about, "error": str(error)}
+    except ExceptionGroup as group:
+        return {**about, "error": "; ".join(str(error) for error in group.exceptions)}
+
+
+class _showing:  # noqa: N801 - used as a function
+    """Progress on a terminal, a line for each point elsewhere."""
+
+    def __init__(self, err: Console) -> None:
+        self._err = err
+        columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
+        self._bars = Progress(*columns, console=err, transient=True, disable=not err.is_terminal)
+        self._task = self._bars.add_task("")
+
+    def __enter__(self) -> Callable[[int, int, Planned], Callable[[list[float]], None]]:
+        self._bars.start()
+        return self._point
+
+    def __exit__(self, *exception: object) -> None:
+        self._bars.stop()
+
+    def _point(self, number: int, count: int, point: Planned) -> Callable[[list[float]], None]:
+        what = f"{number + 1} of {count}" if count > 1 else "measuring"
+        shown = f"{what}: {point.label}" if point.label else what
+        self._bars.update(self._task, description=f"{shown}: opening, each stage alone")
+        if not self._err.is_terminal:
+            self._err.print(shown, highlight=False)
+
+        def told(rates: list[float]) -> None:
+            recent = ", ".join(f"{rate:.1f}" for rate in rates[-3:])
+            self._bars.update(self._task, description=f"{shown}: {recent} frames/s")
+
+        return told

@@ -1,0 +1,113 @@
+"""``framerail bench``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from pipeline.command import console, given, reporting, stdout
+from pipeline.config import PROVIDER_NAMES
+
+
+def bench(
+    sources: Annotated[
+        list[str],
+        typer.Argument(metavar="SOURCE...", help="As for run; files begin again at their end."),
+    ],
+    model: Annotated[
+        str | None,
+        typer.Option("--model", "-m", metavar="NAME|FILE.onnx", help="Default: nanodet-g."),
+    ] = None,
+    streams: Annotated[
+        str | None,
+        typer.Option("--streams", metavar="1,2,4", help="Measure with so many streams of the SOURCEs each."),
+    ] = None,
+    sweep: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--sweep",
+            metavar="AXIS[=A,B][,AXIS…]",
+            help="Measure every combination of provider, batch, workers, threads, input-size; each with "
+            "usual values unless some are given: --sweep workers=1,2,threads=1,2",
+        ),
+    ] = None,
+    compare: Annotated[
+        str | None,
+        typer.Option(
+            "--compare", metavar="OLD.json", help="Exit code 4 where something got slower beyond noise."
+        ),
+    ] = None,
+    plot: Annotated[
+        str | None,
+        typer.Option("--plot", metavar="FILE.png|.html", help="Throughput and latency against load."),
+    ] = None,
+    provider: Annotated[
+        str | None,
+        typer.Option("--provider", "-p", help=f"One of: {', '.join(PROVIDER_NAMES)}. Default: auto."),
+    ] = None,
+    device: Annotated[int | None, typer.Option("--device", help="Index of the provider's device.")] = None,
+    input_size: Annotated[
+        str | None,
+        typer.Option(
+            "--input-size", metavar="N|WxH", help="Of the model's input, where its file leaves that open."
+        ),
+    ] = None,
+    batch: Annotated[
+        int | None, typer.Option("--batch", metavar="N", help="Frames that one run may take. Default: 1.")
+    ] = None,
+    linger_ms: Annotated[
+        float | None,
+        typer.Option("--linger-ms", metavar="MS", help="How long a run waits for its batch. Default: 0."),
+    ] = None,
+    infer_workers: Annotated[
+        int | None,
+        typer.Option("--infer-workers", metavar="N", help="Concurrent runs. Default: for the machine."),
+    ] = None,
+    infer_threads: Annotated[
+        int | None,
+        typer.Option("--infer-threads", metavar="N", help="Threads of each run. Default: for the machine."),
+    ] = None,
+    warm_up: Annotated[
+        float, typer.Option("--warm-up", metavar="SECONDS", help="What is not counted.")
+    ] = 2.0,
+    window: Annotated[float, typer.Option("--window", metavar="SECONDS", help="One window.")] = 3.0,
+    most: Annotated[
+        float,
+        typer.Option(
+            "--most", metavar="SECONDS", help="When to give up waiting for three windows within 5 %."
+        ),
+    ] = 60.0,
+    as_json: Annotated[bool, typer.Option("--json", help="For machines, and for --compare.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Log everything; tracebacks too.")] = False,
+) -> None:
+    """Measure frames/s: each stage alone and in the line, the bottleneck, the bound and the ratio to it."""
+    from pipeline import dependencies, logs
+
+    logs.set_up("text", quiet=True, debug=debug, console=console)
+    with reporting():
+        dependencies.check()
+        from pipeline import bench_command
+        from pipeline.bench import Settings
+
+        options = bench_command.Options(
+            sources=sources,
+            sweep=sweep or (),
+            streams=streams,
+            plot=plot,
+            compare=compare,
+            settings=Settings(warm_up=warm_up, window=window, most=most),
+            run=given(
+                {
+                    "model": model,
+                    "provider": provider,
+                    "device": device,
+                    "input_size": input_size,
+                    "batch": batch,
+                    "linger_ms": linger_ms,
+                    "infer_workers": infer_workers,
+                    "infer_threads": infer_threads,
+                }
+            ),
+        )
+        bench_command.bench(options, stdout(), console, as_json=as_json)
