@@ -80,12 +80,33 @@ def models_convert(
         str,
         typer.Option("--resize", metavar="letterbox|stretch", help="How pictures are fed."),
     ] = "letterbox",
+    tree: Annotated[
+        str | None,
+        typer.Option(
+            "--tree", metavar="FILE.tree", help="A tree of classes (YOLO9000). Default: what tree= names."
+        ),
+    ] = None,
+    tree_threshold: Annotated[
+        float,
+        typer.Option(
+            "--tree-threshold", metavar="0..1", help="A box has the deepest class over it: Darknet's -hier."
+        ),
+    ] = 0.5,
 ) -> None:
     """Convert a Darknet network (.cfg and .weights) to ONNX."""
     with _models():
         from pipeline.convert_command import convert
 
-        convert(cfg, weights, output, stdout(), labels=labels, resize=resize)
+        convert(
+            cfg,
+            weights,
+            output,
+            stdout(),
+            labels=labels,
+            resize=resize,
+            tree=tree,
+            tree_threshold=tree_threshold,
+        )
 
 
 @models_app.command("verify")

@@ -23,6 +23,8 @@ def convert(
     *,
     labels: str | None = None,
     resize: str = "letterbox",
+    tree: str | None = None,
+    tree_threshold: float = 0.5,
 ) -> None:
     """Convert a Darknet network to an ONNX file, and say what came of it.
 
@@ -38,21 +40,32 @@ def convert(
         raise ConfigError(f"--output: expected the name of an .onnx file; got {output!r}")
     if labels is not None and not Path(labels).expanduser().is_file():
         raise ConfigError(f"--labels: there is no file {labels}")
+    if tree is not None and not Path(tree).expanduser().is_file():
+        raise ConfigError(f"--tree: there is no file {tree}")
     for read in (*given, *((Path(labels).expanduser(),) if labels is not None else ())):
-        if _same(target, read):
-            raise ConfigError(f"--output: it would overwrite {read}, which is read; give another name")
+        _spare(target, read)
     named = read_labels(Path(labels).expanduser()) if labels is not None else ()
     if labels is not None and not named:
         raise ConfigError(f"--labels: expected one label a line; {labels} has none")
+    of_classes = None if tree is None else Path(tree).expanduser()
     coco = read_labels(models_dir() / "labels" / "coco80.txt")
-    done = convert_darknet(*given, labels=named, coco=coco, resize=how)
+    done = convert_darknet(
+        *given, labels=named, coco=coco, resize=how, tree=of_classes, tree_threshold=tree_threshold
+    )
+    if done.tree is not None:
+        _spare(target, done.tree.path)
     _place(done.model, target)
     height, width = done.input_hw
     kind = "detector" if done.task == "detect" else "classifier"
-    if not done.labels:
-        whose = "named by numbers (give --labels FILE)"
-    else:
+    if done.labels:
         whose = "named by " + (Path(labels).name if labels is not None else "COCO's labels")
+    elif done.tree is not None:
+        whose = f"named as in {done.tree.path.name} (give --labels FILE)"
+    else:
+        whose = "named by numbers (give --labels FILE)"
+    if done.tree is not None:
+        whose += f", in a tree of {len(done.tree.levels)} levels"
+        whose += f", of each box the deepest over {tree_threshold:g}" if done.task == "detect" else ""
     console.print(
         f"{target}: {kind}, input {width}x{height} ({how}), {done.classes} classes, {whose}; "
         f"{done.layers} layers, {done.weights:,} weights, {len(done.model) / 1e6:.1f} MB",
@@ -60,6 +73,12 @@ def convert(
         highlight=False,
         markup=False,
     )
+
+
+def _spare(target: Path, read: Path) -> None:
+    """Raise ConfigError where the output would take the place of a file that is read."""
+    if _same(target, read):
+        raise ConfigError(f"--output: it would overwrite {read}, which is read; give another name")
 
 
 def _same(one: Path, other: Path) -> bool:

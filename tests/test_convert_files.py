@@ -71,7 +71,11 @@ def head(classes: int) -> str:
         ("width=8", "width=0", "expected a network for pictures.* got width=0"),
         ("height=8", "height=8\nchannels=1", "channels=1"),
         ("[softmax]", "[cost]", r"neither a detector nor a classifier: .* got \[avgpool\]"),
-        ("[softmax]", "[softmax]\ntree=9k.tree", r"line 13: .* a tree of classes"),
+        (
+            "[softmax]",
+            "[softmax]\ntree=9k.tree",
+            r"line 13: .* expected its tree of classes; it is not at .*9k.tree",
+        ),
         (
             "[softmax]",
             "[route]\nlayers=-3",

@@ -6,20 +6,26 @@ What comes out takes ``images`` float32 [batch, 3, H, W], RGB / 255, with the cf
 and gives ``output``: of a detector [batch, 4 + classes, boxes], decoded (cx, cy, w, h in input pixels,
 then objectness · class probability for each class); of a classifier [batch, classes], probabilities.
 
+Where classes form a tree (YOLO9000), a box has one class, and ``output`` of a detector is [batch, 6,
+boxes]: the box, objectness, and the number of the class, the deepest one over ``tree_threshold``; a
+classifier's has a probability for each leaf and 0 for what is above. 9418 scores for each of 867
+boxes would be 33 MB for each picture, nearly all of them 0.
+
 What a model card would say stands in the file's metadata, each value a text:
 
 =====================  ==============================================================================
 ``names``              repr of a dict from class index to label; without labels ``class 0``, ``class 1``, …:
                        of 1000 classes nobody must take them for ImageNet's in the usual order,
-                       which is not Darknet's
+                       which is not Darknet's; of a tree the names that stand in it
 ``task``               ``detect`` or ``classify``
 ``imgsz``              repr of [height, width]
-``framerail.family``   a card's ``family``: ``yolov8`` (whose layout a detector has), ``classifier-unit``
+``framerail.family``   a card's ``family``: ``yolov8`` (whose layout a detector has), ``yolo9000`` of a tree,
+                       ``classifier-unit``
 ``framerail.input``    JSON object, the keys of a card's ``[input]``: ``color`` (text), ``mean`` and ``std``
                        (three numbers each, for pixels of 0..255), ``resize``, ``align`` (text), ``pad``
                        (whole number)
 ``framerail.params``   JSON object, the keys of a card's ``[params]``: ``multi_label`` of a detector (Darknet
-                       reports each class of a box that is above the threshold); {} of a classifier
+                       reports each class of a box that is above the threshold); {} of a tree, a classifier
 ``framerail.card``     JSON object, keys above a card's tables: ``conf_threshold`` and ``iou_threshold`` of a
                        detector (.5 and .45; YOLOv1 .2 and .4), {} of a classifier
 =====================  ==============================================================================
@@ -38,6 +44,7 @@ from pathlib import Path
 from typing import Literal
 
 from pipeline.convert.cfg import read_cfg
+from pipeline.convert.tree import Tree, tree_of
 from pipeline.convert.weights import WeightsFile
 from pipeline.errors import ConfigError, DependencyError
 
@@ -46,7 +53,8 @@ Resize = Literal["letterbox", "stretch"]
 
 @dataclass(frozen=True, slots=True)
 class Converted:
-    """An ONNX model's bytes, and what is worth saying of it. ``labels`` is empty where it has none."""
+    """An ONNX model's bytes, and what is worth saying of it. ``labels`` is empty where it has none but
+    those of its tree of classes, which is None where it has no tree."""
 
     model: bytes
     task: Literal["detect", "classify"]
@@ -57,6 +65,7 @@ class Converted:
     layers: int
     weights: int
     metadata: dict[str, str]
+    tree: Tree | None = None
 
 
 def convert_darknet(
@@ -65,15 +74,22 @@ def convert_darknet(
     labels: Sequence[str] = (),
     coco: Sequence[str] = (),
     resize: Resize = "letterbox",
+    tree: Path | None = None,
+    tree_threshold: float = 0.5,
 ) -> Converted:
     """Convert a Darknet network to ONNX; equal files give equal bytes.
 
     ``labels`` are one for each class; where there are none and a detector has as many classes as
-    ``coco``, those are taken. Raises ModelError for files that cannot be read, do not belong
-    together, or hold what is not supported; ConfigError for labels of another number;
-    DependencyError where the package onnx is missing.
+    ``coco``, those are taken. ``tree`` counts instead of the file that ``tree=`` in the cfg names;
+    ``tree_threshold``, 0..1, is Darknet's ``-hier``, and .5 its default. Raises ModelError
+    for files that cannot be read, do not belong together, or hold what is not supported; ConfigError
+    for labels of another number and a ``tree`` that nothing asks for; DependencyError where the
+    package onnx is missing.
     """
+    if not 0 <= tree_threshold <= 1:
+        raise ConfigError(f"--tree-threshold: expected a number in 0..1; got {tree_threshold}")
     try:
+        from pipeline.convert.hierarchy import Hierarchy
         from pipeline.convert.network import build
     except ImportError as error:
         if error.name is None or error.name.partition(".")[0] != "onnx":
@@ -84,16 +100,19 @@ def convert_darknet(
         ) from None
     net, sections = read_cfg(cfg)
     file = WeightsFile.read(weights)
-    network = build(net, sections, file)
+    classes = tree_of(cfg, sections, tree)
+    network = build(net, sections, file, None if classes is None else Hierarchy(classes, tree_threshold))
     if labels and len(labels) != network.classes:
         raise ConfigError(
             f"labels: expected {network.classes}, one for each class of {cfg.name}; got {len(labels)}"
         )
-    if not labels and network.detects and len(coco) == network.classes:
+    if not labels and classes is None and network.detects and len(coco) == network.classes:
         labels = coco
     task: Literal["detect", "classify"] = "detect" if network.detects else "classify"
-    names = list(labels) or [f"class {index}" for index in range(network.classes)]
-    metadata = _metadata(task, network.input_hw, names, resize, network.thresholds)
+    unnamed = classes.names if classes is not None else tuple(f"class {n}" for n in range(network.classes))
+    metadata = _metadata(
+        network.family, task, network.input_hw, labels or unnamed, resize, network.thresholds
+    )
     model = network.graph.serialise((3, *network.input_hw), network.output, network.shape, metadata)
     return Converted(
         model=model,
@@ -105,10 +124,12 @@ def convert_darknet(
         layers=len(sections),
         weights=len(file.values),
         metadata=metadata,
+        tree=classes,
     )
 
 
 def _metadata(
+    family: str,
     task: Literal["detect", "classify"],
     input_hw: tuple[int, int],
     names: Sequence[str],
@@ -130,8 +151,8 @@ def _metadata(
         "names": repr(dict(enumerate(names))),
         "task": task,
         "imgsz": repr(list(input_hw)),
-        "framerail.family": "yolov8" if task == "detect" else "classifier-unit",
+        "framerail.family": family,
         "framerail.input": json.dumps(fed),
-        "framerail.params": json.dumps({"multi_label": True} if task == "detect" else {}),
+        "framerail.params": json.dumps({"multi_label": True} if family == "yolov8" else {}),
         "framerail.card": json.dumps(above),
     }

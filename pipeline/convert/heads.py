@@ -1,7 +1,8 @@
-"""Detection heads, decoded in the graph: yolo (v3, v4), region (v2), detection (v1).
+"""Detection heads, decoded in the graph: yolo (v3, v4), Gaussian_yolo, region (v2), detection (v1).
 
 Each returns a tensor [batch, 4 + classes, boxes]: cx, cy, w, h in pixels of the input, then for each
-class objectness · class probability. With (i, j) the column and row of a cell, ``stride`` the size of
+class objectness · class probability; of a tree of classes [batch, 6, boxes], where objectness and the
+number of the class stand behind the box. With (i, j) the column and row of a cell, ``stride`` the size of
 a cell in input pixels, and (pw, ph) an anchor, for yolo and region:
 
     cx = (i + σ(x)) · stride,  w = pw · exp(w'),  score = σ(o) · p
@@ -13,7 +14,7 @@ fractions of the input. Redmon, Farhadi, "YOLO9000" (2016), section 2; "YOLOv3" 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,18 +22,28 @@ from numpy.typing import NDArray
 
 from pipeline.convert.cfg import Section
 from pipeline.convert.graph import Feature, Graph
+from pipeline.convert.hierarchy import Hierarchy
 from pipeline.convert.weighted import refuse
 
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """The boxes of one head, [batch, 4 + classes, boxes], and the thresholds its program uses for it."""
+    """The boxes of one head, [batch, rows, boxes], and the thresholds its program uses for it.
+
+    ``tree``: whether there is one class for each box, from a tree, instead of a score for each class.
+    """
 
     name: str
     classes: int
     boxes: int
+    tree: bool
     conf_threshold: float
     iou_threshold: float
+
+    @property
+    def rows(self) -> int:
+        """Of the tensor."""
+        return 6 if self.tree else 4 + self.classes
 
 
 def yolo(graph: Graph, layer: Section, came: Feature, input_hw: tuple[int, int]) -> Head:
@@ -41,41 +52,71 @@ def yolo(graph: Graph, layer: Section, came: Feature, input_hw: tuple[int, int])
     ``scale_x_y`` s (v4): cx = (i + s · σ(x) - (s - 1) / 2) · stride. ``new_coords`` (Scaled-YOLOv4): the
     layer before has the sigmoid, and w = pw · (2 · w')² (AlexeyAB's yolo_layer.c).
     """
-    total = layer.integer("num", 1, 1)
-    mask = layer.integers("mask") or list(range(total))
-    anchors = _anchors(layer, total)
-    if not all(0 <= index < total for index in mask):
-        raise layer.error(f"mask: expected indices of num={total} anchors; got {mask}", "mask")
+    anchors = _masked(layer)
     scale, plain = layer.number("scale_x_y", 1.0), bool(layer.integer("new_coords", 0))
     sigmoid: Callable[[str], str] = (lambda x: x) if plain else (lambda x: graph.add("Sigmoid", [x]))
-    cells = _Cells.of(layer, came, input_hw, len(mask), layer.integer("classes", 20, 1))
+    cells = _Cells.of(layer, came, input_hw, len(anchors), layer.integer("classes", 20, 1))
     xy, wh, objectness, classes = cells.split(graph, came)
     if plain:
         wh = graph.add("Mul", [wh, wh])
-        sizes = 4.0 * anchors[mask]
+        sizes = 4.0 * anchors
     else:
-        wh, sizes = graph.add("Exp", [wh]), anchors[mask]
+        wh, sizes = graph.add("Exp", [wh]), anchors
     scores = graph.add("Mul", [sigmoid(objectness), sigmoid(classes)])
     return cells.join(graph, sigmoid(xy), scale, wh, sizes, scores)
 
 
-def region(graph: Graph, layer: Section, came: Feature, input_hw: tuple[int, int]) -> Head:
-    """v2: anchors in cells; class probabilities by softmax where ``softmax`` is set, else by sigmoid."""
+def gaussian_yolo(graph: Graph, layer: Section, came: Feature, input_hw: tuple[int, int]) -> Head:
+    """v3 whose x, y, w, h each have an uncertainty behind them: score = σ(o) · p · (1 - the mean of their σ).
+
+    Choi and others, "Gaussian YOLOv3" (2019), equation 8; ``get_gaussian_yolo_detections`` of AlexeyAB's
+    gaussian_yolo_layer.c.
+    """
+    if layer.text("yolo_point", "center") != "center":
+        raise layer.unsupported(f"yolo_point={layer.text('yolo_point', '')}", "yolo_point")
+    anchors, scale = _masked(layer), layer.number("scale_x_y", 1.0)
+    cells = _Cells.of(layer, came, input_hw, len(anchors), layer.integer("classes", 20, 1), before=9)
+    name = graph.shape(came.name, cells.count, 9 + cells.classes, cells.h * cells.w)
+    box, objectness, classes = graph.split(name, 2, [8, 1, cells.classes])
+    xy, wh, spread = (graph.slice(box, {2: span}) for span in ((0, 4, 2), (4, 8, 2), (1, 8, 2)))
+    unsure = graph.add("ReduceMean", [graph.add("Sigmoid", [spread])], axes=[2], keepdims=1)
+    sure = graph.add("Sub", [graph.constant(1.0), unsure])
+    scores = graph.add("Mul", [graph.add("Sigmoid", [objectness]), graph.add("Sigmoid", [classes])])
+    scores = graph.add("Mul", [scores, sure])
+    xy, wh = graph.add("Sigmoid", [xy]), graph.add("Exp", [wh])
+    return cells.join(graph, xy, scale, wh, anchors, scores)
+
+
+def region(
+    graph: Graph,
+    layer: Section,
+    came: Feature,
+    input_hw: tuple[int, int],
+    hierarchy: Hierarchy | None = None,
+) -> Head:
+    """v2: anchors in cells; class probabilities by softmax where ``softmax`` is set, else by sigmoid.
+
+    With ``tree`` (YOLO9000) a box's score is its objectness, and its class comes from the tree. Darknet
+    reads ``map`` in training only.
+    """
     refuse(layer, ("background",))
-    for key in ("tree", "map"):
-        if key in layer.options:
-            raise layer.unsupported(f"a tree of classes ({key}=), as YOLO9000 has it,", key)
     _four_coordinates(layer)
     count = layer.integer("num", 1, 1)
     cells = _Cells.of(layer, came, input_hw, count, layer.integer("classes", 20, 1))
     xy, wh, objectness, classes = cells.split(graph, came)
-    if layer.integer("softmax", 0):
-        classes = graph.add("Softmax", [classes], axis=2)
+    scores = graph.add("Sigmoid", [objectness])
+    tree = hierarchy is not None and "tree" in layer.options
+    if hierarchy is not None and tree:
+        hierarchy.check(layer, cells.classes)
+        best = hierarchy.deepest(graph, classes, count, cells.h * cells.w)
+        scores = graph.add("Concat", [scores, best], axis=2)
+    elif layer.integer("softmax", 0):
+        scores = graph.add("Mul", [scores, graph.add("Softmax", [classes], axis=2)])
     else:
-        classes = graph.add("Sigmoid", [classes])
-    scores = graph.add("Mul", [graph.add("Sigmoid", [objectness]), classes])
+        scores = graph.add("Mul", [scores, graph.add("Sigmoid", [classes])])
     sizes = _anchors(layer, count) * np.array(cells.stride_xy)
-    return cells.join(graph, graph.add("Sigmoid", [xy]), 1.0, graph.add("Exp", [wh]), sizes, scores)
+    xy, wh = graph.add("Sigmoid", [xy]), graph.add("Exp", [wh])
+    return cells.join(graph, xy, 1.0, wh, sizes, scores, tree=tree)
 
 
 def detection(graph: Graph, layer: Section, came: Feature, input_hw: tuple[int, int]) -> Head:
@@ -116,6 +157,16 @@ def _four_coordinates(layer: Section, default: int = 4) -> None:
         raise layer.unsupported(f"coords={layer.integer('coords', default)} (only 4 are boxes)", "coords")
 
 
+def _masked(layer: Section) -> NDArray[np.float64]:
+    """Return the anchors of ``mask``, [count, 2]."""
+    total = layer.integer("num", 1, 1)
+    mask = layer.integers("mask") or list(range(total))
+    anchors = _anchors(layer, total)
+    if not all(0 <= index < total for index in mask):
+        raise layer.error(f"mask: expected indices of num={total} anchors; got {mask}", "mask")
+    return anchors[mask]
+
+
 def _anchors(layer: Section, total: int) -> NDArray[np.float64]:
     """Return [total, 2], width and height; .5 where none are given, as Darknet has it."""
     values = layer.numbers("anchors")
@@ -139,12 +190,20 @@ class _Cells:
     stride_xy: tuple[float, float]
 
     @staticmethod
-    def of(layer: Section, came: Feature, input_hw: tuple[int, int], count: int, classes: int) -> _Cells:
-        """Return the cells of a feature map. Raises ModelError where it is not made for that many classes."""
-        if came.flat or came.c != count * (5 + classes):
+    def of(
+        layer: Section, came: Feature, input_hw: tuple[int, int], count: int, classes: int, before: int = 5
+    ) -> _Cells:
+        """Return the cells of a feature map, with ``before`` values of a box before its classes.
+
+        Raises ModelError where it is not made for that many classes.
+        """
+        if came.flat or came.c != count * (before + classes):
+            wanted = (
+                f"{count * (before + classes)} channels before it ({count} anchors · ({before} + {classes}"
+            )
             raise layer.error(
-                f"expected {count * (5 + classes)} channels before it ({count} anchors · (5 + {classes} "
-                f"classes)); got {came.c}: filters= of the layer before it, classes= or its anchors are wrong"
+                f"expected {wanted} classes)); got {came.c}: "
+                "filters= of the layer before it, classes= or its anchors are wrong"
             )
         return _Cells(count, classes, came.h, came.w, (input_hw[1] / came.w, input_hw[0] / came.h))
 
@@ -162,6 +221,7 @@ class _Cells:
         sizes: NDArray[Any],
         scores: str,
         thresholds: tuple[float, float] = (0.5, 0.45),
+        tree: bool = False,
     ) -> Head:
         """Return the head of ``xy`` in 0..1 of a cell, and ``wh`` in ``sizes`` [anchors, 2] input pixels.
 
@@ -177,5 +237,5 @@ class _Cells:
         name = graph.add("Concat", [xy, wh, scores], axis=2)
         # Blocks of whole maps change places, so this costs a copy and no more.
         name = graph.add("Transpose", [name], perm=[0, 2, 1, 3])
-        boxes = self.count * self.h * self.w
-        return Head(graph.shape(name, 4 + self.classes, boxes), self.classes, boxes, *thresholds)
+        head = Head(name, self.classes, self.count * self.h * self.w, tree, *thresholds)
+        return replace(head, name=graph.shape(name, head.rows, head.boxes))

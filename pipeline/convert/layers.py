@@ -9,6 +9,7 @@ from __future__ import annotations
 from pipeline.convert.activations import activate
 from pipeline.convert.cfg import Section
 from pipeline.convert.graph import Feature, Graph
+from pipeline.convert.hierarchy import Hierarchy
 from pipeline.convert.weighted import image, refuse, window
 
 
@@ -94,10 +95,8 @@ def reorg(graph: Graph, layer: Section, came: Feature) -> Feature:
     return Feature(graph.shape(name, *after.chw), *after.chw)
 
 
-def softmax(graph: Graph, layer: Section, came: Feature) -> Feature:
-    """exp(x / temperature) / Σ, over all values or in each of ``groups``."""
-    if "tree" in layer.options:
-        raise layer.unsupported("a tree of classes (tree=)", "tree")
+def softmax(graph: Graph, layer: Section, came: Feature, hierarchy: Hierarchy | None = None) -> Feature:
+    """exp(x / temperature) / Σ, over all values, in each of ``groups``, or down a ``tree`` of classes."""
     if layer.integer("spatial", 0) and came.h * came.w > 1:
         raise layer.unsupported("spatial=1 on a feature map", "spatial")
     groups, temperature = layer.integer("groups", 1, 1), layer.number("temperature", 1.0)
@@ -106,7 +105,10 @@ def softmax(graph: Graph, layer: Section, came: Feature) -> Feature:
     name = graph.flat(came).name
     if temperature != 1.0:
         name = graph.add("Div", [name, graph.constant(temperature)])
-    if groups == 1:
+    if hierarchy is not None and "tree" in layer.options:
+        hierarchy.check(layer, came.size)
+        name = hierarchy.leaves(graph, name)
+    elif groups == 1:
         name = graph.add("Softmax", [name], axis=1)
     else:
         name = graph.add("Softmax", [graph.shape(name, groups, came.size // groups)], axis=2)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from pipeline.convert import heads, joins, layers, weighted
 from pipeline.convert.cfg import Section
 from pipeline.convert.graph import Feature, Graph
 from pipeline.convert.heads import Head
+from pipeline.convert.hierarchy import Hierarchy
 from pipeline.convert.weights import WeightsFile
 from pipeline.errors import ModelError
 
@@ -43,19 +45,26 @@ TRAINING = ("dropout", "cost")
 """They hand on what came in, outside of training."""
 _LARGEST = 1 << 28
 _LONGEST = 8192
-HEADS: Mapping[str, _Head] = {"yolo": heads.yolo, "region": heads.region, "detection": heads.detection}
-LAYERS = tuple(sorted([*WEIGHTED, *PLAIN, *JOINING, *TRAINING, *HEADS]))
+HEADS: Mapping[str, _Head] = {
+    "yolo": heads.yolo,
+    "Gaussian_yolo": heads.gaussian_yolo,
+    "region": heads.region,
+    "detection": heads.detection,
+}
+LAYERS = tuple(sorted([*WEIGHTED, *PLAIN, *JOINING, *TRAINING, *HEADS], key=str.lower))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Network:
-    """A finished graph. ``output`` has the shape [batch, …``shape``]; thresholds only of a detector."""
+    """A finished graph. ``output`` has the shape [batch, …``shape``], the layout of the decoder ``family``;
+    thresholds only of a detector."""
 
     graph: Graph
     input_hw: tuple[int, int]
     output: str
     shape: tuple[int, ...]
     classes: int
+    family: str
     thresholds: tuple[float, float] | None
 
     @property
@@ -64,8 +73,10 @@ class Network:
         return self.thresholds is not None
 
 
-def build(net: Section, sections: Sequence[Section], weights: WeightsFile) -> Network:
-    """Build the graph of a cfg and its weights. Raises ModelError."""
+def build(
+    net: Section, sections: Sequence[Section], weights: WeightsFile, hierarchy: Hierarchy | None = None
+) -> Network:
+    """Build the graph of a cfg and its weights, ``hierarchy`` where layers have a tree. Raises ModelError."""
     width, height = net.integer("width", 0), net.integer("height", 0)
     channels = net.integer("channels", 3)
     if not width or not height or channels != 3:
@@ -79,38 +90,48 @@ def build(net: Section, sections: Sequence[Section], weights: WeightsFile) -> Ne
     came = Feature("images", 3, height, width)
     earlier: list[Feature | None] = []
     found: list[Head] = []
-    last = ""
+    last: Section | None = None
+    known: dict[str, _Head] = {**HEADS, "region": partial(heads.region, hierarchy=hierarchy)}
+    plain: dict[str, _Plain] = {**PLAIN, "softmax": partial(layers.softmax, hierarchy=hierarchy)}
     for layer in sections:
         graph.scope = f"{layer.index}_{layer.kind}"
         if layer.kind in HEADS:
-            found.append(HEADS[layer.kind](graph, layer, came, (height, width)))
+            found.append(known[layer.kind](graph, layer, came, (height, width)))
             earlier.append(None)
         else:
             if earlier and earlier[-1] is None and layer.kind not in ("route", "cost"):
                 raise layer.error("a detection head hands nothing on; expected [route] behind it")
-            came = _step(graph, layer, came, earlier, weights)
+            came = _step(graph, layer, came, earlier, weights, plain)
             if came.size > _LARGEST:
                 raise layer.error(f"it answers {came.size:,} values for one picture, which is too many")
             earlier.append(came)
-        last = last if layer.kind in TRAINING else layer.kind
+        if layer.kind not in TRAINING:
+            if last is not None and last.kind == "softmax" and "tree" in last.options:
+                raise last.unsupported("a tree of classes before the last layer", "tree")
+            last = layer
     weights.finish(len(sections))
     if found:
         return _detector(graph, sections[-1], found, (height, width))
-    if last != "softmax":
+    if last is None or last.kind != "softmax":
         raise ModelError(
             f"{net.file} is neither a detector nor a classifier: expected [yolo], [region], [detection] or "
-            f"[softmax] at its end; got [{last}]"
+            f"[softmax] at its end; got {f'[{last.kind}]' if last else 'none of any use'}"
         )
-    return Network(graph, (height, width), came.name, (came.size,), came.size, None)
+    return Network(graph, (height, width), came.name, (came.size,), came.size, "classifier-unit", None)
 
 
 def _step(
-    graph: Graph, layer: Section, came: Feature, earlier: joins.Earlier, weights: WeightsFile
+    graph: Graph,
+    layer: Section,
+    came: Feature,
+    earlier: joins.Earlier,
+    weights: WeightsFile,
+    plain: Mapping[str, _Plain],
 ) -> Feature:
     if layer.kind in WEIGHTED:
         return WEIGHTED[layer.kind](graph, layer, came, weights)
-    if layer.kind in PLAIN:
-        return PLAIN[layer.kind](graph, layer, came)
+    if layer.kind in plain:
+        return plain[layer.kind](graph, layer, came)
     if layer.kind in JOINING:
         return JOINING[layer.kind](graph, layer, came, earlier)
     if layer.kind in TRAINING:
@@ -122,9 +143,12 @@ def _detector(graph: Graph, layer: Section, found: Sequence[Head], input_hw: tup
     classes = {head.classes for head in found}
     if len(classes) != 1:
         raise layer.error(f"expected heads of one number of classes; got {sorted(classes)}")
+    if len({head.tree for head in found}) != 1:
+        raise layer.unsupported("a tree of classes in some of the heads")
     graph.scope = "boxes"
     names = [head.name for head in found]
     output = names[0] if len(names) == 1 else graph.add("Concat", names, axis=2)
     head = found[0]
-    shape = (4 + head.classes, sum(head.boxes for head in found))
-    return Network(graph, input_hw, output, shape, head.classes, (head.conf_threshold, head.iou_threshold))
+    shape, family = (head.rows, sum(head.boxes for head in found)), "yolo9000" if head.tree else "yolov8"
+    thresholds = (head.conf_threshold, head.iou_threshold)
+    return Network(graph, input_hw, output, shape, head.classes, family, thresholds)

@@ -118,6 +118,10 @@ NETS = {
     + _conv(6, 3, "mish", stride=2)
     + _conv(14, 1, "logistic", norm=0)
     + YOLO.format(mask="1,3", classes=2, more="scale_x_y=2.0\nnew_coords=1\n"),
+    "gaussian": NET.format(w=24, h=16)
+    + _conv(6, stride=2)
+    + _conv(2 * (9 + 3), 1, "linear", norm=0)
+    + YOLO.replace("[yolo]", "[Gaussian_yolo]").format(mask="1,3", classes=3, more="scale_x_y=1.2\n"),
     "attention": NET.format(w=24, h=16)
     + _conv(4, 3, "leaky", stride=2)
     + "[avgpool]\n"
@@ -141,6 +145,26 @@ NETS = {
     + "[connected]\noutput=6\nactivation=linear\n[softmax]\n",
 }
 
+# 24 classes: groups of 1 to 6, five levels, a group of one in the middle of a path, leaves at each level.
+TREE = "".join(
+    f"c{number} {parent}\n"
+    for number, parent in enumerate(
+        [-1, -1, -1, 0, 0, 0, 0, 0, 0, 1, 1, 3, 3, 3, 4, 9, 9, 11, 11, 14, 14, 14, 19, 19]
+    )
+)
+# Both name the tree as {tree}; the last convolution's filters are the values behind which it stands.
+TREE_NETS = {
+    "region": NET.format(w=32, h=24)
+    + _conv(6, stride=2)
+    + _head(2, 24)
+    + REGION.replace("classes=3", "classes=24").format(more="softmax=1\ntree={tree}\nmap = coco9k.map\n"),
+    "softmax": NET.format(w=12, h=8)
+    + _conv(6, stride=2)
+    + "[connected]\noutput=24\nactivation=linear\n"
+    + "[softmax]\ngroups=1\ntree={tree}\n"
+    + "[cost]\ntype=masked\n",
+}
+
 KNOWN = {
     "v3": ("darknet", "opencv"),
     "v2": ("darknet", "opencv"),
@@ -153,5 +177,7 @@ KNOWN = {
     "v4": ("opencv",),
     "v4-new-coords": ("opencv",),
     "attention": ("opencv",),
+    # AlexeyAB's Darknet alone has it, which no distribution has.
+    "gaussian": (),
     "rest": (),
 }

@@ -254,6 +254,26 @@ class Network:
         self.heads.append(np.array(self._heads_now))
         return x
 
+    def Gaussian_yolo(self, x, options, take, number):
+        numbers = [float(t) for t in options["anchors"].split(",")]
+        scale, (_, height, width) = float(options.get("scale_x_y", 1)), self.input_shape
+        _, rows, columns = x.shape
+        found = []
+        for k, anchor in enumerate(int(t) for t in options["mask"].split(",")):
+            pw, ph = numbers[2 * anchor : 2 * anchor + 2]
+            part = x[k * (9 + int(options["classes"])) :][: 9 + int(options["classes"])]
+            for i in range(rows):
+                for j in range(columns):
+                    x0, dx, y0, dy, w, dw, h, dh, objectness, *kinds = part[:, i, j]
+                    unsure = sum(sigmoid(spread) for spread in (dx, dy, dw, dh)) / 4
+                    cx = (j + scale * sigmoid(x0) - (scale - 1) / 2) / columns
+                    cy = (i + scale * sigmoid(y0) - (scale - 1) / 2) / rows
+                    sure = sigmoid(objectness) * (1 - unsure)
+                    box = [cx, cy, math.exp(w) * pw / width, math.exp(h) * ph / height]
+                    found.append([*box, sigmoid(objectness), *(sure * sigmoid(kind) for kind in kinds)])
+        self.heads.append(np.array(found))
+        return x
+
     def region(self, x, options, take, number):
         numbers = np.array([float(t) for t in options["anchors"].split(",")]).reshape(-1, 2)
 
@@ -307,6 +327,18 @@ def random_weights(cfg: str, seed: int) -> np.ndarray:
     network = Network(cfg)
     network.run(np.zeros(network.input_shape), take)
     return np.concatenate([values.ravel() for values in drawn])
+
+
+def tree_weights(cfg: str, seed: int) -> np.ndarray:
+    """The same for a network with a tree, whose last weights are such that classes differ from box to box."""
+    values = random_weights(cfg.replace("tree=", "# "), seed)
+    values[-300:] *= 3
+    return values
+
+
+def contrasts(shape: tuple[int, int, int], seed: int) -> np.ndarray:
+    """A picture of noise that is no average grey to a convolution: float32."""
+    return np.random.RandomState(seed).normal(0, 2, shape).astype(np.float32)
 
 
 def reader(values: np.ndarray) -> Take:
