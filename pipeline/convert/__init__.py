@@ -6,10 +6,11 @@ What comes out takes ``images`` float32 [batch, 3, H, W], RGB / 255, with the cf
 and gives ``output``: of a detector [batch, 4 + classes, boxes], decoded (cx, cy, w, h in input pixels,
 then objectness · class probability for each class); of a classifier [batch, classes], probabilities.
 
-Where classes form a tree (YOLO9000), a box has one class, and ``output`` of a detector is [batch, 6,
-boxes]: the box, objectness, and the number of the class, the deepest one over ``tree_threshold``; a
-classifier's has a probability for each leaf and 0 for what is above. 9418 scores for each of 867
-boxes would be 33 MB for each picture, nearly all of them 0.
+Where classes form a tree (YOLO9000), a box has one class, the deepest one over ``tree_threshold``:
+``output`` of a detector is [batch, 5, boxes], the box and its objectness, and beside it ``classes`` int64
+[batch, boxes]. 9418 scores for each of 867 boxes would be 33 MB for each picture, nearly all of them 0;
+in a float, a class beyond 2048 would not outlive a float16 build. A classifier gives a probability for
+each leaf and 0 for what is above.
 
 What a model card would say stands in the file's metadata, each value a text:
 
@@ -113,7 +114,9 @@ def convert_darknet(
     metadata = _metadata(
         network.family, task, network.input_hw, labels or unnamed, resize, network.thresholds
     )
-    model = network.graph.serialise((3, *network.input_hw), network.output, network.shape, metadata)
+    model = network.graph.serialise(
+        (3, *network.input_hw), network.output, network.shape, metadata, network.kinds
+    )
     return Converted(
         model=model,
         task=task,

@@ -103,18 +103,28 @@ class Graph:
         return self.add_many("Split", [name, self.constant(sizes, np.int64)], len(sizes), axis=axis)
 
     def serialise(
-        self, input_chw: tuple[int, int, int], result: str, shape: Sequence[int], metadata: Mapping[str, str]
+        self,
+        input_chw: tuple[int, int, int],
+        result: str,
+        shape: Sequence[int],
+        metadata: Mapping[str, str],
+        kinds: str | None = None,
     ) -> bytes:
         """Return the bytes of the model, equal ones for equal graphs. Raises ModelError beyond 2 GiB.
 
-        One input ``images`` float32 [batch, …], one output ``output`` float32 [batch, …shape].
+        One input ``images`` float32 [batch, …], one output ``output`` float32 [batch, …shape]; with
+        ``kinds`` another one, ``classes`` int64 [batch, boxes], the last of shape.
         """
         nodes = [*self._nodes, helper.make_node("Identity", [result], ["output"], name="output")]
+        outputs = [helper.make_tensor_value_info("output", TensorProto.FLOAT, ["batch", *shape])]
+        if kinds is not None:
+            nodes.append(helper.make_node("Identity", [kinds], ["classes"], name="classes"))
+            outputs.append(helper.make_tensor_value_info("classes", TensorProto.INT64, ["batch", shape[-1]]))
         graph = helper.make_graph(
             nodes,
             "darknet",
             [helper.make_tensor_value_info("images", TensorProto.FLOAT, ["batch", *input_chw])],
-            [helper.make_tensor_value_info("output", TensorProto.FLOAT, ["batch", *shape])],
+            outputs,
             self._tensors,
         )
         model = helper.make_model(

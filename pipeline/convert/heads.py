@@ -1,9 +1,9 @@
 """Detection heads, decoded in the graph: yolo (v3, v4), Gaussian_yolo, region (v2), detection (v1).
 
 Each returns a tensor [batch, 4 + classes, boxes]: cx, cy, w, h in pixels of the input, then for each
-class objectness · class probability; of a tree of classes [batch, 6, boxes], where objectness and the
-number of the class stand behind the box. With (i, j) the column and row of a cell, ``stride`` the size of
-a cell in input pixels, and (pw, ph) an anchor, for yolo and region:
+class objectness · class probability; of a tree of classes [batch, 5, boxes], with the objectness behind
+the box, and the numbers of the classes apart. With (i, j) the column and row of a cell, ``stride`` the
+size of a cell in input pixels, and (pw, ph) an anchor, for yolo and region:
 
     cx = (i + σ(x)) · stride,  w = pw · exp(w'),  score = σ(o) · p
 
@@ -30,20 +30,21 @@ from pipeline.convert.weighted import refuse
 class Head:
     """The boxes of one head, [batch, rows, boxes], and the thresholds its program uses for it.
 
-    ``tree``: whether there is one class for each box, from a tree, instead of a score for each class.
+    ``kinds`` are the classes' numbers, int64 [batch, boxes], where there is one for each box, from a tree,
+    instead of a score for each class.
     """
 
     name: str
     classes: int
     boxes: int
-    tree: bool
+    kinds: str | None
     conf_threshold: float
     iou_threshold: float
 
     @property
     def rows(self) -> int:
         """Of the tensor."""
-        return 6 if self.tree else 4 + self.classes
+        return 4 + (1 if self.kinds is not None else self.classes)
 
 
 def yolo(graph: Graph, layer: Section, came: Feature, input_hw: tuple[int, int]) -> Head:
@@ -105,18 +106,17 @@ def region(
     cells = _Cells.of(layer, came, input_hw, count, layer.integer("classes", 20, 1))
     xy, wh, objectness, classes = cells.split(graph, came)
     scores = graph.add("Sigmoid", [objectness])
-    tree = hierarchy is not None and "tree" in layer.options
-    if hierarchy is not None and tree:
+    kinds = None
+    if hierarchy is not None and "tree" in layer.options:
         hierarchy.check(layer, cells.classes)
-        best = hierarchy.deepest(graph, classes, count, cells.h * cells.w)
-        scores = graph.add("Concat", [scores, best], axis=2)
+        kinds = hierarchy.deepest(graph, classes, count, cells.h * cells.w)
     elif layer.integer("softmax", 0):
         scores = graph.add("Mul", [scores, graph.add("Softmax", [classes], axis=2)])
     else:
         scores = graph.add("Mul", [scores, graph.add("Sigmoid", [classes])])
     sizes = _anchors(layer, count) * np.array(cells.stride_xy)
     xy, wh = graph.add("Sigmoid", [xy]), graph.add("Exp", [wh])
-    return cells.join(graph, xy, 1.0, wh, sizes, scores, tree=tree)
+    return cells.join(graph, xy, 1.0, wh, sizes, scores, kinds=kinds)
 
 
 def detection(graph: Graph, layer: Section, came: Feature, input_hw: tuple[int, int]) -> Head:
@@ -221,7 +221,7 @@ class _Cells:
         sizes: NDArray[Any],
         scores: str,
         thresholds: tuple[float, float] = (0.5, 0.45),
-        tree: bool = False,
+        kinds: str | None = None,
     ) -> Head:
         """Return the head of ``xy`` in 0..1 of a cell, and ``wh`` in ``sizes`` [anchors, 2] input pixels.
 
@@ -237,5 +237,5 @@ class _Cells:
         name = graph.add("Concat", [xy, wh, scores], axis=2)
         # Blocks of whole maps change places, so this costs a copy and no more.
         name = graph.add("Transpose", [name], perm=[0, 2, 1, 3])
-        head = Head(name, self.classes, self.count * self.h * self.w, tree, *thresholds)
+        head = Head(name, self.classes, self.count * self.h * self.w, kinds, *thresholds)
         return replace(head, name=graph.shape(name, head.rows, head.boxes))

@@ -72,7 +72,7 @@ class Hierarchy:
         return graph.add("Mul", [name, graph.constant((tree.child < 0)[None])])
 
     def deepest(self, graph: Graph, logits: str, anchors: int, cells: int) -> str:
-        """Return the number of each box's class, [batch, anchors, 1, cells] of [batch, anchors, n, cells].
+        """Return the number of each box's class, int64 [batch, boxes] of [batch, anchors, n, cells].
 
         ``hierarchy_top_prediction`` of tree.c, behind ``hierarchy_predictions`` as ``get_region_detections``
         (region_layer.c) calls it: from the likeliest root on to the likeliest child, as long as the product
@@ -93,7 +93,7 @@ class Hierarchy:
         among = graph.add("Reciprocal", [sums[0] if len(sums) == 1 else graph.add("Concat", sums, axis=2)])
         first = graph.constant(tree.offset[ordered].reshape(1, 1, -1, 1), np.int64)
         numbers = graph.add("Add", [best[0] if len(best) == 1 else graph.add("Concat", best, axis=2), first])
-        return self._descend(graph, among, numbers, _inverse(ordered))
+        return graph.shape(self._descend(graph, among, numbers, _inverse(ordered)), anchors * cells)
 
     def _descend(self, graph: Graph, among: str, classes: str, place: NDArray[np.int64]) -> str:
         """Walk down from the roots, all boxes at once; ``place`` is where in axis 2 a group stands."""
@@ -114,7 +114,7 @@ class Hierarchy:
             product = graph.add("Mul", [product, probability])
             going = graph.add("And", [going, graph.add("Greater", [product, threshold])])
             answer = graph.add("Where", [going, here, answer])
-        return graph.add("Cast", [answer], to=1)
+        return answer
 
 
 def _inverse(order: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -56,8 +56,8 @@ LAYERS = tuple(sorted([*WEIGHTED, *PLAIN, *JOINING, *TRAINING, *HEADS], key=str.
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Network:
-    """A finished graph. ``output`` has the shape [batch, …``shape``], the layout of the decoder ``family``;
-    thresholds only of a detector."""
+    """A finished graph. ``output`` has the shape [batch, …``shape``], ``kinds`` (see ``Head``) belong to it
+    where they are there: the layout of the decoder ``family``. Thresholds only of a detector."""
 
     graph: Graph
     input_hw: tuple[int, int]
@@ -66,6 +66,7 @@ class Network:
     classes: int
     family: str
     thresholds: tuple[float, float] | None
+    kinds: str | None = None
 
     @property
     def detects(self) -> bool:
@@ -143,12 +144,22 @@ def _detector(graph: Graph, layer: Section, found: Sequence[Head], input_hw: tup
     classes = {head.classes for head in found}
     if len(classes) != 1:
         raise layer.error(f"expected heads of one number of classes; got {sorted(classes)}")
-    if len({head.tree for head in found}) != 1:
+    kinds = [head.kinds for head in found if head.kinds is not None]
+    if len(kinds) not in (0, len(found)):
         raise layer.unsupported("a tree of classes in some of the heads")
     graph.scope = "boxes"
-    names = [head.name for head in found]
-    output = names[0] if len(names) == 1 else graph.add("Concat", names, axis=2)
     head = found[0]
-    shape, family = (head.rows, sum(head.boxes for head in found)), "yolo9000" if head.tree else "yolov8"
-    thresholds = (head.conf_threshold, head.iou_threshold)
-    return Network(graph, input_hw, output, shape, head.classes, family, thresholds)
+    return Network(
+        graph,
+        input_hw,
+        _joined(graph, [head.name for head in found], 2),
+        (head.rows, sum(head.boxes for head in found)),
+        head.classes,
+        "yolo9000" if kinds else "yolov8",
+        (head.conf_threshold, head.iou_threshold),
+        _joined(graph, kinds, 1) if kinds else None,
+    )
+
+
+def _joined(graph: Graph, names: Sequence[str], axis: int) -> str:
+    return names[0] if len(names) == 1 else graph.add("Concat", names, axis=axis)

@@ -13,9 +13,8 @@ from pipeline.decoders.family import Family, InputDefaults, Match, View
 from pipeline.errors import ModelError
 
 _NAME = "yolo9000"
-_EXPECTED = "one output [1, 6, boxes]"
+_EXPECTED = "outputs [1, 5, boxes] and, of whole numbers, [1, boxes]"
 _MOST_CLASSES = 1 << 24
-"""Beyond it float32 has no number for each."""
 
 
 def decode(
@@ -24,52 +23,54 @@ def decode(
     conf_threshold: float,
     params: Mapping[str, Any],  # noqa: ARG001
 ) -> Candidates:
-    """Decode [1, 6, boxes]: rows cx, cy, w, h in input pixels, objectness, the number of a class.
+    """Decode [1, 5, boxes], rows cx, cy, w, h in input pixels and objectness, and [1, boxes], whole: classes.
 
     Boxes and classes are decoded in the graph (``pipeline.convert``); what is left is left = cx - w / 2,
     and so on. The score is the objectness alone, as ``get_region_detections`` of Darknet's region_layer.c
-    has it with a tree. There are no ``params``. Raises ModelError for other shapes and for classes that
-    are no whole numbers.
+    has it with a tree. There are no ``params``. Raises ModelError for other shapes and dtypes, and for
+    classes below 0.
     """
-    if len(outputs) != 1:
+    if len(outputs) != 2 or outputs[1].dtype.kind not in "iu":
         raise malformed(_NAME, _EXPECTED, outputs)
-    table = matrix(outputs[0], _NAME, _EXPECTED)
-    if len(table) != 6:
+    table, kinds = matrix(outputs[0], _NAME, _EXPECTED), outputs[1].reshape(-1)
+    if len(table) != 5 or outputs[1].shape not in ((1, table.shape[1]), (table.shape[1],)):
         raise malformed(_NAME, _EXPECTED, outputs)
+    passing = table[4] > conf_threshold
+    classes = kinds[passing]
+    if ((classes < 0) | (classes > _MOST_CLASSES)).any():
+        raise ModelError(
+            f"{_NAME}: expected the numbers of classes; got {classes.min()} to {classes.max()}; "
+            f"is {_NAME} the model's family?"
+        )
     with np.errstate(over="ignore", invalid="ignore"):
-        found = table[:, table[4] > conf_threshold].astype(np.float32, copy=False)
-        found = found[:, np.isfinite(found[5])]
-        classes, half_size = found[5], found[2:4] * np.float32(0.5)
-        if ((classes < 0) | (classes > _MOST_CLASSES) | (classes != np.rint(classes))).any():
-            raise ModelError(
-                f"{_NAME}: expected the number of a class in row 5; got values from {classes.min():.4g} to "
-                f"{classes.max():.4g}; is {_NAME} the model's family?"
-            )
+        found = table[:, passing].astype(np.float32, copy=False)
+        half_size = found[2:4] * np.float32(0.5)
         xyxy = np.concatenate([found[:2] - half_size, found[:2] + half_size]).T
-    return Candidates.checked(xyxy, found[4], classes.astype(np.int32))
+    return Candidates.checked(xyxy, found[4], classes)
 
 
 def recognise(view: View) -> Match | None:
-    """One output [1, 6, boxes] where metadata or a card name the family; else YOLOv8's, of 2 classes."""
-    if not view.stated or len(view.outputs) != 1 or view.num_classes is None:
+    """[1, 5, boxes] beside whole numbers [1, boxes] in ``classes``, which nobody else has."""
+    if len(view.outputs) != 2 or not (view.stated or view.outputs[1].name == "classes"):
         return None
-    shape = view.shapes[0]
-    if len(shape) != 3 or shape[1] != 6:
+    (table, kinds), dtype = view.shapes, view.outputs[1].dtype
+    if len(table) != 3 or table[1] != 5 or kinds[1:] != table[2:] or not dtype.startswith(("int", "uint")):
         return None
-    if view.tried and float(np.nanmax(view.arrays[0][:, 5], initial=0)) >= view.num_classes:
+    highest = int(view.arrays[1].max(initial=0)) if view.tried else 0
+    if view.num_classes is None or not 0 <= highest < view.num_classes:
         return None
     return Match(
         view.num_classes,
         {},
-        f"{view.outputs[0]} = box, objectness, class of {shape[2]} boxes, as the file or its card says",
+        f"{view.outputs[0]} = box and objectness of {table[2]} boxes, {view.outputs[1]} = their classes",
         certain=True,
-        holds=(f"cx, cy, w, h in input pixels, objectness, one of {view.num_classes} classes, in rows",),
+        holds=("cx, cy, w, h in input pixels, objectness, in rows", f"one of {view.num_classes} classes"),
     )
 
 
 FAMILY = Family(
     name=_NAME,
-    layout="[1, 6, boxes]: box, objectness, class, as YOLO9000 is converted",
+    layout="[1, 5, boxes]: box, objectness; classes [1, boxes], as YOLO9000 is converted",
     decode=decode,
     recognise=recognise,
     class_aware=True,
