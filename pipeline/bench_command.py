@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from pipeline.bench.axes import Planned, parse_streams, parse_sweep, points
-from pipeline.bench.compare import compare, differences, load
+from pipeline.bench.compare import check_comparable, compare, differences, load
 from pipeline.bench.isolated import measure_apart
 from pipeline.bench.machine import machine
 from pipeline.bench.plot import check_plot, write_plot
@@ -64,6 +64,8 @@ def bench(options: Options, out: Console, err: Console, *, as_json: bool) -> Non
     model = open_model(config.model, config.provider, config.device, input_size=config.input_size)
     planned = list(points(config, model, swept, counts))
     del model
+    if old is not None:
+        check_comparable(old, [dict(point.asked) for point in planned])
     report: dict[str, Any] = {"kind": "framerail bench", "machine": machine(), "points": []}
     with _showing(err) as tell:
         for number, point in enumerate(planned):

@@ -15,6 +15,9 @@ LEAST_NOISE = 0.05
 """Windows of one run within this are called steady: no smaller difference means anything."""
 
 
+_NOTHING = "the two results have no point in common: other model, source, streams or sweep"
+
+
 @dataclass(frozen=True, slots=True)
 class Change:
     """A figure then and now. ``ratio`` is speed now ÷ speed then, ``noise`` the share that proves nothing."""
@@ -69,8 +72,14 @@ def compare(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Change]:
         for change in _changes(then[_key(point)], point)
     ]
     if not changes:
-        raise ConfigError("the two results have no point in common: other model, streams or settings")
+        raise ConfigError(_NOTHING)
     return changes
+
+
+def check_comparable(old: Mapping[str, Any], planned: Sequence[Mapping[str, Any]]) -> None:
+    """Raise ConfigError now where no point that is planned can be in ``old``."""
+    if not any(point["asked"] == asked for point in old["points"] for asked in planned):
+        raise ConfigError(_NOTHING)
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

@@ -1,0 +1,335 @@
+"""Measuring: bounds by arithmetic, steady windows on a real line, sweeps, comparisons, plots."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import threading
+import time
+
+import cv2
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
+from benchmarks.cheap_model import write_cheap_model
+from pipeline import Pipeline
+from pipeline.bench import Cost, Settings, bounds, isolated, measure
+from pipeline.bench.axes import parse_streams, parse_sweep, points
+from pipeline.bench.compare import compare, differences, load
+from pipeline.bench.isolated import measure_apart
+from pipeline.bench.machine import busy_seconds
+from pipeline.bench.plot import check_plot, write_plot
+from pipeline.bench.point import bottleneck
+from pipeline.bench_command import Options, SlowerError, bench
+from pipeline.config import make_config
+from pipeline.errors import ConfigError, ModelError, PipelineError, SinkOpenError
+from pipeline.runtime.model import open_model
+
+SHORT = Settings(warm_up=0.1, window=0.2, most=1.5)
+
+
+def config_of(model: str, source: str = "synthetic:64x48", **stream):
+    return make_config({"streams": [{"source": source, "name": "s", **stream}], "model": model})
+
+
+@pytest.fixture(scope="module")
+def point(cheap_model: str):
+    return measure(config_of(cheap_model), SHORT)
+
+
+# What a machine allows -------------------------------------------------------------------------
+
+costs = st.floats(0.001, 100)
+
+
+@given(st.lists(st.tuples(costs, costs), min_size=5, max_size=5), st.integers(1, 64), st.integers(1, 32))
+def test_the_bound_is_the_least_of_the_cores_and_the_stages_threads(pairs, cores, streams):
+    names = ("capture", "preprocess", "infer", "postprocess", "emit")
+    alone = {name: Cost(*pair) for name, pair in zip(names, pairs, strict=True)}
+    found = bounds(alone, cores=cores, streams=streams, workers={"infer": 3})
+    assert [each.fps for each in found] == sorted(each.fps for each in found)
+    by_name = {each.what: each.fps for each in found}
+    seconds = sum(cost.cpu_ms for cost in alone.values()) / 1000
+    assert by_name["cores"] == pytest.approx(cores / seconds)
+    assert by_name["capture"] == pytest.approx(streams / alone["capture"].wall_ms * 1000)
+    assert by_name["infer"] == pytest.approx(3 / alone["infer"].wall_ms * 1000)
+    assert by_name["emit"] == pytest.approx(1 / alone["emit"].wall_ms * 1000)
+
+
+def test_paced_sources_bound_too():
+    alone = {"infer": Cost(10, 10)}
+    found = bounds(alone, cores=2, streams=1, workers={}, source_fps=30.0)
+    assert (found[0].what, found[0].fps) == ("source", 30.0)
+
+
+def test_the_bottleneck_is_named_with_the_reason():
+    stages = {
+        "capture": {"alone_cpu_ms": 2.0, "busy": 0.3},
+        "infer": {"alone_cpu_ms": 18.0, "busy": 0.97},
+        "emit": {"alone_cpu_ms": 0.0, "busy": 0.99},
+    }
+    paced = bounds({"infer": Cost(10, 10)}, cores=2, streams=1, workers={}, source_fps=30.0)
+    free = [each for each in paced if each.what != "source"]
+    assert bottleneck(stages, 1.0, 2, paced, 29.9)["what"] == "source"
+    assert bottleneck(stages, 1.0, 2, paced, 20.0)["what"] == "emit"
+    cores = bottleneck(stages, 1.9, 2, free, 100.0)
+    assert (cores["what"], "infer takes 90%" in cores["why"]) == ("cores", True)
+
+
+def test_the_cores_that_anybody_uses(tmp_path):
+    """Idle and waiting do not count; nor do cores that this process may not use."""
+    mine = sorted(os.sched_getaffinity(0))
+    ticks = "100 20 30 5000 600 4 5 60 0 0"
+    stat = tmp_path / "stat"
+    stat.write_text("\n".join(["cpu  9 9 9 9 9 9 9 9", *(f"cpu{n} {ticks}" for n in [*mine, 4096])]))
+    assert busy_seconds(stat) == len(mine) * 219 / os.sysconf("SC_CLK_TCK")
+    assert busy_seconds(tmp_path / "none") is None
+
+
+# A point ---------------------------------------------------------------------------------------
+
+
+def test_a_point_tells_what_the_line_did(point):
+    assert point["conserved"] is True
+    assert point["provider"]["active"] == "CPUExecutionProvider"
+    assert len(point["windows"]) >= point["counted"] == 3
+    assert set(point["stages"]) == {"capture", "preprocess", "infer", "postprocess", "emit"}
+    for stage in point["stages"].values():
+        assert 0 < stage["alone_cpu_ms"] < 5
+        assert 0 < stage["line_ms"] <= stage["line_p99_ms"] * 1.03
+        assert 0 <= stage["busy"] <= 1.1
+    assert {"frames:s", "blobs", "outputs", "results"} == set(point["channels"])
+    assert all(0 <= channel["fill"] <= 1 for channel in point["channels"].values())
+    assert point["ratio"] == pytest.approx(point["fps"] / point["bound_fps"])
+    assert point["bound_fps"] == min(bound["fps"] for bound in point["bounds"])
+    latency = point["latency_ms"]
+    assert 0 < latency["p50"] <= latency["p95"] <= latency["p99"]
+    assert 0 < point["cores_used"] <= point["cores"] + 0.2
+    assert json.loads(json.dumps(point)) == point
+
+
+def test_the_rate_is_that_of_the_windows_and_the_books(point):
+    counted = sorted(point["windows"][-3:])
+    assert point["fps"] == counted[1]
+    assert point["streams"]["s"]["fps"] == pytest.approx(sum(counted) / 3, rel=0.02)
+
+
+def test_a_source_that_delivers_no_more_is_the_bottleneck(cheap_model):
+    found = measure(config_of(cheap_model, pace=50), SHORT)
+    assert found["bottleneck"]["what"] == "source"
+    assert found["fps"] == pytest.approx(50, rel=0.15)
+    assert found["bounds"][0]["what"] == "source"
+
+
+def test_what_is_not_steady_is_said(cheap_model):
+    noted = measure(config_of(cheap_model), Settings(warm_up=0, window=0.05, most=0.1, tolerance=0.0))
+    assert noted["steady"] is False
+    assert "not steady" in noted["notes"][0]
+
+
+def test_a_source_that_ends_too_soon_is_an_error(cheap_model):
+    with pytest.raises(ConfigError, match="ended before 3 windows"):
+        measure(config_of(cheap_model, "synthetic:64x48?frames=20"), SHORT)
+
+
+def test_no_thread_is_left_behind(cheap_model):
+    before = set(threading.enumerate())
+    with pytest.raises(ConfigError):
+        measure(config_of(cheap_model, "synthetic:64x48?frames=20"), SHORT)
+    assert set(threading.enumerate()) <= before
+
+
+def test_a_point_in_its_own_process_is_the_same_or_the_same_error(cheap_model, tmp_path):
+    rates: list[list[float]] = []
+    found = measure_apart(config_of(cheap_model), SHORT, lambda so_far: rates.append(list(so_far)))
+    assert rates[-1] == found["windows"]
+    broken = tmp_path / "broken.onnx"
+    broken.write_bytes(b"no model")
+    with pytest.raises(ModelError, match="cannot load model"):
+        measure_apart(config_of(str(broken)), SHORT)
+
+
+def test_a_process_that_dies_is_an_error(cheap_model, monkeypatch):
+    monkeypatch.setattr(isolated, "_work", _die)
+    with pytest.raises(PipelineError, match=r"ended by itself \(exit code -9\)"):
+        measure_apart(config_of(cheap_model), SHORT)
+
+
+def _die(*_arguments: object) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+# What is varied --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("texts", "meant"),
+    [
+        ([], {}),
+        (["batch"], {"batch": ()}),
+        (["batch=1,4,workers,threads=2"], {"batch": ("1", "4"), "workers": (), "threads": ("2",)}),
+        (
+            ["provider=cpu", "input-size=320x256,416"],
+            {"provider": ("cpu",), "input-size": ("320x256", "416")},
+        ),
+    ],
+)
+def test_a_sweep_is_read(texts, meant):
+    assert parse_sweep(texts) == meant
+
+
+@pytest.mark.parametrize(
+    ("parse", "text", "says"),
+    [
+        (parse_sweep, ["worker"], "did you mean 'workers'"),
+        (parse_sweep, ["batch=1", "batch=2"], "batch stands twice"),
+        (parse_streams, "0", "such as 1,2,4,8"),
+        (parse_streams, "1,x", "such as 1,2,4,8"),
+        (parse_streams, "2,2", "such as 1,2,4,8"),
+    ],
+)
+def test_a_sweep_that_cannot_be_meant_is_refused(parse, text, says):
+    with pytest.raises(ConfigError, match=says):
+        parse(text)
+
+
+def test_every_combination_is_a_point(tmp_path):
+    model = str(write_cheap_model(tmp_path / "m.onnx", dynamic_batch=True))
+    config = config_of(model)
+    planned = list(points(config, open_model(model), {"batch": (), "workers": ("1", "3")}, [1, 2]))
+    assert [tuple(each.asked.values()) for each in planned] == [
+        (batch, workers, streams) for batch in "1248" for workers in "13" for streams in (1, 2)
+    ]
+    for each in planned:
+        assert each.config.batch == int(each.asked["batch"])
+        assert each.config.infer_workers == int(each.asked["workers"])
+        assert [stream.name for stream in each.config.streams] == ["1", "2"][: each.asked["streams"]]
+    assert planned[-1].label == "batch 8, workers 3, 2 streams"
+
+
+# Then and now ----------------------------------------------------------------------------------
+
+
+def report_of(point, fps, infer_ms=10.0, spread=0.0):
+    """A result with another rate."""
+    changed = json.loads(json.dumps({"asked": {}, "label": "", "source": "s", **point}))
+    changed["windows"], changed["fps"] = [fps * (1 - spread), fps, fps], fps
+    changed["stages"]["infer"] |= {"alone_cpu_ms": infer_ms, "alone_spread": 0.0}
+    return {
+        "kind": "framerail bench",
+        "machine": {"cpu": "c", "cores": 2, "versions": {"x": "1"}},
+        "points": [changed],
+    }
+
+
+@pytest.mark.parametrize(
+    ("now", "spread", "verdict"),
+    [(100, 0, "same"), (96, 0, "same"), (90, 0, "slower"), (112, 0, "faster"), (85, 0.2, "same")],
+)
+def test_slower_is_slower_beyond_noise(point, now, spread, verdict):
+    changes = {
+        each.what: each for each in compare(report_of(point, 100), report_of(point, now, spread=spread))
+    }
+    assert changes["throughput"].verdict == verdict
+    assert changes["infer alone"].verdict == "same"
+
+
+def test_a_stage_alone_is_compared_too(point):
+    changes = {each.what: each for each in compare(report_of(point, 100), report_of(point, 100, infer_ms=12))}
+    assert changes["infer alone"].verdict == "slower"
+    assert changes["infer alone"].ratio == pytest.approx(10 / 12)
+
+
+def test_what_cannot_be_compared(point, tmp_path, capsys):
+    other = report_of(point, 100)
+    other["points"][0]["asked"] = {"batch": "4"}
+    with pytest.raises(ConfigError, match="no point in common"):
+        compare(other, report_of(point, 100))
+    (tmp_path / "other.json").write_text(json.dumps(other))
+    with pytest.raises(ConfigError, match="no point in common"):  # before anything is measured
+        run_bench(capsys, "nanodet-g", compare=str(tmp_path / "other.json"))
+    for text in ("{}", "no JSON", "[]"):
+        (tmp_path / "old.json").write_text(text)
+        with pytest.raises(ConfigError, match="no result of"):
+            load(str(tmp_path / "old.json"))
+    with pytest.raises(ConfigError, match="cannot read"):
+        load(str(tmp_path / "nothing.json"))
+    newer = report_of(point, 100)
+    newer["machine"] = {"cpu": "d", "cores": 2, "versions": {"x": "2", "y": "1"}}
+    assert differences(other, newer) == ["cpu: c → d", "x: 1 → 2", "y: None → 1"]
+
+
+# The command -----------------------------------------------------------------------------------
+
+
+def run_bench(capsys, model, **options):
+    quiet = Console(file=io.StringIO())
+    options = Options(sources=["synthetic:64x48"], settings=SHORT, run={"model": model}, **options)
+    bench(options, quiet, quiet, as_json=True)
+    return json.loads(capsys.readouterr().out)
+
+
+def test_the_command_measures_every_point_and_keeps_what_cannot_run(cheap_model, tmp_path, capsys):
+    plot = tmp_path / "plot.html"
+    report = run_bench(capsys, cheap_model, sweep=["batch=1,9"], streams="1,2", plot=str(plot))
+    assert [point["label"] for point in report["points"]] == [
+        "batch 1, 1 stream", "batch 1, 2 streams", "batch 9, 1 stream", "batch 9, 2 streams"
+    ]  # fmt: skip
+    assert all("takes exactly 1 a run" in point["error"] for point in report["points"][2:])
+    assert len(report["points"][1]["streams"]) == 2
+    page = plot.read_text()
+    assert "<svg" in page
+    assert "batch 1, 2 streams" in page
+    assert "takes exactly 1 a run" in page
+    for point in report["points"][:2]:
+        point["fps"] *= 10**6
+    again = tmp_path / "old.json"
+    again.write_text(json.dumps(report))
+    with pytest.raises(SlowerError, match="batch 1, 1 stream: throughput is slower"):
+        run_bench(capsys, cheap_model, sweep=["batch=1"], streams="1", compare=str(again))
+    assert json.loads(capsys.readouterr().out)["compared"][0]["verdict"] == "slower"
+
+
+def test_one_point_that_cannot_run_is_an_error(cheap_model, capsys):
+    with pytest.raises(PipelineError, match="takes exactly 1 a run"):
+        run_bench(capsys, cheap_model, sweep=["batch=9"])
+
+
+def test_what_is_wrong_is_said_before_anything_is_measured(cheap_model, tmp_path, capsys):
+    begun = time.monotonic()
+    for options, error in (
+        ({"plot": "plot.txt"}, ConfigError),
+        ({"plot": str(tmp_path / "no" / "plot.png")}, SinkOpenError),
+        ({"compare": str(tmp_path / "no.json")}, ConfigError),
+        ({"sweep": ["speed"]}, ConfigError),
+    ):
+        with pytest.raises(error):
+            run_bench(capsys, cheap_model, **options)
+    assert time.monotonic() - begun < 1
+
+
+@pytest.mark.parametrize("asked", [{}, {"streams": 1}])
+@pytest.mark.parametrize("kind", [".png", ".svg"])
+def test_a_plot_is_a_picture(point, tmp_path, asked, kind):
+    report = report_of(point, 100)
+    report["machine"]["date"] = "today"
+    report["points"] += [dict(report["points"][0])]
+    for number, each in enumerate(report["points"]):
+        each["asked"] = {key: value + number for key, value in asked.items()}
+    path = tmp_path / f"plot{kind}"
+    check_plot(str(path))
+    write_plot(str(path), report)
+    if kind == ".png":
+        assert cv2.imread(str(path)).shape[1] > 1000
+    else:
+        assert "frames/s" in path.read_text() or "<svg" in path.read_text()
+
+
+def test_files_are_looped_and_cameras_are_not(cheap_model):
+    config = Options(sources=["sample:", "rtsp://camera/1"], run={"model": cheap_model}).config()
+    assert [stream.loop for stream in config.streams] == [True, False]
+    assert Pipeline(config) is not None
