@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import random
 import threading
@@ -212,6 +213,36 @@ def test_quick_calls_share_a_take_and_slow_ones_do_not() -> None:
         # With one take a call, two more items are gone at each call; with one for many, they go at once.
         steps = {before - after for before, after in itertools.pairwise(depths)}
         assert (steps == {2}) == (not shared)
+
+
+@pytest.mark.parametrize(("work_seconds", "together"), [(0.0, False), (0.0005, True)])
+def test_cheap_stages_work_one_at_a_time_and_dear_ones_side_by_side(
+    work_seconds: float, together: bool
+) -> None:
+    """Cheap ones would only fight for the interpreter's lock."""
+    inside, meetings = 0, 0
+    lock = threading.Lock()
+
+    def work(items: list[int]) -> list[int]:
+        nonlocal inside, meetings
+        for item in items:
+            with lock:
+                meetings += inside > 0 and item >= COUNT  # by then it is known what an item takes
+                inside += 1
+            hashlib.sha256(bytes(4096))  # lets go of the interpreter, as native calls do
+            if work_seconds:
+                time.sleep(work_seconds)
+            with lock:
+                inside -= 1
+        return items
+
+    flow = Flow(Books())
+    first, second, third = (flow.channel(f"c{n}", "a", 8) for n in range(3))
+    flow.feed("feed", "feed", lambda: iter(range(3 * COUNT)), first)
+    flow.stage("a", [work], first, second, limit=4)
+    flow.stage("b", [work] * 2, second, third, limit=4)
+    assert run(flow, third) == list(range(3 * COUNT))
+    assert (meetings > 0) == together
 
 
 def test_a_stage_that_loses_an_item_is_found_out() -> None:

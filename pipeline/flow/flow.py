@@ -53,6 +53,8 @@ class Flow:
     def __init__(self, observer: Observer) -> None:
         self.observer = observer
         self.errors: list[Exception] = []
+        self.baton = threading.Lock()
+        """Held by a cheap stage while it works (see CHEAP_SECONDS), and by nobody who waits for a channel."""
         self._channels: list[Channel[Any]] = []
         self._resizable: list[Channel[Any]] = []
         self._merges: list[Merge[Any]] = []
