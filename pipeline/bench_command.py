@@ -12,9 +12,10 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from pipeline.bench.axes import Planned, parse_streams, parse_sweep, points
 from pipeline.bench.compare import check_comparable, compare, differences, load
-from pipeline.bench.isolated import measure_apart
+from pipeline.bench.isolated import apart
 from pipeline.bench.machine import machine
 from pipeline.bench.plot import check_plot, write_plot
+from pipeline.bench.point import measure
 from pipeline.bench.steady import Settings
 from pipeline.bench.table import print_changes, print_report
 from pipeline.config import Config, make_config
@@ -99,7 +100,7 @@ def _measured(planned: Planned, settings: Settings, told: Callable[[list[float]]
         "source": ", ".join(dict.fromkeys(redact(each.source) for each in planned.config.streams)),
     }
     try:
-        return {**about, **measure_apart(planned.config, settings, told)}
+        return {**about, **apart(measure, planned.config, settings, told)}
     except PipelineError as error:
         return {**about, "error": str(error)}
     except ExceptionGroup as group:

@@ -20,7 +20,7 @@ from typing import Annotated, Any, Optional
 import typer
 
 from pipeline import __version__
-from pipeline.cli_bench import bench
+from pipeline.cli_bench import bench, plan
 from pipeline.cli_eval import evaluate
 from pipeline.cli_models import models_app
 from pipeline.command import CANCELLED, console, given, log, reporting, stdout
@@ -421,6 +421,11 @@ app.command(
     epilog="Examples: framerail eval --model m.onnx --images val2017 --annotations instances_val2017.json; "
     "framerail eval --model m-int8.onnx --reference m.onnx clip.mp4 --every-nth 10 --min-ap 0.95",
 )(evaluate)
+app.command(
+    "plan",
+    epilog="Examples: framerail plan --fps 15 --resolution 1080p; framerail plan gate.mp4 --fps 10 "
+    "--model m.onnx --p99-age-ms 300 --max-drop 1% --json",
+)(plan)
 app.command(
     "bench",
     epilog="Examples: framerail bench sample:; framerail bench clip.mp4 --model m.onnx --streams 1,2,4,8 "

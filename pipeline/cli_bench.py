@@ -1,4 +1,4 @@
-"""``framerail bench``."""
+"""``framerail bench`` and ``framerail plan``."""
 
 from __future__ import annotations
 
@@ -111,3 +111,83 @@ def bench(
             ),
         )
         bench_command.bench(options, stdout(), console, as_json=as_json)
+
+
+def plan(
+    source: Annotated[
+        str | None,
+        typer.Argument(metavar="[SOURCE]", help="A video of what the cameras will see. Default: sample:"),
+    ] = None,
+    fps: Annotated[float, typer.Option("--fps", help="Of each camera.")] = 25.0,
+    resolution: Annotated[
+        str, typer.Option("--resolution", metavar="1080p|WxH", help="480p, 720p, 1080p, 1440p, 4k or WxH.")
+    ] = "1080p",
+    p99_age_ms: Annotated[
+        float, typer.Option("--p99-age-ms", metavar="MS", help="From capture to result, 99 of 100 frames.")
+    ] = 200.0,
+    max_drop: Annotated[
+        str, typer.Option("--max-drop", metavar="0.1%", help="Of the frames of any camera.")
+    ] = "0.1%",
+    model: Annotated[
+        str | None,
+        typer.Option("--model", "-m", metavar="NAME|FILE.onnx", help="Default: nanodet-g."),
+    ] = None,
+    provider: Annotated[
+        str | None,
+        typer.Option("--provider", "-p", help=f"One of: {', '.join(PROVIDER_NAMES)}. Default: auto."),
+    ] = None,
+    device: Annotated[int | None, typer.Option("--device", help="Index of the provider's device.")] = None,
+    input_size: Annotated[
+        str | None,
+        typer.Option(
+            "--input-size", metavar="N|WxH", help="Of the model's input, where its file leaves that open."
+        ),
+    ] = None,
+    batch: Annotated[
+        int | None, typer.Option("--batch", metavar="N", help="Frames that one run may take. Default: 1.")
+    ] = None,
+    linger_ms: Annotated[
+        float | None,
+        typer.Option("--linger-ms", metavar="MS", help="How long a run waits for its batch. Default: 0."),
+    ] = None,
+    every_nth: Annotated[
+        int | None, typer.Option("--every-nth", metavar="N", help="Detect in every Nth frame only.")
+    ] = None,
+    most: Annotated[int, typer.Option("--most", metavar="N", help="Cameras to try at most.")] = 64,
+    seconds: Annotated[float, typer.Option("--seconds", help="Length of a trial.")] = 10.0,
+    confirm: Annotated[
+        float, typer.Option("--confirm", metavar="SECONDS", help="Length of the trials that settle it.")
+    ] = 60.0,
+    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Log everything; tracebacks too.")] = False,
+) -> None:
+    """Find out how many cameras this machine carries, by running them, and what gives out first."""
+    from pipeline import dependencies, logs
+
+    logs.set_up("text", quiet=True, debug=debug, console=console)
+    with reporting():
+        dependencies.check()
+        from pipeline import plan_command
+
+        options = plan_command.Options(
+            source=source,
+            fps=fps,
+            resolution=resolution,
+            p99_age_ms=p99_age_ms,
+            max_drop=max_drop,
+            most=most,
+            seconds=seconds,
+            confirm=confirm,
+            every_nth=every_nth,
+            run=given(
+                {
+                    "model": model,
+                    "provider": provider,
+                    "device": device,
+                    "input_size": input_size,
+                    "batch": batch,
+                    "linger_ms": linger_ms,
+                }
+            ),
+        )
+        plan_command.plan(options, stdout(), console, as_json=as_json)

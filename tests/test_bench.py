@@ -20,7 +20,7 @@ from pipeline import Pipeline
 from pipeline.bench import Cost, Settings, bounds, isolated, measure
 from pipeline.bench.axes import parse_streams, parse_sweep, points
 from pipeline.bench.compare import compare, differences, load
-from pipeline.bench.isolated import measure_apart
+from pipeline.bench.isolated import apart
 from pipeline.bench.machine import busy_seconds
 from pipeline.bench.plot import check_plot, write_plot
 from pipeline.bench.point import bottleneck
@@ -50,7 +50,7 @@ costs = st.floats(0.001, 100)
 def test_the_bound_is_the_least_of_the_cores_and_the_stages_threads(pairs, cores, streams):
     names = ("capture", "preprocess", "infer", "postprocess", "emit")
     alone = {name: Cost(*pair) for name, pair in zip(names, pairs, strict=True)}
-    found = bounds(alone, cores=cores, streams=streams, workers={"infer": 3})
+    found = bounds(alone, cores=cores, threads={"capture": streams, "infer": 3})
     assert [each.fps for each in found] == sorted(each.fps for each in found)
     by_name = {each.what: each.fps for each in found}
     seconds = sum(cost.cpu_ms for cost in alone.values()) / 1000
@@ -62,7 +62,7 @@ def test_the_bound_is_the_least_of_the_cores_and_the_stages_threads(pairs, cores
 
 def test_paced_sources_bound_too():
     alone = {"infer": Cost(10, 10)}
-    found = bounds(alone, cores=2, streams=1, workers={}, source_fps=30.0)
+    found = bounds(alone, cores=2, threads={}, source_fps=30.0)
     assert (found[0].what, found[0].fps) == ("source", 30.0)
 
 
@@ -72,7 +72,7 @@ def test_the_bottleneck_is_named_with_the_reason():
         "infer": {"alone_cpu_ms": 18.0, "busy": 0.97},
         "emit": {"alone_cpu_ms": 0.0, "busy": 0.99},
     }
-    paced = bounds({"infer": Cost(10, 10)}, cores=2, streams=1, workers={}, source_fps=30.0)
+    paced = bounds({"infer": Cost(10, 10)}, cores=2, threads={}, source_fps=30.0)
     free = [each for each in paced if each.what != "source"]
     assert bottleneck(stages, 1.0, 2, paced, 29.9)["what"] == "source"
     assert bottleneck(stages, 1.0, 2, paced, 20.0)["what"] == "emit"
@@ -145,18 +145,18 @@ def test_no_thread_is_left_behind(cheap_model):
 
 def test_a_point_in_its_own_process_is_the_same_or_the_same_error(cheap_model, tmp_path):
     rates: list[list[float]] = []
-    found = measure_apart(config_of(cheap_model), SHORT, lambda so_far: rates.append(list(so_far)))
+    found = apart(measure, config_of(cheap_model), SHORT, lambda so_far: rates.append(list(so_far)))
     assert rates[-1] == found["windows"]
     broken = tmp_path / "broken.onnx"
     broken.write_bytes(b"no model")
     with pytest.raises(ModelError, match="cannot load model"):
-        measure_apart(config_of(str(broken)), SHORT)
+        apart(measure, config_of(str(broken)), SHORT)
 
 
 def test_a_process_that_dies_is_an_error(cheap_model, monkeypatch):
     monkeypatch.setattr(isolated, "_work", _die)
     with pytest.raises(PipelineError, match=r"ended by itself \(exit code -9\)"):
-        measure_apart(config_of(cheap_model), SHORT)
+        apart(measure, config_of(cheap_model), SHORT)
 
 
 def _die(*_arguments: object) -> None:

@@ -16,7 +16,7 @@ FLOORS = {
     "cli": 5, "cli_bench": 5, "cli_eval": 5, "cli_models": 5, "command": 5,
     "console": 4, "doctor": 4, "model_commands": 4, "pull_command": 4, "identify_command": 4,
     "convert_command": 4,
-    "eval_command": 4, "evaluation": 4, "bench_command": 4,
+    "eval_command": 4, "evaluation": 4, "bench_command": 4, "plan_command": 4,
     "app": 4, "decide": 4, "iteration": 4, "detector": 4, "summary": 4, "shutdown": 4, "bench": 4,
     "stages": 3,
     "sources": 2, "runtime": 2, "sinks": 2, "accounts": 2, "metrics": 2,
@@ -27,7 +27,7 @@ FLOORS = {
 
 # Within a floor: who may lean on whom, beyond itself.
 NEIGHBOURS = {
-    ("cli", "cli_bench"), ("cli_bench", "command"), ("bench_command", "bench"),
+    ("cli", "cli_bench"), ("cli_bench", "command"), ("bench_command", "bench"), ("plan_command", "bench"),
     ("cli", "cli_eval"), ("cli", "cli_models"), ("cli", "command"), ("cli_eval", "command"),
     ("cli_models", "command"), ("evaluation", "decide"), ("eval_command", "evaluation"),
     ("bench", "app"), ("bench", "decide"), ("bench", "doctor"), ("bench", "summary"),

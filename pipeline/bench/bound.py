@@ -18,28 +18,23 @@ class Bound:
 
 
 def bounds(
-    costs: Mapping[str, Cost],
-    *,
-    cores: int,
-    streams: int,
-    workers: Mapping[str, int],
-    source_fps: float | None = None,
+    costs: Mapping[str, Cost], *, cores: int, threads: Mapping[str, int], source_fps: float | None = None
 ) -> list[Bound]:
     """Every bound of a line, the tightest first.
 
     ``cores``: all stages share them, so no more frames/s than cores ÷ Σ CPU seconds per frame.
-    A stage: it has so many threads (``workers``; capture one per ``streams``) and each serves one frame,
-    or one batch, at a time. ``source``: sources that deliver ``source_fps`` in all, where they are paced.
+    A stage: each of its ``threads`` serves one frame, or one batch, at a time. ``source``: sources that
+    deliver ``source_fps`` in all, where they are paced.
     """
     total = sum(cost.cpu_ms for cost in costs.values())
     found = [Bound("cores", 1000 * cores / total, f"{cores} cores ÷ {total:.2f} ms of CPU a frame")]
     for stage, cost in costs.items():
-        threads = streams if stage == "capture" else workers.get(stage, 1)
+        count = threads.get(stage, 1)
         found.append(
             Bound(
                 stage,
-                1000 * threads / max(cost.wall_ms, 1e-6),
-                f"{threads} thread{'s' * (threads > 1)} ÷ {cost.wall_ms:.2f} ms a frame",
+                1000 * count / max(cost.wall_ms, 1e-6),
+                f"{count} thread{'s' * (count > 1)} ÷ {cost.wall_ms:.2f} ms a frame",
             )
         )
     if source_fps is not None:

@@ -8,19 +8,19 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
 
-from pipeline.bench.point import measure
+from pipeline.bench.point import Told
 from pipeline.bench.steady import Settings
 from pipeline.config import Config
 from pipeline.errors import PipelineError
 
+Work = Callable[[Config, Settings, Told | None], dict[str, Any]]
 
-def measure_apart(
-    config: Config, settings: Settings, told: Callable[[list[float]], None] | None = None
-) -> dict[str, Any]:
-    """As :func:`measure`, in a fresh process. Raises what it raises; PipelineError if the process dies."""
+
+def apart(work: Work, config: Config, settings: Settings, told: Told | None = None) -> dict[str, Any]:
+    """``work`` in a fresh process: what it returns, or raises; PipelineError where the process dies."""
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe(duplex=False)
-    process = context.Process(target=_work, args=(there, config, settings), daemon=True)
+    process = context.Process(target=_work, args=(there, work, config, settings), daemon=True)
     process.start()
     there.close()
     try:
@@ -46,10 +46,10 @@ def measure_apart(
         here.close()
 
 
-def _work(there: Connection, config: Config, settings: Settings) -> None:
+def _work(there: Connection, work: Work, config: Config, settings: Settings) -> None:
     # Ctrl-C reaches the whole process group; the parent ends this process.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        there.send(("done", measure(config, settings, lambda rates: there.send(("rates", rates)))))
+        there.send(("done", work(config, settings, lambda rates: there.send(("rates", rates)))))
     except Exception as error:
         there.send(("failed", error))

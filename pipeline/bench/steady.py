@@ -44,6 +44,7 @@ class Snapshot:
     emitted: dict[str, int]
     captured: dict[str, int]
     dropped: dict[str, int]
+    """Without the frames that are left out on purpose (every_nth)."""
     latency: dict[str, Histogram]
     stages: dict[str, Histogram]
     batches: dict[int, int]
@@ -182,7 +183,10 @@ def _snapshot(line: Pipeline) -> Snapshot:
         busy_seconds=busy_seconds(),
         emitted={name: each.emitted for name, each in counts.items()},
         captured={name: each.captured for name, each in counts.items()},
-        dropped={name: each.dropped_total for name, each in counts.items()},
+        dropped={
+            name: each.dropped_total - each.dropped.get(("capture", "every_nth"), 0)
+            for name, each in counts.items()
+        },
         latency={name: account.latency.copy() for name, account in accounts.streams.items()},
         stages={name: histogram.copy() for name, histogram in accounts.stages.items()},
         batches=dict(accounts.batches),

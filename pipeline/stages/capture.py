@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
+from zlib import crc32
 
 import numpy as np
 
@@ -75,7 +76,7 @@ class Capture:
         live = source.live if asked is None else asked
         told = self._captured > 0
         if self._pace is None and live and not source.live:
-            self._pace = _Pace(self._stop, stream.pace)
+            self._pace = _Pace(self._stop, stream.pace, name)
         pace = self._pace
         for seq, picture in enumerate(source, start=self._captured):
             self._captured = seq + 1
@@ -112,12 +113,17 @@ class Capture:
 
 
 class _Pace:
-    """Holds pictures back until they are due, as a camera would deliver them: by PTS, or at a rate."""
+    """Holds pictures back until they are due, as a camera would deliver them: by PTS, or at a rate.
 
-    def __init__(self, stop: threading.Event, fps: float | None) -> None:
+    At a rate, each stream begins at a moment of its own (told by its name): cameras do not agree on
+    when they take their pictures.
+    """
+
+    def __init__(self, stop: threading.Event, fps: float | None, name: str) -> None:
         self._stop = stop
         self._fps = fps
         self._count = 0
+        self._phase = crc32(name.encode()) / 2**32
         self._offset: float | None = None
         self._latest = -math.inf
 
@@ -136,7 +142,7 @@ class _Pace:
     def _due(self, picture: Picture) -> float | None:
         if self._fps is not None:
             self._count += 1
-            return self._count / self._fps
+            return (self._count + self._phase * (self._count > 1)) / self._fps
         if picture.pts is None or picture.time_base is None:
             return None
         return float(picture.pts * picture.time_base)

@@ -1,0 +1,143 @@
+"""How many cameras: the search on machines that are made up, the rest on this one."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import av
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
+from pipeline import Pipeline
+from pipeline.bench.clip import SECONDS, make_clip, resolution
+from pipeline.bench.plan import Limits, search
+from pipeline.config import make_config
+from pipeline.errors import ConfigError
+from pipeline.plan_command import NotOneError, Options, plan, share
+
+LIMITS = Limits(fps=10, p99_age_ms=100, max_drop=0.01)
+
+
+def found(*streams, fps=10.0):
+    """What matters of a trial. A stream: captured frames/s, dropped share, p99 age."""
+    return {
+        "fps": fps,
+        "streams": {
+            str(number): {"captured_fps": captured, "dropped_share": dropped, "p99_latency_ms": age}
+            for number, (captured, dropped, age) in enumerate(streams)
+        },
+        "stages": {"infer": {"busy": 0.5}, "capture": {"busy": 0.9}},
+        "cores": 2,
+        "cores_used": 1.0,
+        "peak_mb": 100.0,
+        "notes": ["not steady: of no interest here", "disturbed: of interest"],
+    }
+
+
+GOOD, BAD = (10.0, 0.0, 50.0), (10.0, 0.5, 50.0)
+
+
+@given(st.integers(0, 40), st.integers(-3, 3), st.integers(1, 40), st.integers(1, 40))
+def test_the_answer_holds_in_a_long_trial_and_one_more_does_not(short, longer, most, first):
+    """Whatever short trials say: ``short`` cameras hold in those, ``short + longer`` in long ones."""
+    truth = max(short + longer, 0)
+    runs = []
+
+    def run(count, confirm):
+        runs.append((count, confirm))
+        assert 1 <= count <= most
+        return found(*[GOOD if count <= (truth if confirm else short) else BAD] * count)
+
+    answer = search(run, LIMITS, most, first)
+    assert answer["cameras"] == min(truth, most)
+    assert answer["at_most"] == (answer["cameras"] == most)
+    confirmed = {count for count, confirm in runs if confirm}
+    if answer["cameras"]:
+        assert answer["cameras"] in confirmed
+        if not answer["at_most"]:
+            assert answer["cameras"] + 1 in confirmed
+    if not answer["at_most"]:
+        assert "drops" in answer["gives_out"]["broken"]
+        assert answer["gives_out"]["bottleneck"]["what"] == "capture"
+    assert len(set(runs)) == len(runs) <= 20
+    assert [trial["streams"] for trial in answer["trials"]] == [count for count, _ in runs]
+
+
+@pytest.mark.parametrize(
+    ("streams", "broken"),
+    [
+        ([GOOD, GOOD], set()),
+        ([GOOD, (10.0, 0.02, 50.0)], {"drops"}),
+        ([GOOD, (10.0, 0.0, 120.0)], {"age"}),
+        ([GOOD, (9.0, 0.0, 50.0)], {"capture"}),
+        ([(9.0, 0.5, 500.0)], {"capture", "drops", "age"}),
+        ([GOOD, (0.0, 0.0, None)], {"capture"}),
+    ],
+)
+def test_the_stream_that_fares_worst_decides(streams, broken):
+    assert set(LIMITS.broken(found(*streams))) == broken
+
+
+def test_a_clip_is_what_a_camera_would_send(tmp_path):
+    path = make_clip(tmp_path / "c.mp4", "synthetic:64x48?frames=7", (320, 180), 12.5)
+    with av.open(str(path)) as clip:
+        frames = list(clip.decode(video=0))
+    assert (frames[0].width, frames[0].height) == (320, 180)
+    assert len(frames) == SECONDS * 12.5
+    assert [round(frame.time * 12.5) for frame in frames] == list(range(len(frames)))
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("1080p", (1920, 1080)), ("4K", (3840, 2160)), ("640x360", (640, 360))]
+)
+def test_a_resolution_has_names(text, size):
+    assert resolution(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "1080", "641x360", "8x8", "9000x9000", "axb"])
+def test_a_resolution_that_cannot_be_meant(text):
+    with pytest.raises(ConfigError, match="--resolution: expected"):
+        resolution(text)
+
+
+def test_a_share_may_be_written_either_way():
+    assert share("0.1%") == share("0.001") == pytest.approx(0.001)
+    for text in ("1", "100%", "-1%", "nan", "some"):
+        with pytest.raises(ConfigError, match="--max-drop"):
+            share(text)
+
+
+def test_cameras_do_not_agree_on_when_they_take_their_pictures(cheap_model: str) -> None:
+    streams = [
+        {"source": "synthetic:64x48?frames=6", "name": name, "pace": 20.0} for name in ("north", "south")
+    ]
+    with Pipeline(make_config({"streams": streams, "model": cheap_model})) as line:
+        times: dict[str, float] = {}
+        for result in line:
+            times[result.stream] = result.frame.captured_at
+    assert abs(times["north"] - times["south"]) % 0.05 > 0.002
+
+
+def test_the_command_finds_an_answer_and_tells_machines(cheap_model: str, tmp_path: Path, capsys) -> None:
+    quiet = Console(file=io.StringIO())
+    options = Options(
+        source="synthetic:64x48?frames=5", fps=10, resolution="128x96", p99_age_ms=2000, max_drop="50%",
+        most=2, seconds=0.45, confirm=0.6, run={"model": cheap_model},
+    )  # fmt: skip
+    plan(options, quiet, quiet, as_json=True)
+    report = json.loads(capsys.readouterr().out)
+    assert (report["kind"], report["cameras"], report["at_most"]) == ("framerail plan", 2, True)
+    assert [(trial["streams"], trial["confirming"]) for trial in report["trials"]][-1] == (2, True)
+    assert report["trials"][-1]["fps"] == pytest.approx(20, rel=0.3)
+    assert report["provider"]["active"] == "CPUExecutionProvider"
+    impossible = Options(
+        source="synthetic:64x48?frames=5", fps=10, resolution="128x96", p99_age_ms=0.001,
+        most=1, seconds=0.3, confirm=0.3, run={"model": cheap_model},
+    )  # fmt: skip
+    with pytest.raises(NotOneError, match="p99 age"):
+        plan(impossible, quiet, quiet, as_json=True)
+    assert json.loads(capsys.readouterr().out)["cameras"] == 0
