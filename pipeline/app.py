@@ -221,6 +221,7 @@ class Pipeline:
                 threads,
                 task=config.task,
                 input_size=config.input_size,
+                options=config.provider_options,
             )
             if config.classify is not None:
                 if self.model.family.task == "classify":
@@ -228,7 +229,14 @@ class Pipeline:
                         f"classify: a second model looks at objects, and {self.model.name!r} finds none: it "
                         "classifies whole frames"
                     )
-                self.second = open_model(config.classify, provider, config.device, threads, task="classify")
+                self.second = open_model(
+                    config.classify,
+                    provider,
+                    config.device,
+                    threads,
+                    task="classify",
+                    options=config.provider_options,
+                )
             # Wrong options should be found before a thread is started or a file replaced.
             batch_limit(config, self.model)
             thresholds(config, self.model)

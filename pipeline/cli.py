@@ -91,6 +91,14 @@ def run(
         ),
     ] = None,
     device: Annotated[Optional[int], typer.Option("--device", help="Index of the provider's device.")] = None,
+    provider_option: Annotated[
+        Optional[list[str]],
+        typer.Option(
+            "--provider-option",
+            metavar="NAME=VALUE",
+            help="An option of the provider, as ONNX Runtime calls it; may be repeated.",
+        ),
+    ] = None,
     conf: Annotated[
         Optional[float],
         typer.Option("--conf", help="Least confidence to report. Default: the model's own."),
@@ -259,6 +267,7 @@ def run(
         "model": model,
         "provider": provider,
         "device": device,
+        "provider_options": _provider_options(provider_option),
         "conf_threshold": conf,
         "iou_threshold": iou,
         "classes": classes,
@@ -298,6 +307,17 @@ def _camera(size: str | None, fps: float | None, pixel_format: str | None) -> di
             )
         camera |= {"width": int(width), "height": int(height)}
     return camera or None
+
+
+def _provider_options(given: list[str] | None) -> dict[str, str] | None:
+    pairs = [text.partition("=") for text in given or ()]
+    for name, equals, value in pairs:
+        if not (name and equals and value):
+            raise typer.BadParameter(
+                f"expected NAME=VALUE such as use_tf32=0, got {name + equals + value!r}",
+                param_hint="--provider-option",
+            )
+    return {name: value for name, _, value in pairs} or None
 
 
 def _config(

@@ -13,7 +13,15 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from pipeline.errors import ConfigError
 from pipeline.redact import protect, redact
@@ -105,6 +113,8 @@ class Config(_Strict):
     """A card's name, or the path of an ONNX file."""
     provider: ProviderName = "auto"
     device: Annotated[int, Field(ge=0)] = 0
+    provider_options: dict[str, dict[str, str]] = {}
+    """What each provider is given, by its name: ONNX Runtime's own options and their values."""
     task: Literal["detect", "segment", "pose", "obb", "classify"] | None = None
     """What the model has to be for; None: whatever it is for."""
     input_size: tuple[Side, Side] | None = None
@@ -159,6 +169,31 @@ class Config(_Strict):
                 f"unknown provider {value!r}; did you mean {near!r}? Known: {', '.join(PROVIDER_NAMES)}"
             )
         return value
+
+    @field_validator("provider_options", mode="before")
+    @classmethod
+    def _provider_options(cls, value: Any, info: ValidationInfo) -> Any:
+        """Accept {option: value}, for the provider asked for, as well as {provider: {option: value}}."""
+        if not isinstance(value, dict):
+            return value
+        if any(not isinstance(inner, dict) for inner in value.values()):
+            if "provider" not in info.data:
+                return {}  # it is wrong itself, and said so
+            if info.data["provider"] == "auto":
+                raise ValueError("for which provider? Say provider (--provider), or {cuda: {option: value}}")
+            value = {info.data["provider"]: value}
+        for name, options in value.items():
+            if name not in PROVIDER_NAMES[1:]:
+                near = nearest(str(name), PROVIDER_NAMES[1:])
+                raise ValueError(f"unknown provider {name!r}; did you mean {near!r}?")
+            if "device_id" in options:
+                raise ValueError("device_id: the key device (--device) says it")
+            if bad := [key for key, given in options.items() if not isinstance(given, str | int | float)]:
+                raise ValueError(f"{name}.{bad[0]}: expected a text, a number, true or false")
+        # ONNX Runtime takes text; True and False are spelt as all its providers read them.
+        return {
+            name: {str(key): str(given) for key, given in options.items()} for name, options in value.items()
+        }
 
     @field_validator("input_size", mode="before")
     @classmethod

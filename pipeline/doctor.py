@@ -90,7 +90,8 @@ def _providers() -> dict[str, dict[str, Any]]:
     dependencies.check()
     import onnxruntime as ort
 
-    from pipeline.runtime.providers import PROVIDERS, compiled_in, create_session, plugged_in
+    from pipeline.runtime.provider_table import PROVIDERS
+    from pipeline.runtime.providers import compiled_in, create_session, options_of, plugged_in
 
     compiled, plugged = compiled_in(), plugged_in()
     found: dict[str, dict[str, Any]] = {}
@@ -100,8 +101,9 @@ def _providers() -> dict[str, dict[str, Any]]:
             options = ort.SessionOptions()
             options.log_severity_level = 4
             try:
-                _, nodes = create_session(one_node_model(), name, 0, options)
+                session, nodes = create_session(one_node_model(), name, 0, options)
                 entry["proven"] = nodes.get(provider.ort_name, 0) > 0
+                entry["options"] = options_of(session, name)
             except Exception as error:
                 entry["error"] = redact(" ".join(str(error).split()))
         else:

@@ -68,6 +68,7 @@ def _provider(pipeline: Pipeline, model: Model | None) -> dict[str, Any]:
         "active": session.active if session else None,
         "device": session.device if session else pipeline.config.device,
         "nodes": session.nodes if session else {},
+        "options": session.options if session else {},
     }
 
 

@@ -18,7 +18,7 @@ from pipeline.runtime.card import ModelCard, embedded_card, not_unicode
 from pipeline.runtime.catalog import Located, locate
 from pipeline.runtime.diagnosis import identified
 from pipeline.runtime.labels import card_labels, default_labels
-from pipeline.runtime.session import Session
+from pipeline.runtime.session import ProviderOptions, Session
 from pipeline.runtime.soundness import complaints
 from pipeline.runtime.trial import Trial
 from pipeline.vision.letterbox import InputSpec
@@ -73,16 +73,18 @@ def open_model(
     *,
     task: Task | None = None,
     input_size: tuple[int, int] | None = None,
+    options: ProviderOptions | None = None,
 ) -> Model:
     """Locate, open on a provider, identify and warm up a model.
 
     ``task`` is what it has to be for (None: whatever it is for), ``input_size`` the height and width
-    of its input, where the file leaves that open.
+    of its input, where the file leaves that open; ``options`` are what each provider is given.
 
     Raises ModelError (not found, not loadable, UnknownLayoutError), ProviderError, ConfigError.
     """
     located = locate(model)
-    session = Session(located.path, provider, device, threads)
+    shape = "x".join(map(str, input_size or ()))
+    session = Session(located.path, provider, device, threads, options, shape)
     opened = describe(located, session, input_size)
     if task is not None and opened.family.task != task:
         raise ModelError(

@@ -12,94 +12,22 @@ import importlib
 import importlib.util
 import io
 import logging
+import re
 import threading
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import onnxruntime as ort
 
 from pipeline.errors import ProviderError
+from pipeline.runtime.provider_table import AUTO_ORDER, CPU, PROVIDERS, Placement, Provider
 
 log = logging.getLogger(__name__)
 
-CPU = "CPUExecutionProvider"
 
-
-def _device_id(device: int) -> dict[str, str]:
-    return {"device_id": str(device)}
-
-
-def _no_options(_device: int) -> dict[str, str]:
-    return {}
-
-
-def _cuda(device: int) -> dict[str, str]:
-    # kSameAsRequested: the arena grows by what is asked for, not to the next power of two.
-    return {"device_id": str(device), "arena_extend_strategy": "kSameAsRequested"}
-
-
-@dataclass(frozen=True, slots=True)
-class Provider:
-    """A provider by the name that users type."""
-
-    name: str
-    ort_name: str
-    remedy: str
-    """What to install or have, as the end of a sentence."""
-    options: Callable[[int], dict[str, str]] = _no_options
-    """Provider options for a device index."""
-    plugin: str | None = None
-    """A Python package that carries it as a plugin library with ``get_library_path()``."""
-
-    @property
-    def has_devices(self) -> bool:
-        """Whether a device index means anything to it."""
-        return self.options is not _no_options or self.plugin is not None
-
-
-PROVIDERS: dict[str, Provider] = {
-    provider.name: provider
-    for provider in (
-        Provider("cpu", CPU, "reinstall onnxruntime"),
-        Provider(
-            "cuda",
-            "CUDAExecutionProvider",
-            "install framerail[gpu] (onnxruntime-gpu) and NVIDIA's driver, CUDA and cuDNN",
-            _cuda,
-        ),
-        Provider(
-            "tensorrt",
-            "TensorrtExecutionProvider",
-            "install framerail[gpu] (onnxruntime-gpu) and TensorRT beside CUDA",
-            _device_id,
-        ),
-        Provider(
-            "openvino",
-            "OpenVINOExecutionProvider",
-            "pip install onnxruntime-ep-openvino (Intel processors and graphics)",
-            plugin="onnxruntime_ep_openvino",
-        ),
-        Provider("coreml", "CoreMLExecutionProvider", "use macOS, where onnxruntime has it built in"),
-        Provider("directml", "DmlExecutionProvider", "install onnxruntime-directml (Windows)", _device_id),
-        Provider(
-            "migraphx", "MIGraphXExecutionProvider", "install onnxruntime-migraphx (AMD GPUs)", _device_id
-        ),
-        Provider("rocm", "ROCMExecutionProvider", "install onnxruntime-rocm (AMD GPUs)", _device_id),
-        Provider(
-            "qnn",
-            "QNNExecutionProvider",
-            "install onnxruntime-qnn (Qualcomm processors)",
-            plugin="onnxruntime_qnn",
-        ),
-        Provider("xnnpack", "XnnpackExecutionProvider", "use a build of onnxruntime with XNNPACK"),
-        Provider("webgpu", "WebGpuExecutionProvider", "use a build of onnxruntime with WebGPU"),
-    )
-}
-
-# TensorRT is left out: it builds an engine for minutes at the first start, which nobody asked for.
-AUTO_ORDER = ("cuda", "migraphx", "rocm", "coreml", "directml", "openvino", "cpu")
+_UNKNOWN_OPTION = re.compile(r'[Uu]nknown provider option:? *[\'"]([^\'"]+)')
 
 _registration = threading.Lock()
 _registered: set[str] = set()
@@ -127,13 +55,20 @@ def on_offer() -> list[str]:
 
 
 def create_session(
-    model: str | bytes, name: str, device: int, options: ort.SessionOptions
+    model: str | bytes,
+    name: str,
+    device: int,
+    options: ort.SessionOptions,
+    asked: Mapping[str, str] | None = None,
+    shape: str = "",
 ) -> tuple[ort.InferenceSession, dict[str, int]]:
     """A session on provider ``name`` for a file or its contents; and how many nodes each provider got.
 
-    Nodes that the provider cannot take fall to the CPU, and the counts say so; that none at all
-    runs on it is a ProviderError, as is a provider that is not there or cannot start. Errors of
-    the model itself come through as ONNX Runtime raised them.
+    ``asked`` are options of the provider, which win over those that it starts with; ``shape`` is what the
+    input is fed where the file leaves it open. Nodes that the provider cannot take fall to the CPU, and
+    the counts say so; that none at all runs on it is a ProviderError, as is a provider that is not there,
+    cannot start or does not know an option. Errors of the model itself come through as ONNX Runtime
+    raised them.
     """
     provider = PROVIDERS[name]
     if name not in (have := on_offer()):
@@ -143,9 +78,15 @@ def create_session(
         )
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     if provider.ort_name == CPU:
+        if asked:
+            # ONNX Runtime takes any and ignores it.
+            raise ProviderError(
+                f"provider 'cpu' has no options, so it cannot have {', '.join(asked)}; remove them "
+                "(infer_workers and infer_threads say how it runs)"
+            )
         session = ort.InferenceSession(model, options, providers=[CPU], enable_fallback=0)
     else:
-        session = _accelerated(model, provider, device, options)
+        session = _accelerated(model, provider, device, options, asked or {}, shape)
     nodes = _assignment(session)
     # A graph that folds to constants has no nodes at all; the CPU may have that.
     proven = nodes.get(provider.ort_name) or (provider.ort_name == CPU and not nodes)
@@ -155,27 +96,45 @@ def create_session(
             f"provider {name!r} was asked for, but ONNX Runtime put no node of the model on it ({shown}); "
             f"{provider.remedy}, or use --provider auto"
         )
+    if unsaid := [key for key in asked or () if key not in options_of(session, name)]:
+        log.warning(
+            "provider %s does not say whether it took the option %s", name, ", ".join(map(repr, unsaid))
+        )
     return session, nodes
 
 
+def options_of(session: ort.InferenceSession, name: str) -> dict[str, str]:
+    """The options that the running session itself gives for provider ``name``."""
+    return dict(session.get_provider_options().get(PROVIDERS[name].ort_name, {}))
+
+
 def _accelerated(
-    model: str | bytes, provider: Provider, device: int, options: ort.SessionOptions
+    model: str | bytes,
+    provider: Provider,
+    device: int,
+    options: ort.SessionOptions,
+    asked: Mapping[str, str],
+    shape: str,
 ) -> ort.InferenceSession:
     try:
         if provider.ort_name in ort.get_available_providers() and provider.name not in _registered:
             if provider.name in ("cuda", "tensorrt"):
                 _preload_cuda()
+            where = Placement(Path(model) if isinstance(model, str) else None, device, shape)
+            started = {**provider.options(where), **asked}
             return ort.InferenceSession(
-                model,
-                options,
-                providers=[(provider.ort_name, provider.options(device)), CPU],
-                enable_fallback=0,
+                model, options, providers=[(provider.ort_name, started), CPU], enable_fallback=0
             )
-        options.add_provider_for_devices([_plugin_device(provider, device)], {})
+        options.add_provider_for_devices([_plugin_device(provider, device)], dict(asked))
         return ort.InferenceSession(model, options)
     except ProviderError:
         raise
     except Exception as error:
+        if (unknown := _UNKNOWN_OPTION.search(str(error))) is not None:
+            raise ProviderError(
+                f"provider {provider.name!r} knows no option {unknown[1]!r}; ONNX Runtime's page on "
+                f"{provider.ort_name} lists those it has (provider_options, --provider-option)"
+            ) from None
         raise ProviderError(
             f"provider {provider.name!r} (device {device}) could not start: {error}; {provider.remedy}, "
             "or use --provider auto"

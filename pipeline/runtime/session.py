@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import mmap
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,11 @@ from numpy.typing import NDArray
 from pipeline.decoders import TensorInfo
 from pipeline.decoders.contract import extra_feeds, image_input
 from pipeline.errors import ConfigError, ModelError, ProviderError
-from pipeline.runtime.providers import AUTO_ORDER, PROVIDERS, create_session, on_offer
+from pipeline.runtime.provider_table import AUTO_ORDER, PROVIDERS
+from pipeline.runtime.providers import create_session, on_offer, options_of
+
+ProviderOptions = Mapping[str, Mapping[str, str]]
+"""Options by the provider's name."""
 
 log = logging.getLogger(__name__)
 
@@ -70,13 +75,25 @@ class Session:
     cannot be had, ModelError when the file cannot be loaded.
     """
 
-    def __init__(self, path: Path, provider: str = "auto", device: int = 0, threads: int = 1) -> None:
+    def __init__(
+        self,
+        path: Path,
+        provider: str = "auto",
+        device: int = 0,
+        threads: int = 1,
+        options: ProviderOptions | None = None,
+        shape: str = "",
+    ) -> None:
+        """``options`` is what each provider is given; ``shape`` what is fed where the file leaves it open."""
         if provider != "auto" and provider not in PROVIDERS:
             raise ConfigError(f"unknown provider {provider!r}; this build has: {', '.join(on_offer())}")
         self.path = path
         self.requested = provider
         self.device = device
-        self._session, self.nodes, self.provider = _open(path, provider, device, threads)
+        start = partial(_create, path, device=device, threads=threads, options=options or {}, shape=shape)
+        self._session, self.nodes, self.provider = _open(provider, start)
+        self.options = options_of(self._session, self.provider)
+        """The provider's options, as the running session gives them."""
         self.active = PROVIDERS[self.provider].ort_name
         if device and not PROVIDERS[self.provider].has_devices:
             log.warning(
@@ -128,16 +145,19 @@ class Session:
         return outputs if count == size else [output[:count] for output in outputs]
 
 
+_Started = tuple[ort.InferenceSession, dict[str, int]]
+
+
 def _open(
-    path: Path, provider: str, device: int, threads: int
+    provider: str, start: Callable[[str], _Started]
 ) -> tuple[ort.InferenceSession, dict[str, int], str]:
     if provider != "auto":
-        return (*_create(path, provider, device, threads), provider)
+        return (*start(provider), provider)
     for name in on_offer():
         if name not in AUTO_ORDER:
             continue
         try:
-            return (*_create(path, name, device, threads), name)
+            return (*start(name), name)
         except ProviderError as error:
             # What auto means: the best that works. The log says what did not and why.
             if name == "cpu":
@@ -146,15 +166,17 @@ def _open(
     raise ProviderError("no execution provider can be had: reinstall onnxruntime")
 
 
-def _create(path: Path, name: str, device: int, threads: int) -> tuple[ort.InferenceSession, dict[str, int]]:
-    options = ort.SessionOptions()
-    options.log_severity_level = 4  # fatal only: errors reach us as exceptions, once
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
+def _create(
+    path: Path, name: str, *, device: int, threads: int, options: ProviderOptions, shape: str
+) -> _Started:
+    session_options = ort.SessionOptions()
+    session_options.log_severity_level = 4  # fatal only: errors reach us as exceptions, once
+    session_options.intra_op_num_threads = threads
+    session_options.inter_op_num_threads = 1
     # Idle intra-op threads spin by default and take the cores that other stages need.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    session_options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
-        return create_session(str(path), name, device, options)
+        return create_session(str(path), name, device, session_options, options.get(name), shape)
     except ProviderError:
         if name != "cpu":
             _load_on_cpu(path)  # a broken file is a ModelError, whatever provider was asked

@@ -1,0 +1,227 @@
+"""What a provider is given: from the config to the session, and what the session says it got."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import onnxruntime as ort
+import pytest
+
+from pipeline.app import Pipeline
+from pipeline.config import load_config, make_config
+from pipeline.errors import ConfigError, ProviderError
+from pipeline.runtime import engines, providers
+from pipeline.runtime.provider_table import PROVIDERS, Placement
+from pipeline.runtime.session import Session
+from pipeline.summary import summarize
+from tests import fake_provider
+from tests.test_cli import assert_one_line, framerail
+
+STREAM = {"streams": [{"source": "synthetic:64x48@25?frames=4"}]}
+
+
+def test_options_reach_the_session_and_the_summary_says_what_it_says(
+    cheap_model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The provider is a fake and is named so; the way of the options to it is not."""
+    fake_provider.install(monkeypatch)
+    given = {"fake": {"arena_extend_strategy": "kSameAsRequested"}, "cuda": {"use_tf32": "0"}}
+    config = make_config({**STREAM, "model": cheap_model})
+    with Pipeline(config.model_copy(update={"provider_options": given})) as line:
+        line.run()
+    provider = summarize(line)["provider"]
+    assert provider["active"] == "FakeExecutionProvider"
+    assert provider["options"] == {
+        "device_id": "0",
+        "arena_extend_strategy": "kSameAsRequested",
+        "enable_cuda_graph": "0",
+    }
+
+
+def test_what_is_given_wins_over_what_a_provider_starts_with(
+    cheap_model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_provider.install(
+        monkeypatch, options=lambda _: {"device_id": "1", "arena_extend_strategy": "kSameAsRequested"}
+    )
+    begun = Session(Path(cheap_model), "fake").options
+    assert (begun["device_id"], begun["arena_extend_strategy"]) == ("1", "kSameAsRequested")
+    given = Session(Path(cheap_model), "fake", options={"fake": {"arena_extend_strategy": "x"}}).options
+    assert (given["device_id"], given["arena_extend_strategy"]) == ("1", "x")
+
+
+def test_an_option_that_the_provider_does_not_know(cheap_model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_provider.install(monkeypatch)
+    with pytest.raises(
+        ProviderError, match=r"^provider 'fake' knows no option 'arena'; .*Fake.* lists"
+    ) as bad:
+        Session(Path(cheap_model), "fake", options={"fake": {"arena": "1"}})
+    assert "\n" not in str(bad.value)
+
+
+def test_the_cpu_ignores_options_so_they_are_refused(cheap_model: str) -> None:
+    """ONNX Runtime, for real: it takes any option of the CPU provider and says nothing."""
+    silent = ort.InferenceSession(cheap_model, providers=[("CPUExecutionProvider", {"arena": "1"})])
+    assert silent.get_provider_options() == {"CPUExecutionProvider": {}}
+    with pytest.raises(ProviderError, match="provider 'cpu' has no options, so it cannot have arena"):
+        Session(Path(cheap_model), "cpu", options={"cpu": {"arena": "1"}})
+
+
+def test_an_option_that_the_session_does_not_confirm_is_warned_of(
+    cheap_model: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    fake_provider.install(monkeypatch)
+    monkeypatch.setattr(ort.InferenceSession, "get_provider_options", lambda _: {})
+    session = Session(Path(cheap_model), "fake", options={"fake": {"enable_cuda_graph": "1"}})
+    assert session.options == {}
+    assert "provider fake does not say whether it took the option 'enable_cuda_graph'" in caplog.text
+
+
+def test_a_plugin_gets_its_options(cheap_model: str) -> None:
+    if "openvino" not in providers.plugged_in():
+        pytest.skip("needs the package onnxruntime-ep-openvino")
+    session = Session(Path(cheap_model), "openvino", options={"openvino": {"num_streams": "2"}})
+    assert session.options["num_streams"] == "2"
+
+
+def test_a_plugin_gets_its_options_by_its_own_call(cheap_model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As above, where no plugin is installed: what the session options are told is recorded."""
+    told: list[object] = []
+
+    class Told(ort.SessionOptions):
+        def add_provider_for_devices(self, devices: object, options: object) -> None:
+            told.extend([devices, options])
+
+    monkeypatch.setattr(providers, "on_offer", lambda: ["openvino"])
+    monkeypatch.setattr(providers, "_plugin_device", lambda provider, device: f"{provider.name} {device}")
+    with pytest.raises(ProviderError, match="put no node"):
+        providers.create_session(cheap_model, "openvino", 1, Told(), {"cache_dir": "x"})
+    assert told == [["openvino 1"], {"cache_dir": "x"}]
+
+
+def test_cuda_and_tensorrt_start_with_what_was_found_to_matter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FRAMERAIL_ENGINES", str(tmp_path / "engines"))
+    cuda = PROVIDERS["cuda"].options(Placement(device=3))
+    assert cuda == {
+        "device_id": "3",
+        "arena_extend_strategy": "kSameAsRequested",
+        "use_ep_level_unified_stream": "1",
+    }
+    (tmp_path / "m.onnx").write_bytes(b"m")
+    tensorrt = PROVIDERS["tensorrt"].options(Placement(tmp_path / "m.onnx", 1))
+    assert (tensorrt["device_id"], tensorrt["trt_engine_cache_enable"]) == ("1", "1")
+    assert Path(tensorrt["trt_engine_cache_path"]).is_relative_to(tmp_path / "engines")
+    assert Path(tensorrt["trt_engine_cache_path"]).is_dir()
+    assert PROVIDERS["tensorrt"].options(Placement(device=1)) == {"device_id": "1"}
+
+
+def test_engines_of_one_kind_share_a_folder_and_others_do_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FRAMERAIL_ENGINES", str(tmp_path / "engines"))
+    one, other = tmp_path / "one.onnx", tmp_path / "other.onnx"
+    one.write_bytes(b"one")
+    other.write_bytes(b"other")
+
+    def folder(
+        model: Path = one, shape: str = "640x640", gpu: str = "Card A", tensorrt: str = "10.1"
+    ) -> Path:
+        return engines.engine_folder(model, shape, 0, gpu=gpu, tensorrt=tensorrt)
+
+    base = folder()
+    assert base == folder()
+    assert base.is_dir()
+    monkeypatch.setattr(ort, "__version__", "1.99")
+    newer = folder()
+    others = [
+        folder(other),
+        folder(shape="320x320"),
+        folder(shape=""),
+        folder(gpu="B/../C"),
+        folder(tensorrt="10.2"),
+    ]
+    assert len({base, newer, *others}) == 7
+    assert all(each.parent == tmp_path / "engines" for each in others)
+    one.write_bytes(b"one, exported anew")
+    assert folder() not in (base, newer, *others)
+
+
+def test_the_engines_folder_cannot_be_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    monkeypatch.setenv("FRAMERAIL_ENGINES", str(tmp_path / "file"))
+    with pytest.raises(ProviderError, match=r"cannot make the folder .* name another by FRAMERAIL_ENGINES"):
+        engines.engine_folder(tmp_path / "file", "", 0)
+
+
+def test_the_gpus_name_is_asked_of_the_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The driver is a fake, as is its card."""
+
+    class Driver:
+        def cuInit(self, flags: int) -> int:
+            return flags
+
+        def cuDeviceGet(self, handle: object, device: int) -> int:
+            handle._obj.value = device + 40  # type: ignore[attr-defined]
+            return 0 if device < 2 else 101
+
+        def cuDeviceGetName(self, name: object, size: int, handle: object) -> int:
+            name.value = f"Fake {handle.value}".encode()[:size]  # type: ignore[attr-defined]
+            return 0
+
+    monkeypatch.setattr(engines.ctypes, "CDLL", lambda _: Driver())
+    assert engines.gpu_name(1) == "Fake 41"
+    assert engines.gpu_name(2) == "unknown"
+
+
+@pytest.mark.parametrize(
+    ("keys", "expected"),
+    [
+        ({"provider_options": {"cuda": {"a": 1, "b": True}}}, {"cuda": {"a": "1", "b": "True"}}),
+        ({"provider": "tensorrt", "provider_options": {"a": "x"}}, {"tensorrt": {"a": "x"}}),
+    ],
+)
+def test_both_ways_of_writing_them(keys: dict[str, object], expected: object) -> None:
+    config = make_config({**STREAM, **keys})
+    assert config.provider_options == expected
+    assert make_config(config.model_dump(exclude_unset=True)) == config
+
+
+@pytest.mark.parametrize(
+    ("keys", "says"),
+    [
+        ({"provider_options": {"a": "1"}}, "for which provider? Say provider (--provider)"),
+        ({"provider_options": {"cdua": {"a": "1"}}}, "unknown provider 'cdua'; did you mean 'cuda'?"),
+        ({"provider_options": {"auto": {"a": "1"}}}, "unknown provider 'auto'"),
+        ({"provider_options": {"cuda": {"device_id": 1}}}, "the key device (--device) says it"),
+        ({"provider_options": {"cuda": {"a": [1]}}}, "cuda.a: expected a text, a number, true or false"),
+        ({"provider": "nope", "provider_options": {"a": "1"}}, "unknown provider 'nope'"),
+    ],
+)
+def test_options_that_cannot_be_meant(keys: dict[str, object], says: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        make_config({**STREAM, **keys})
+    assert says in str(raised.value)
+
+
+def test_flags_give_them_to_the_provider_that_is_asked_for(tmp_path: Path) -> None:
+    run = ("run", "synthetic:64x48@25?frames=4", "--provider", "cpu")
+    assert_one_line(
+        framerail(*run, "--provider-option", "a=1", "--provider-option", "b=x=y"),
+        3,
+        "provider 'cpu' has no options, so it cannot have a, b",
+    )
+    done = framerail(*run, "--provider-option", "a")
+    assert done.returncode == 2
+    assert "NAME=VALUE" in done.stderr
+    path = tmp_path / "line.yaml"
+    path.write_text("streams: [{source: a}]\nprovider: cuda\nprovider_options: {cuda: {a: 1}}\n")
+    assert load_config(path, {"provider_options": {"b": "2"}}).provider_options == {"cuda": {"b": "2"}}
+
+
+def test_doctor_shows_the_options_of_what_runs() -> None:
+    report = json.loads(framerail("doctor", "--json").stdout)
+    for name, entry in report["providers"].items():
+        assert ("options" in entry) == entry["proven"], name
