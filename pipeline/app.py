@@ -37,6 +37,7 @@ import threading
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
+from itertools import cycle, islice
 from operator import attrgetter
 from types import TracebackType
 from typing import Any, Self
@@ -112,14 +113,15 @@ def build(
     workers, _ = run_concurrency(config, model.session.provider)
     pool = BlobPool(model.spec.dtype)
     preprocess = [Preprocess(model.spec, pool) for _ in range(config.preprocess_workers)]
-    infer = Infer(model.session, pool)
+    sessions = islice(cycle(model.sessions), workers)
+    infer = [Infer(session, pool) for session in sessions]
     postprocess = Postprocess(model, thresholds(config, model))
 
     blobs = channel("blobs", "preprocess")
     flow.stage("preprocess", preprocess, frames, blobs, limit=together)
     outputs = channel("outputs", "infer")
     linger = config.linger_ms / 1000
-    flow.stage("infer", [infer] * workers, blobs, outputs, limit=batch, linger=linger, most=together)
+    flow.stage("infer", infer, blobs, outputs, limit=batch, linger=linger, most=together)
     results = channel("results", "postprocess")
     flow.stage("postprocess", [postprocess] * config.postprocess_workers, outputs, results, limit=together)
     if second is None:
@@ -232,13 +234,14 @@ class Pipeline:
                 self.second = open_model(
                     config.classify,
                     provider,
-                    config.device,
+                    config.device[0],
                     threads,
                     task="classify",
                     options=config.provider_options,
                 )
             # Wrong options should be found before a thread is started or a file replaced.
             batch_limit(config, self.model)
+            run_concurrency(config, self.model.session.provider)
             thresholds(config, self.model)
             class_ids(self.model, config.classify_on, "classify_on")
             if config.metrics is not None:

@@ -90,7 +90,14 @@ def run(
             help=f"One of: {', '.join(PROVIDER_NAMES)}. Default: auto, the best that works.",
         ),
     ] = None,
-    device: Annotated[Optional[int], typer.Option("--device", help="Index of the provider's device.")] = None,
+    device: Annotated[
+        Optional[str],
+        typer.Option(
+            "--device",
+            metavar="N[,N...]",
+            help="Index of the provider's device; of several: 0,1. Default: 0.",
+        ),
+    ] = None,
     provider_option: Annotated[
         Optional[list[str]],
         typer.Option(

@@ -47,6 +47,7 @@ _STREAM_NAME = re.compile(r"[^\x00-\x1f/\\{}]+")
 
 
 FileName = Annotated[str, Field(min_length=1)]
+MOST_DEVICES = 255
 Side = Annotated[int, Field(ge=1, le=16384)]
 
 
@@ -112,7 +113,8 @@ class Config(_Strict):
     model: FileName = "nanodet-g"
     """A card's name, or the path of an ONNX file."""
     provider: ProviderName = "auto"
-    device: Annotated[int, Field(ge=0)] = 0
+    device: tuple[int, ...] = (0,)
+    """Indices of the provider's devices: a session on each."""
     provider_options: dict[str, dict[str, str]] = {}
     """What each provider is given, by its name: ONNX Runtime's own options and their values."""
     task: Literal["detect", "segment", "pose", "obb", "classify"] | None = None
@@ -194,6 +196,24 @@ class Config(_Strict):
         return {
             name: {str(key): str(given) for key, given in options.items()} for name, options in value.items()
         }
+
+    @field_validator("device", mode="before")
+    @classmethod
+    def _device(cls, value: Any) -> Any:
+        """Accept "0,1" as well as a number or a list of them."""
+        if isinstance(value, str):
+            value = [part.strip() for part in value.split(",")]
+            value = [int(part) if part.isascii() and part.isdecimal() else part for part in value]
+        if isinstance(value, int) and not isinstance(value, bool):
+            value = [value]
+        if not isinstance(value, list | tuple) or not value:
+            raise ValueError("expected a device's index, or several: 0,1")
+        for index in value:
+            if not isinstance(index, int) or isinstance(index, bool) or not 0 <= index <= MOST_DEVICES:
+                raise ValueError(f"expected indices from 0 to {MOST_DEVICES}, such as 0,1; {index!r} is none")
+            if value.count(index) > 1:
+                raise ValueError(f"device {index} stands twice; a device has one session")
+        return tuple(value)
 
     @field_validator("input_size", mode="before")
     @classmethod

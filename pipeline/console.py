@@ -157,7 +157,8 @@ def _ms(value: float | None) -> str:
 def _really_used(used: dict[str, Any]) -> str:
     provider, model = used["provider"], used["model"]
     nodes = ", ".join(f"{count} nodes on {where}" for where, count in provider["nodes"].items())
+    devices = ", ".join(str(each["device"]) for each in provider["devices"])
     return (
         f"{model['name']} ({model['family']}); provider asked: {provider['requested']}, "
-        f"running: {provider['active']} ({nodes})"
+        f"running: {provider['active']}{f' on devices {devices}' if ',' in devices else ''} ({nodes})"
     )

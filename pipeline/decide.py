@@ -79,8 +79,13 @@ def run_concurrency(config: Config, provider: str) -> tuple[int, int]:
     """Concurrent inference runs × threads each, for the machine and the provider."""
     if provider in ("cpu", "auto", "xnnpack"):
         return concurrency(usable_cores(), config.infer_workers, config.infer_threads)
-    # Two runs overlap one's copies with the other's work on the device.
-    return config.infer_workers or 2, config.infer_threads or 1
+    # Two runs on a device overlap one's copies with the other's work there.
+    workers = config.infer_workers or 2 * len(config.device)
+    if workers < len(config.device):
+        raise ConfigError(
+            f"infer_workers: {workers} cannot keep {len(config.device)} devices at work; give one to each"
+        )
+    return workers, config.infer_threads or 1
 
 
 def batch_limit(config: Config, model: Model) -> int:

@@ -149,9 +149,10 @@ class Collector:
             labels=["requested", "active", "device", "model"],
         )
         series = {
-            (model.session.requested, model.session.active, str(model.session.device), model.name)
+            (session.requested, session.active, str(session.device), model.name)
             for model in (self._pipeline.model, self._pipeline.second)
             if model is not None
+            for session in model.sessions
         }
         for labels in sorted(series):
             family.add_metric(labels, {})

@@ -66,9 +66,13 @@ def _provider(pipeline: Pipeline, model: Model | None) -> dict[str, Any]:
     return {
         "requested": session.requested if session else pipeline.config.provider,
         "active": session.active if session else None,
-        "device": session.device if session else pipeline.config.device,
+        "device": session.device if session else pipeline.config.device[0],
         "nodes": session.nodes if session else {},
         "options": session.options if session else {},
+        "devices": [
+            {"device": each.device, "active": each.active, "nodes": each.nodes, "options": each.options}
+            for each in (model.sessions if model else ())
+        ],
     }
 
 

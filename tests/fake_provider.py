@@ -48,7 +48,7 @@ def install(
                         raise RuntimeError(
                             f'provider_options_utils.h:155 Unknown provider option: "{key}".\n'
                         )
-                if int(self._fake["device_id"]) >= devices:
+                if int(self._fake.get("device_id", 0)) >= devices:
                     raise RuntimeError("CUDA failure 101: invalid device ordinal")
                 sessions.append(self)
             super().__init__(model, sess_options, providers=["CPUExecutionProvider"], enable_fallback=0)

@@ -43,12 +43,12 @@ def test_what_is_given_wins_over_what_a_provider_starts_with(
     cheap_model: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fake_provider.install(
-        monkeypatch, options=lambda _: {"device_id": "1", "arena_extend_strategy": "kSameAsRequested"}
+        monkeypatch, options=lambda _: {"enable_cuda_graph": "1", "arena_extend_strategy": "kSameAsRequested"}
     )
     begun = Session(Path(cheap_model), "fake").options
-    assert (begun["device_id"], begun["arena_extend_strategy"]) == ("1", "kSameAsRequested")
+    assert (begun["enable_cuda_graph"], begun["arena_extend_strategy"]) == ("1", "kSameAsRequested")
     given = Session(Path(cheap_model), "fake", options={"fake": {"arena_extend_strategy": "x"}}).options
-    assert (given["device_id"], given["arena_extend_strategy"]) == ("1", "x")
+    assert (given["enable_cuda_graph"], given["arena_extend_strategy"]) == ("1", "x")
 
 
 def test_an_option_that_the_provider_does_not_know(cheap_model: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from numpy.typing import NDArray
@@ -18,16 +19,13 @@ from pipeline.runtime.card import ModelCard, embedded_card, not_unicode
 from pipeline.runtime.catalog import Located, locate
 from pipeline.runtime.diagnosis import identified
 from pipeline.runtime.labels import card_labels, default_labels
+from pipeline.runtime.provider_table import PROVIDERS
 from pipeline.runtime.session import ProviderOptions, Session
-from pipeline.runtime.soundness import complaints
 from pipeline.runtime.trial import Trial
+from pipeline.runtime.warm_up import warm_up
 from pipeline.vision.letterbox import InputSpec
 
 log = logging.getLogger(__name__)
-
-_SHOWN = {"person", "cat"}
-"""What the photograph shows: a model that knows both should see one."""
-_FAINT = 0.1
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -52,6 +50,13 @@ class Model:
     """Whether a card, beside the file or in it, names the family."""
     found: Identification | None = None
     """What identification saw: what each output holds, the trial run's evidence, the runner-up."""
+    others: tuple[Session, ...] = ()
+    """Sessions on further devices, the same in all but that."""
+
+    @property
+    def sessions(self) -> tuple[Session, ...]:
+        """One per device, in the order asked for."""
+        return (self.session, *self.others)
 
     def decode(
         self, outputs: Sequence[NDArray[Any]], conf_threshold: float, input_hw: tuple[int, int] | None = None
@@ -68,7 +73,7 @@ class Model:
 def open_model(
     model: str,
     provider: str = "auto",
-    device: int = 0,
+    device: int | Sequence[int] = 0,
     threads: int = 1,
     *,
     task: Task | None = None,
@@ -78,52 +83,52 @@ def open_model(
     """Locate, open on a provider, identify and warm up a model.
 
     ``task`` is what it has to be for (None: whatever it is for), ``input_size`` the height and width
-    of its input, where the file leaves that open; ``options`` are what each provider is given.
+    of its input, where the file leaves that open; ``options`` are what each provider is given. With
+    several devices there is a session on each, each verified by itself.
 
     Raises ModelError (not found, not loadable, UnknownLayoutError), ProviderError, ConfigError.
     """
     located = locate(model)
+    first, *further = [device] if isinstance(device, int) else device
     shape = "x".join(map(str, input_size or ()))
-    session = Session(located.path, provider, device, threads, options, shape)
+    start = partial(Session, located.path, threads=threads, options=options, shape=shape)
+    session = start(provider, first)
     opened = describe(located, session, input_size)
     if task is not None and opened.family.task != task:
         raise ModelError(
             f"model {opened.name!r} is for the task {opened.family.task} (family {opened.family.name}); "
             f"asked for was {task}"
         )
-    warm_up(opened)
+    opened = replace(opened, others=tuple(_on_further(session, further, start)))
+    for each in opened.sessions:
+        warm_up(opened, each)
     if opened.found is not None and opened.found.doubt is not None:
         log.warning("model %s: %s", opened.name, opened.found.doubt)
-    log.info(
-        "model %s (%s) runs on %s: %s",
-        opened.name,
-        opened.family.name,
-        session.active,
-        ", ".join(f"{count} nodes on {where}" for where, count in session.nodes.items()),
-    )
+    for each in opened.sessions:
+        log.info(
+            "model %s (%s) runs on %s%s: %s",
+            opened.name,
+            opened.family.name,
+            each.active,
+            f", device {each.device}" if further else "",
+            ", ".join(f"{count} nodes on {where}" for where, count in each.nodes.items()),
+        )
     return opened
 
 
-def warm_up(model: Model) -> None:
-    """Run twice, so that the first frame doesn't pay for allocations. Raises ModelError.
-
-    Warns of a model whose detections would silently be none, or nonsense.
-    """
-    trial = Trial(model.session)
-    trial.run(model.spec)
-    outputs = trial.run(model.spec)
-    broken = list(complaints(model.session.outputs, outputs))
-    for complaint in broken:
-        log.warning("model %s looks broken: %s", model.session.path.name, complaint)
-    if not broken and model.family.task in ("detect", "segment", "pose") and set(model.labels) >= _SHOWN:
-        best = float(model.decode(outputs, 0.0).scores.max(initial=0.0))
-        if best < _FAINT:
-            log.warning(
-                "model %s sees neither the person nor the cat in a photograph of both (best score %.2g): "
-                "broken, or fed in a wrong way? framerail models identify says more",
-                model.session.path.name,
-                best,
-            )
+def _on_further(
+    session: Session, devices: Sequence[int], start: Callable[[str, int], Session]
+) -> Iterator[Session]:
+    """A session on each of ``devices`` like ``session``, whose provider ``auto`` has found."""
+    if devices and not PROVIDERS[session.provider].has_devices:
+        log.warning(
+            "provider %s has no devices to choose from: device %s is ignored",
+            session.provider,
+            ", ".join(map(str, devices)),
+        )
+        return
+    for device in devices:
+        yield start(session.provider, device)
 
 
 def describe(located: Located, session: Session, input_size: tuple[int, int] | None = None) -> Model:

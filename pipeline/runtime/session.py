@@ -95,6 +95,11 @@ class Session:
         self.options = options_of(self._session, self.provider)
         """The provider's options, as the running session gives them."""
         self.active = PROVIDERS[self.provider].ort_name
+        if self.options.get("device_id", str(device)) != str(device):
+            raise ProviderError(
+                f"provider {self.provider!r} was asked for device {device} and runs on "
+                f"{self.options['device_id']}; compare the devices of framerail doctor"
+            )
         if device and not PROVIDERS[self.provider].has_devices:
             log.warning(
                 "provider %s has no devices to choose from: device %d is ignored", self.provider, device

@@ -1,0 +1,41 @@
+"""The first runs of a session, before there is a frame."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from pipeline.runtime.session import Session
+from pipeline.runtime.soundness import complaints
+from pipeline.runtime.trial import Trial
+
+if TYPE_CHECKING:
+    from pipeline.runtime.model import Model
+
+log = logging.getLogger(__name__)
+
+_SHOWN = {"person", "cat"}
+"""What the photograph shows: a model that knows both should see one."""
+_FAINT = 0.1
+
+
+def warm_up(model: Model, session: Session) -> None:
+    """Run a session of the model twice, so that the first frame doesn't pay for allocations.
+
+    Raises ModelError. Warns of a model whose detections would silently be none, or nonsense.
+    """
+    trial = Trial(session)
+    trial.run(model.spec)
+    outputs = trial.run(model.spec)
+    broken = list(complaints(session.outputs, outputs))
+    for complaint in broken:
+        log.warning("model %s looks broken: %s", session.path.name, complaint)
+    if not broken and model.family.task in ("detect", "segment", "pose") and set(model.labels) >= _SHOWN:
+        best = float(model.decode(outputs, 0.0).scores.max(initial=0.0))
+        if best < _FAINT:
+            log.warning(
+                "model %s sees neither the person nor the cat in a photograph of both (best score %.2g): "
+                "broken, or fed in a wrong way? framerail models identify says more",
+                session.path.name,
+                best,
+            )
