@@ -114,7 +114,7 @@ def build(
     pool = BlobPool(model.spec.dtype)
     preprocess = [Preprocess(model.spec, pool) for _ in range(config.preprocess_workers)]
     sessions = islice(cycle(model.sessions), workers)
-    infer = [Infer(session, pool) for session in sessions]
+    infer = [Infer(session.bound(batch, model.spec), pool) for session in sessions]
     postprocess = Postprocess(model, thresholds(config, model))
 
     blobs = channel("blobs", "preprocess")

@@ -13,7 +13,7 @@ from typing import Any
 import onnxruntime as ort
 import pytest
 
-from pipeline.runtime import provider_table, providers, session
+from pipeline.runtime import provider_table, providers, start
 from pipeline.runtime.provider_table import Placement, Provider
 
 NAME, ORT_NAME = "fake", "FakeExecutionProvider"
@@ -34,8 +34,12 @@ def install(
     monkeypatch: pytest.MonkeyPatch,
     devices: int = 2,
     options: Callable[[Placement], dict[str, str]] | None = None,
+    memory: str | None = None,
 ) -> list[ort.InferenceSession]:
-    """Put it first among the providers, with so many devices; return the sessions that will run on it."""
+    """Put it first among the providers, with so many devices; return the sessions that will run on it.
+
+    ``memory`` is where I/O binding puts its buffers: "cpu" is the only one that works without a device.
+    """
     sessions: list[ort.InferenceSession] = []
 
     class Fake(Real):
@@ -64,12 +68,19 @@ def install(
             real = super().get_provider_graph_assignment_info()
             return real if self._fake is None else [Assigned(each) for each in real]
 
-    table = {"options": options or (lambda where: {"device_id": str(where.device)})}
-    entry = Provider(NAME, ORT_NAME, "nothing to install: it is a fake", **table)
+    entry = Provider(
+        NAME,
+        ORT_NAME,
+        "nothing to install: it is a fake",
+        options or (lambda where: {"device_id": str(where.device)}),
+        memory=memory,
+        graphs="enable_cuda_graph",
+    )
     available = ort.get_available_providers()
     monkeypatch.setitem(provider_table.PROVIDERS, NAME, entry)
-    for module in (provider_table, providers, session):
-        monkeypatch.setattr(module, "AUTO_ORDER", (NAME, *provider_table.AUTO_ORDER), raising=False)
+    order = (NAME, *provider_table.AUTO_ORDER)
+    for module in (provider_table, providers, start):
+        monkeypatch.setattr(module, "AUTO_ORDER", order, raising=False)
     monkeypatch.setattr(ort, "get_available_providers", lambda: [ORT_NAME, *available])
     monkeypatch.setattr(ort, "InferenceSession", Fake)
     return sessions

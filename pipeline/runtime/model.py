@@ -20,7 +20,8 @@ from pipeline.runtime.catalog import Located, locate
 from pipeline.runtime.diagnosis import identified
 from pipeline.runtime.labels import card_labels, default_labels
 from pipeline.runtime.provider_table import PROVIDERS
-from pipeline.runtime.session import ProviderOptions, Session
+from pipeline.runtime.session import Session
+from pipeline.runtime.start import ProviderOptions
 from pipeline.runtime.trial import Trial
 from pipeline.runtime.warm_up import warm_up
 from pipeline.vision.letterbox import InputSpec

@@ -73,6 +73,11 @@ class Provider:
     plugin: str | None = None
     """A Python package that carries it as a plugin library with ``get_library_path()``."""
 
+    memory: str | None = None
+    """ONNX Runtime's word for the memory that I/O binding puts buffers in; None: no I/O binding."""
+    graphs: str = ""
+    """The option that turns CUDA graphs on."""
+
     @property
     def has_devices(self) -> bool:
         """Whether a device index means anything to it."""
@@ -88,12 +93,16 @@ PROVIDERS: dict[str, Provider] = {
             "CUDAExecutionProvider",
             "install framerail[gpu] (onnxruntime-gpu) and NVIDIA's driver, CUDA and cuDNN",
             _cuda,
+            memory="cuda",
+            graphs="enable_cuda_graph",
         ),
         Provider(
             "tensorrt",
             "TensorrtExecutionProvider",
             "install framerail[gpu] (onnxruntime-gpu) and TensorRT beside CUDA",
             _tensorrt,
+            memory="cuda",
+            graphs="trt_cuda_graph_enable",
         ),
         Provider(
             "openvino",

@@ -5,23 +5,22 @@ from __future__ import annotations
 import logging
 import mmap
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
 
 from pipeline.decoders import TensorInfo
 from pipeline.decoders.contract import extra_feeds, image_input
-from pipeline.errors import ConfigError, ModelError, ProviderError
-from pipeline.runtime.provider_table import AUTO_ORDER, PROVIDERS
-from pipeline.runtime.providers import create_session, on_offer, options_of
-
-ProviderOptions = Mapping[str, Mapping[str, str]]
-"""Options by the provider's name."""
+from pipeline.errors import ConfigError, ProviderError
+from pipeline.runtime.binding import Binding, Bound, Graphs, Memory, Runner, batch_sizes, without_graph
+from pipeline.runtime.provider_table import PROVIDERS
+from pipeline.runtime.providers import on_offer, options_of
+from pipeline.runtime.start import ProviderOptions, create, open_session
+from pipeline.vision.letterbox import InputSpec
 
 log = logging.getLogger(__name__)
 
@@ -90,8 +89,8 @@ class Session:
         self.path = path
         self.requested = provider
         self.device = device
-        start = partial(_create, path, device=device, threads=threads, options=options or {}, shape=shape)
-        self._session, self.nodes, self.provider = _open(provider, start)
+        start = partial(create, path, device=device, threads=threads, options=options or {}, shape=shape)
+        self._session, self.nodes, self.provider = open_session(provider, start)
         self.options = options_of(self._session, self.provider)
         """The provider's options, as the running session gives them."""
         self.active = PROVIDERS[self.provider].ort_name
@@ -116,6 +115,12 @@ class Session:
         self.batch = 1 if self._without_batch else image.shape[0] if image is not None else None
         """Pictures that each run takes, where the file fixes it."""
         self._beside: dict[str, NDArray[Any]] = {}
+        inputs = self._session.get_inputs()
+        batch = next((tensor.shape[0] for tensor in inputs if tensor.name == self._input_name), None)
+        self._fixed = {each.name: _is_fixed(each.shape, batch) for each in self._session.get_outputs()}
+        self._graphs = self._with_graphs()
+        # A graph would be replayed over the addresses of another run's arrays.
+        self._plain = without_graph() if self._graphs is not None else None
 
     def files_among(self, paths: Sequence[str]) -> list[str]:
         """The model's file, and which of ``paths`` may hold its weights: those beside it that it names."""
@@ -139,72 +144,63 @@ class Session:
         feeds = {self._input_name: blob[0] if self._without_batch else blob}
         outputs: Sequence[NDArray[Any]]
         if not self._beside and self.batch in (None, count):
-            outputs = self._session.run(self._output_names, feeds)
+            outputs = self._session.run(self._output_names, feeds, self._plain)
             return outputs
         size = self.batch or count
         if count < size:
             feeds[self._input_name] = np.concatenate([blob, np.repeat(blob[-1:], size - count, axis=0)])
         for name, value in self._beside.items():
             feeds[name] = np.repeat(value, size, axis=0)
-        outputs = self._session.run(self._output_names, feeds)
+        outputs = self._session.run(self._output_names, feeds, self._plain)
         return outputs if count == size else [output[:count] for output in outputs]
 
+    def bound(self, limit: int, spec: InputSpec) -> Runner:
+        """What one worker runs on batches of up to ``limit`` blobs: buffers of its own on the device.
 
-_Started = tuple[ort.InferenceSession, dict[str, int]]
+        On the CPU, which uses arrays where they lie, that is the session itself.
+        """
+        kind = PROVIDERS[self.provider].memory
+        if kind is None:
+            return self
+        bound = Bound(
+            self._session,
+            Memory(kind, self.device),
+            self._input_name,
+            self._fixed,
+            self._beside,
+            self._without_batch,
+            self._graphs,
+        )
+        binding = Binding(bound, batch_sizes(limit) if self.batch is None else (self.batch,))
+        binding.prepare(spec.blob_shape[1:], spec.dtype)
+        return binding
 
-
-def _open(
-    provider: str, start: Callable[[str], _Started]
-) -> tuple[ort.InferenceSession, dict[str, int], str]:
-    if provider != "auto":
-        return (*start(provider), provider)
-    for name in on_offer():
-        if name not in AUTO_ORDER:
-            continue
-        try:
-            return (*start(name), name)
-        except ProviderError as error:
-            # What auto means: the best that works. The log says what did not and why.
-            if name == "cpu":
-                raise
-            log.warning("provider auto: %s", error)
-    raise ProviderError("no execution provider can be had: reinstall onnxruntime")
-
-
-def _create(
-    path: Path, name: str, *, device: int, threads: int, options: ProviderOptions, shape: str
-) -> _Started:
-    session_options = ort.SessionOptions()
-    session_options.log_severity_level = 4  # fatal only: errors reach us as exceptions, once
-    session_options.intra_op_num_threads = threads
-    session_options.inter_op_num_threads = 1
-    # Idle intra-op threads spin by default and take the cores that other stages need.
-    session_options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    try:
-        return create_session(str(path), name, device, session_options, options.get(name), shape)
-    except ProviderError:
-        if name != "cpu":
-            _load_on_cpu(path)  # a broken file is a ModelError, whatever provider was asked
-        raise
-    except Exception as error:
-        raise _unreadable(path, error) from None
+    def _with_graphs(self) -> Graphs | None:
+        """CUDA graphs, where the running session says that they are on. Raises ProviderError."""
+        option = PROVIDERS[self.provider].graphs
+        if self.options.get(option, "0").lower() not in ("1", "true"):
+            return None
+        if elsewhere := {where: count for where, count in self.nodes.items() if where != self.active}:
+            shown = ", ".join(f"{count} nodes are on {where}" for where, count in elsewhere.items())
+            raise ProviderError(
+                f"option {option}: a CUDA graph holds the whole model, but {shown}; remove the option"
+            )
+        if loose := [name for name, fixed in self._fixed.items() if not fixed]:
+            raise ProviderError(
+                f"option {option}: a CUDA graph needs outputs of a fixed size, but {', '.join(loose)} has "
+                "as many rows as the model finds; remove the option"
+            )
+        return Graphs()
 
 
-def _load_on_cpu(path: Path) -> None:
-    options = ort.SessionOptions()
-    options.log_severity_level = 4
-    try:
-        ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"], enable_fallback=0)
-    except Exception as error:
-        raise _unreadable(path, error) from None
+def _is_fixed(shape: Sequence[Any], batch: Any) -> bool:
+    """Whether an output of this declared shape has one shape for each batch size.
 
-
-def _unreadable(path: Path, error: Exception) -> ModelError:
-    size = path.stat().st_size if path.exists() else 0
-    reason = str(error).removeprefix("[ONNXRuntimeError] : ")
-    return ModelError(
-        f"cannot load model {path} ({size:,} bytes): {reason}; is it a complete ONNX file for "
-        f"onnxruntime {ort.__version__}?"
+    Its first side may be the input's ``batch``, by the same name; any other open side may be a count
+    of detections.
+    """
+    return all(isinstance(side, int) and side > 0 for side in shape[1:]) and (
+        not shape or shape[0] == batch or isinstance(shape[0], int)
     )
 
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 import numpy as np
 
 from pipeline.frame import Prepared, Raw
-from pipeline.runtime.session import Session
+from pipeline.runtime.binding import Runner
 from pipeline.stages.preprocess import BlobPool
 
 
 class Infer:
-    """May be shared by several workers: a session's runs don't disturb each other."""
+    """May be shared by several workers where ``session`` may: a session's runs don't disturb each other,
+    those of one binding do."""
 
-    def __init__(self, session: Session, pool: BlobPool) -> None:
+    def __init__(self, session: Runner, pool: BlobPool) -> None:
         self._session = session
         self._pool = pool
 

@@ -1,0 +1,76 @@
+"""Starting a session: on the provider that was asked for, or on the best that works."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import onnxruntime as ort
+
+from pipeline.errors import ModelError, ProviderError
+from pipeline.runtime.provider_table import AUTO_ORDER
+from pipeline.runtime.providers import create_session, on_offer
+
+log = logging.getLogger(__name__)
+
+ProviderOptions = Mapping[str, Mapping[str, str]]
+"""Options by the provider's name."""
+Started = tuple[ort.InferenceSession, dict[str, int]]
+
+
+def open_session(
+    provider: str, start: Callable[[str], Started]
+) -> tuple[ort.InferenceSession, dict[str, int], str]:
+    """A session, how many nodes each provider got, and the name of the one it runs on."""
+    if provider != "auto":
+        return (*start(provider), provider)
+    for name in on_offer():
+        if name not in AUTO_ORDER:
+            continue
+        try:
+            return (*start(name), name)
+        except ProviderError as error:
+            # What auto means: the best that works. The log says what did not and why.
+            if name == "cpu":
+                raise
+            log.warning("provider auto: %s", error)
+    raise ProviderError("no execution provider can be had: reinstall onnxruntime")
+
+
+def create(
+    path: Path, name: str, *, device: int, threads: int, options: ProviderOptions, shape: str
+) -> Started:
+    """Start a session on provider ``name``. Raises ProviderError; ModelError where the file is unfit."""
+    session_options = ort.SessionOptions()
+    session_options.log_severity_level = 4  # fatal only: errors reach us as exceptions, once
+    session_options.intra_op_num_threads = threads
+    session_options.inter_op_num_threads = 1
+    # Idle intra-op threads spin by default and take the cores that other stages need.
+    session_options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    try:
+        return create_session(str(path), name, device, session_options, options.get(name), shape)
+    except ProviderError:
+        if name != "cpu":
+            _load_on_cpu(path)  # a broken file is a ModelError, whatever provider was asked
+        raise
+    except Exception as error:
+        raise _unreadable(path, error) from None
+
+
+def _load_on_cpu(path: Path) -> None:
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    try:
+        ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"], enable_fallback=0)
+    except Exception as error:
+        raise _unreadable(path, error) from None
+
+
+def _unreadable(path: Path, error: Exception) -> ModelError:
+    size = path.stat().st_size if path.exists() else 0
+    reason = str(error).removeprefix("[ONNXRuntimeError] : ")
+    return ModelError(
+        f"cannot load model {path} ({size:,} bytes): {reason}; is it a complete ONNX file for "
+        f"onnxruntime {ort.__version__}?"
+    )
