@@ -220,6 +220,14 @@ def run(
             "--read-timeout", metavar="SECONDS", help="Without data, a source is dead. Default: 10."
         ),
     ] = None,
+    hwdecode: Annotated[
+        Optional[str],
+        typer.Option(
+            "--hwdecode",
+            metavar="auto|cuda|vaapi|qsv|none",
+            help="Decode video in hardware; auto: where it can be had. Default: none.",
+        ),
+    ] = None,
     camera_size: Annotated[
         Optional[str],
         typer.Option("--camera-size", metavar="WxH", help="Picture size to ask of a local camera."),
@@ -268,6 +276,7 @@ def run(
         "rtsp_transport": rtsp_transport,
         "open_timeout": open_timeout,
         "read_timeout": read_timeout,
+        "hwdecode": hwdecode,
         "camera": _camera(camera_size, camera_fps, camera_format),
     }
     options = {

@@ -43,6 +43,7 @@ ProviderName = Literal[
 PROVIDER_NAMES: tuple[str, ...] = get_args(ProviderName)
 
 RtspTransport = Literal["auto", "tcp", "udp"]
+HardwareDecode = Literal["auto", "cuda", "vaapi", "qsv", "none"]
 _STREAM_NAME = re.compile(r"[^\x00-\x1f/\\{}]+")
 
 
@@ -84,6 +85,8 @@ class StreamConfig(_Strict):
     """Seconds that opening may take."""
     read_timeout: Annotated[float, Field(gt=0, le=3600)] = 10.0
     """Seconds without any data after which a network source counts as dead."""
+    hwdecode: HardwareDecode = "none"
+    """On which device video is decoded; auto: on the first that is there, else on the CPU."""
     camera: CameraConfig = CameraConfig()
 
     @model_validator(mode="after")

@@ -116,6 +116,8 @@ def _video() -> dict[str, Any]:
     import av
     from av.codec.hwaccel import hwdevices_available
 
+    from pipeline.sources.hardware import METHODS, unavailable
+
     def have(names: tuple[str, ...], mode: str) -> list[str]:
         found = []
         for name in names:
@@ -131,6 +133,7 @@ def _video() -> dict[str, Any]:
         "decoders": have(VIDEO_DECODERS, "r"),
         "encoders": have(VIDEO_ENCODERS, "w"),
         "hardware_decoders": sorted(hwdevices_available()),
+        "hwdecode": {method: unavailable(method) or "works" for method in METHODS},
     }
 
 
@@ -223,10 +226,8 @@ def print_report(report: dict[str, Any], console: Console) -> None:
     if video:
         table.add_row("video decoders", " ".join(video["decoders"]))
         table.add_row("video encoders", " ".join(video["encoders"]))
-        hardware = " ".join(video["hardware_decoders"])
-        table.add_row(
-            "hardware video", f"{hardware} (compiled in; not used yet)" if hardware else "none compiled in"
-        )
+        for number, (method, state) in enumerate(video["hwdecode"].items()):
+            table.add_row("" if number else "hardware video", f"{method}: {state}")
     table.add_row("windows", {True: "yes", False: "no (headless OpenCV)", None: "unknown"}[report["windows"]])
     console.print(table)
     providers = Table(title="Execution providers", title_justify="left")

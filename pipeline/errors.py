@@ -48,7 +48,7 @@ class SourceError(PipelineError, OSError):
     """A source failed. ``cause`` is one word for metrics and the summary.
 
     Causes: ``not_found``, ``auth``, ``timeout``, ``refused``, ``network``, ``format``,
-    ``permission``, ``ended``, ``error``.
+    ``permission``, ``ended``, ``hardware``, ``error``.
     """
 
     def __init__(self, message: str, cause: str = "error") -> None:

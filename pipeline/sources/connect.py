@@ -19,6 +19,7 @@ from pipeline.errors import SourceOpenError
 from pipeline.redact import redact
 from pipeline.sources.base import SourceSpec
 from pipeline.sources.failures import explain
+from pipeline.sources.hardware import Decoding, NoHardwareError, choose
 from pipeline.sources.pipe import Pipe
 
 LOG = logging.getLogger(__name__)
@@ -52,6 +53,7 @@ class Opened:
     """Empty for a file."""
     transport: str
     """tcp or udp for RTSP, else empty."""
+    decoding: Decoding
     pipe: Pipe | None = None
     """What the container reads, where that is a named pipe; to be closed after it."""
 
@@ -67,6 +69,10 @@ def connect(spec: SourceSpec, stream: StreamConfig, stop: threading.Event) -> Op
     if scheme in ("rtsp", "rtsps"):
         auto = stream.rtsp_transport == "auto"
         transports = ("tcp", "udp") if auto else (stream.rtsp_transport,)
+    try:
+        decoding = choose(stream.hwdecode)
+    except NoHardwareError as error:
+        raise SourceOpenError(f"cannot open {spec.address}: {error}", cause="hardware") from None
     deadline = time.monotonic() + stream.open_timeout
     failures: list[tuple[str, str]] = []
     for transport in transports:
@@ -74,7 +80,8 @@ def connect(spec: SourceSpec, stream: StreamConfig, stop: threading.Event) -> Op
             if deadline <= time.monotonic() or stop.is_set():
                 break
             LOG.warning("%s: %s over TCP; trying UDP", redact(spec.address), failures[-1][1])
-        outcome = _try(spec, scheme, transport, stream, stop, max(deadline - time.monotonic(), 0.01))
+        left = max(deadline - time.monotonic(), 0.01)
+        outcome = _try(spec, scheme, transport, stream, decoding, stop, left)
         if isinstance(outcome, Opened):
             return outcome
         failures.append(outcome)
@@ -89,6 +96,7 @@ def _try(
     scheme: str,
     transport: str,
     stream: StreamConfig,
+    decoding: Decoding,
     stop: threading.Event,
     open_timeout: float,
 ) -> Opened | tuple[str, str]:
@@ -113,7 +121,14 @@ def _try(
         address = pipe = Pipe(spec.address, stop, open_timeout)
     begun = time.monotonic()
     try:
-        container = av.open(address, "r", options=options, timeout=timeout, metadata_errors="replace")
+        container = av.open(
+            address,
+            "r",
+            options=options,
+            timeout=timeout,
+            metadata_errors="replace",
+            hwaccel=decoding.device(),
+        )
     except (av.error.FFmpegError, OSError, ValueError) as error:
         if pipe is not None:
             pipe.close()
@@ -123,7 +138,7 @@ def _try(
         return explain(error, remote=bool(scheme), opening=True, waited=waited, limit=open_timeout)
     video = _pick(container)
     if isinstance(video, VideoStream):
-        return Opened(container, video, scheme, transport, pipe)
+        return Opened(container, video, scheme, transport, decoding, pipe)
     container.close()
     if pipe is not None:
         pipe.close()

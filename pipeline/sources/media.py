@@ -17,6 +17,7 @@ import logging
 import threading
 import time
 from collections.abc import Iterator
+from itertools import islice
 
 import av.error
 from av.container import InputContainer
@@ -24,7 +25,7 @@ from av.packet import Packet
 from av.stream import Stream
 
 from pipeline.config import StreamConfig
-from pipeline.errors import SourceReadError
+from pipeline.errors import SourceOpenError, SourceReadError
 from pipeline.redact import redact
 from pipeline.sources import fflog
 from pipeline.sources.base import Picture, Source, SourceSpec
@@ -32,6 +33,7 @@ from pipeline.sources.connect import Opened, connect
 from pipeline.sources.convert import Converter
 from pipeline.sources.ending import Progress
 from pipeline.sources.failures import explain
+from pipeline.sources.hardware import NoHardwareError
 from pipeline.sources.opened import Once
 
 LOG = logging.getLogger(__name__)
@@ -40,8 +42,18 @@ _PLAYLISTS = frozenset({"hls", "dash"})
 
 
 def open_media(spec: SourceSpec, stream: StreamConfig, stop: threading.Event) -> Source:
-    """Open a file or an address. Raises SourceOpenError."""
-    return MediaSource(connect(spec, stream, stop), spec, stream, stop)
+    """Open a file or an address. Raises SourceOpenError.
+
+    Where a device is to decode, its first picture is awaited too: only then is known who decodes.
+    """
+    source = MediaSource(connect(spec, stream, stop), spec, stream, stop)
+    if stream.hwdecode != "none":
+        try:
+            source.settle()
+        except BaseException:
+            source.close()
+            raise
+    return source
 
 
 class MediaSource(Once):
@@ -59,10 +71,26 @@ class MediaSource(Once):
         self._shown, self._stop = redact(spec.address), stop
         self._remote, self._read_timeout = bool(opened.scheme), stream.read_timeout
         self.live = _is_live(self._container) if spec.live is None else spec.live
-        frame_threads = not self.live and fflog.frame_threads_allowed()
+        # FFmpeg calls frame threads on top of a device unstable.
+        on_device = self._video.codec_context.is_hwaccel
+        frame_threads = not self.live and not on_device and fflog.frame_threads_allowed()
         self._video.thread_type = "AUTO" if frame_threads else "SLICE"
         self.frame_count = None if self.live else self._video.frames or None
-        self.description = self._describe(opened.scheme, opened.transport)
+        self._opened = opened
+        self._ahead: list[Picture] = []
+        self._rest = self._decoded()
+        self.description = self._describe("")
+
+    def settle(self) -> None:
+        """Decode the first picture, and find out where that was done. Raises SourceError."""
+        self._ahead = list(islice(self._rest, 1))
+        failure = ""
+        try:
+            self.description = self._describe(self._opened.decoding.settle(self._video, self._shown))
+        except NoHardwareError as error:
+            failure = str(error)
+        if failure and not self._stop.is_set():
+            raise SourceOpenError(f"cannot open {self._shown}: {failure}", cause="hardware")
 
     def close(self) -> None:
         """Close the container. To be called by the thread that iterates; twice does no harm."""
@@ -71,6 +99,11 @@ class MediaSource(Once):
             self._pipe.close()
 
     def _pictures(self) -> Iterator[Picture]:
+        yield from self._ahead
+        self._ahead = []
+        yield from self._rest
+
+    def _decoded(self) -> Iterator[Picture]:
         converter, progress = Converter(), Progress(self._container, self._video, sized=not self.live)
         clock = time.perf_counter
         spent = 0.0
@@ -146,7 +179,8 @@ class MediaSource(Once):
                 cause="format",
             )
 
-    def _describe(self, scheme: str, transport: str) -> str:
+    def _describe(self, decoded: str) -> str:
+        scheme, transport = self._opened.scheme, self._opened.transport
         context, rate = self._video.codec_context, self._video.average_rate
         size = f"{context.width}x{context.height}" if context.width else "size unknown"
         fps = f"{float(rate):g} fps" if rate else "frame rate unknown"
@@ -155,7 +189,7 @@ class MediaSource(Once):
         if transport:
             where, way = scheme, f" over {transport.upper()}"
         kind = "live" if self.live else "not live"
-        return f"{context.name}, {size}, {fps}, {where}{way}, {kind}"
+        return f"{context.name}{decoded}, {size}, {fps}, {where}{way}, {kind}"
 
 
 def _is_live(container: InputContainer) -> bool:
