@@ -60,6 +60,27 @@ def test_an_option_that_the_provider_does_not_know(cheap_model: str, monkeypatch
     assert "\n" not in str(bad.value)
 
 
+@pytest.mark.parametrize(
+    ("option", "says"),
+    [
+        ("arena_extend_strategy", r"'fake': its option 'arena_extend_strategy' cannot be 'x': .* enum name"),
+        ("device_id", r"'fake' \(device 0\) could not start: "),
+    ],
+)
+def test_a_value_that_the_provider_cannot_read(
+    cheap_model: str, monkeypatch: pytest.MonkeyPatch, option: str, says: str
+) -> None:
+    """The sentence is CUDA's own, of ONNX Runtime 1.31; that of device_id is about the machine instead."""
+
+    def refused(*_: object, **given: object) -> None:
+        raise RuntimeError(f'Failed to parse provider option "{option}": x.h:56 Failed to map enum name: x')
+
+    fake_provider.install(monkeypatch)
+    monkeypatch.setattr(ort, "InferenceSession", refused)
+    with pytest.raises(ProviderError, match=says):
+        providers.create_session(cheap_model, "fake", 0, ort.SessionOptions(), {"arena_extend_strategy": "x"})
+
+
 def test_the_cpu_ignores_options_so_they_are_refused(cheap_model: str) -> None:
     """ONNX Runtime, for real: it takes any option of the CPU provider and says nothing."""
     silent = ort.InferenceSession(cheap_model, providers=[("CPUExecutionProvider", {"arena": "1"})])

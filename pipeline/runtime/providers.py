@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 
 
 _UNKNOWN_OPTION = re.compile(r'[Uu]nknown provider option:? *[\'"]([^\'"]+)')
+_UNREAD_OPTION = re.compile(r'[Ff]ailed to parse provider option "([^"]+)": *([^\n]*)')
 
 _registration = threading.Lock()
 _registered: set[str] = set()
@@ -134,6 +135,11 @@ def _accelerated(
             raise ProviderError(
                 f"provider {provider.name!r} knows no option {unknown[1]!r}; ONNX Runtime's page on "
                 f"{provider.ort_name} lists those it has (provider_options, --provider-option)"
+            ) from None
+        if (unread := _UNREAD_OPTION.search(str(error))) is not None and unread[1] in asked:
+            key, why = unread.groups()
+            raise ProviderError(
+                f"provider {provider.name!r}: its option {key!r} cannot be {asked[key]!r}: {why}"
             ) from None
         raise ProviderError(
             f"provider {provider.name!r} (device {device}) could not start: {error}; {provider.remedy}, "
