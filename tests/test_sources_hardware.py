@@ -18,7 +18,7 @@ from av.codec.hwaccel import HWAccel, hwdevices_available
 from pipeline.config import StreamConfig, make_config
 from pipeline.errors import ConfigError, SourceOpenError
 from pipeline.sample import SAMPLE
-from pipeline.sources import Source, hardware, open_source, parse_source
+from pipeline.sources import Source, connect, hardware, open_source, parse_source
 from pipeline.sources.hardware import Decoding
 from tests.clips import make_clip
 from tests.test_cli import assert_one_line, framerail
@@ -122,6 +122,18 @@ def test_a_device_that_does_not_decode_this_video(
     assert "decodes on the CPU: cuda does not decode this h264" in caplog.text
 
 
+def test_no_frame_threads_on_top_of_a_device(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That FFmpeg tries a device is a fake; on how many threads it decodes is not."""
+    from av.codec.context import ThreadType
+
+    from pipeline.sources import media
+
+    for tried, expected in ((False, ThreadType.AUTO), (True, ThreadType.SLICE)):
+        monkeypatch.setattr(media, "on_device", lambda _, tried=tried: tried)
+        with opened(clip, "none") as source:
+            assert source._video.thread_type == expected  # type: ignore[attr-defined]
+
+
 def test_ffmpegs_silent_fallback_for_a_codec_is_found_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -130,12 +142,17 @@ def test_ffmpegs_silent_fallback_for_a_codec_is_found_out(
         pytest.skip("needs an FFmpeg with cuda")
     path = make_clip(tmp_path / "clip.mkv", frames=5, codec="ffv1")
     monkeypatch.setattr(hardware, "unavailable", lambda _: "")
-    assert isinstance(Decoding("cuda", "cuda").device(), HWAccel)
+    given: list[Any] = []
+    real = connect.av.open
+    monkeypatch.setattr(
+        connect.av, "open", lambda *a, **options: (given.append(options["hwaccel"]), real(*a, **options))[1]
+    )
     with pytest.raises(SourceOpenError, match="cuda does not decode this ffv1"):
         opened(path, "cuda")
     with opened(path, "auto") as source:
         assert source.description.startswith("ffv1 decoded by the CPU, ")
         assert len(list(source)) == 5
+    assert [type(each) for each in given] == [HWAccel, HWAccel]
 
 
 def test_a_source_that_fails_while_its_first_picture_is_awaited_is_closed(

@@ -86,10 +86,14 @@ def unavailable(method: str) -> str:
     return "no decoder of this build of FFmpeg takes such a device"
 
 
+def on_device(video: VideoStream) -> bool:
+    """Whether FFmpeg will try a device for ``video``; whether that takes it is another question."""
+    return video.codec_context.is_hwaccel
+
+
 def decodes_on(video: VideoStream, method: str) -> bool:
     """Whether the device decodes, once there is a picture: FFmpeg has then settled on its pixel format."""
-    context = video.codec_context
-    return context.is_hwaccel and context.pix_fmt == method
+    return on_device(video) and video.codec_context.pix_fmt == method
 
 
 def _kind(video: VideoStream) -> str:

@@ -33,7 +33,7 @@ from pipeline.sources.connect import Opened, connect
 from pipeline.sources.convert import Converter
 from pipeline.sources.ending import Progress
 from pipeline.sources.failures import explain
-from pipeline.sources.hardware import NoHardwareError
+from pipeline.sources.hardware import NoHardwareError, on_device
 from pipeline.sources.opened import Once
 
 LOG = logging.getLogger(__name__)
@@ -72,8 +72,7 @@ class MediaSource(Once):
         self._remote, self._read_timeout = bool(opened.scheme), stream.read_timeout
         self.live = _is_live(self._container) if spec.live is None else spec.live
         # FFmpeg calls frame threads on top of a device unstable.
-        on_device = self._video.codec_context.is_hwaccel
-        frame_threads = not self.live and not on_device and fflog.frame_threads_allowed()
+        frame_threads = not self.live and not on_device(self._video) and fflog.frame_threads_allowed()
         self._video.thread_type = "AUTO" if frame_threads else "SLICE"
         self.frame_count = None if self.live else self._video.frames or None
         self._opened = opened
