@@ -62,7 +62,13 @@ def bench(options: Options, out: Console, err: Console, *, as_json: bool) -> Non
     if options.plot is not None:
         check_plot(options.plot)
     config = options.config()
-    model = open_model(config.model, config.provider, config.device, input_size=config.input_size)
+    model = open_model(
+        config.model,
+        config.provider,
+        config.device[0],
+        input_size=config.input_size,
+        options=config.provider_options,
+    )
     planned = list(points(config, model, swept, counts))
     del model
     if old is not None:

@@ -88,7 +88,7 @@ def test_every_batch_is_padded_to_a_fixed_size_and_cut_again(
     assert model.session.active == "FakeExecutionProvider"
     plain = Session(model.session.path, "cpu")
     binding = model.session.bound(6, model.spec)
-    assert [shape[0] for _, shape, _ in runs] == [1, 2, 4, 6]  # made ready before there is a frame
+    assert [shape[0] for _, shape, _ in runs] == [6, 4, 2, 1]  # made ready before there is a frame
     for count in (1, 2, 3, 4, 5, 6, 3, 1, 7):
         blob = pictures(count, start=count / 20)
         (answer,) = binding.run(blob)

@@ -92,14 +92,13 @@ def _captured(spec: SourceSpec, stream: StreamConfig, most_bytes: int) -> tuple[
 
 def _stages(config: Config, model: Model, frames: Sequence[Frame]) -> dict[str, Cost]:
     """What the stages that all streams share cost per frame."""
-    pool = BlobPool(model.spec.dtype)
+    pool, size = BlobPool(model.spec.dtype), batch_limit(config, model)
     stages: dict[str, Callable[[Any], list[Any]]] = {
         "preprocess": Preprocess(model.spec, pool),
-        "infer": Infer(model.session, pool),
+        "infer": Infer(model.session.bound(size, model.spec), pool),
         "postprocess": Postprocess(model, thresholds(config, model)),
         "emit": Emit([Null()], {frame.stream: StreamAccount(frame.stream) for frame in frames}),
     }
-    size = batch_limit(config, model)
     batches = [list(islice(cycle(frames), start, start + size)) for start in range(0, len(frames), size)]
     cpu, wall = dict.fromkeys(stages, 0.0), dict.fromkeys(stages, 0.0)
     for number, batch in enumerate([*batches[:1], *batches]):

@@ -42,7 +42,12 @@ class Contestant:
 
     def __init__(self, config: Config, names: Sequence[str] | None = None, whose: str = "") -> None:
         self.model = open_model(
-            config.model, config.provider, config.device, usable_cores(), input_size=config.input_size
+            config.model,
+            config.provider,
+            config.device[0],
+            usable_cores(),
+            input_size=config.input_size,
+            options=config.provider_options,
         )
         model = self.model
         if model.family.task == "classify":

@@ -104,9 +104,10 @@ class Binding:
     def prepare(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
         """Make the buffers for pictures of ``shape`` ([3, H, W]), of every batch size, and run once on each.
 
-        A graph is recorded later, in the thread that replays it: ONNX Runtime keeps them by thread.
+        The largest first: TensorRT's engine, and an arena, that are made for it take the others too. A
+        graph is recorded later, in the thread that replays it: ONNX Runtime keeps them by thread.
         """
-        for size in self._sizes:
+        for size in reversed(self._sizes):
             self.run(np.zeros((size, *shape), dtype))
 
     def run(self, blob: NDArray[Any]) -> Sequence[NDArray[Any]]:
