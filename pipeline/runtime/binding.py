@@ -140,7 +140,9 @@ class _Slot:
             value = bound.memory.holding(np.repeat(array, shape[0], axis=0))
             self._binding.bind_ortvalue_input(name, value)
         self._bind_outputs(list(bound.outputs))
-        self._loose = [name for name, fixed in bound.outputs.items() if not fixed]
+        # A graph writes to where its recording did. An export may leave a fixed side undeclared; a size that
+        # does depend on the picture is read back by the host, which CUDA refuses while it records.
+        self._loose = [name for name, fixed in bound.outputs.items() if not fixed and bound.graphs is None]
         self._ran = False
         self._options = without_graph() if bound.graphs is not None else None
 

@@ -185,11 +185,6 @@ class Session:
             raise ProviderError(
                 f"option {option}: a CUDA graph holds the whole model, but {shown}; remove the option"
             )
-        if loose := [name for name, fixed in self._fixed.items() if not fixed]:
-            raise ProviderError(
-                f"option {option}: a CUDA graph needs outputs of a fixed size, but {', '.join(loose)} has "
-                "as many rows as the model finds; remove the option"
-            )
         return Graphs()
 
 
