@@ -94,7 +94,8 @@ def plan(options: Options, out: Console, err: Console, *, as_json: bool) -> None
         def run(count: int, confirm: bool) -> Mapping[str, Any]:
             seconds = options.confirm if confirm else options.seconds
             err.print(f"{count} camera{'s' * (count > 1)}, {seconds:g} s", highlight=False)
-            settings = Settings(warm_up=min(3.0, seconds / 3), window=seconds / 3, tolerance=math.inf, most=seconds)
+            warm_up, window = min(3.0, seconds / 3), seconds / 3
+            settings = Settings(warm_up=warm_up, window=window, tolerance=math.inf, most=seconds)
             last.update(apart(trial, _config(options, clip, count), settings))
             return last
 
