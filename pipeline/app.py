@@ -60,6 +60,7 @@ from pipeline.flow import Bypass, Channel, Flow, Windowed
 from pipeline.frame import Result
 from pipeline.iteration import Iteration
 from pipeline.metrics import MetricsServer
+from pipeline.profiles import Profile, applied
 from pipeline.runtime.model import Model, open_model
 from pipeline.sinks import Sink, files_of, open_sinks
 from pipeline.sources import SourceSpec, local_files
@@ -197,6 +198,7 @@ class Pipeline:
         self.accounts = Accounts(list(self.sources), stages)
         self.model: Model | None = None
         self.second: Model | None = None
+        self.profile: Profile | None = None
         self.metrics: MetricsServer | None = None
         self._sinks: list[Sink] = list(sinks)
         self._also_read = also_read
@@ -212,6 +214,7 @@ class Pipeline:
     def __enter__(self) -> Self:
         if self.model is not None:
             raise RuntimeError("a pipeline can be entered once; make another one")
+        self.config, self.profile = applied(self.config)
         config = self.config
         with ExitStack() as opened:
             provider = config.provider
@@ -224,6 +227,7 @@ class Pipeline:
                 task=config.task,
                 input_size=config.input_size,
                 options=config.provider_options,
+                spinning=config.infer_spinning,
             )
             if config.classify is not None:
                 if self.model.family.task == "classify":

@@ -20,7 +20,7 @@ from typing import Annotated, Any, Optional
 import typer
 
 from pipeline import __version__
-from pipeline.cli_bench import bench, plan
+from pipeline.cli_bench import bench, plan, tune
 from pipeline.cli_eval import evaluate
 from pipeline.cli_models import models_app
 from pipeline.command import CANCELLED, console, given, log, reporting, stdout
@@ -256,6 +256,12 @@ def run(
         Optional[int],
         typer.Option("--infer-threads", metavar="N", help="Threads of each run. Default: for the machine."),
     ] = None,
+    profile: Annotated[
+        Optional[bool],
+        typer.Option(
+            "--profile/--no-profile", help="Go by what framerail tune found here, where it ran. Default: yes."
+        ),
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Warnings and errors only.")] = False,
     log_format: Annotated[
         Optional[str],
@@ -304,6 +310,7 @@ def run(
         "linger_ms": linger_ms,
         "infer_workers": infer_workers,
         "infer_threads": infer_threads,
+        "profile": profile,
         "quiet": quiet or None,
         "log_format": log_format,
     }
@@ -462,6 +469,9 @@ app.command(
     epilog="Examples: framerail plan --fps 15 --resolution 1080p; framerail plan gate.mp4 --fps 10 "
     "--model m.onnx --p99-age-ms 300 --max-drop 1% --json",
 )(plan)
+app.command(
+    "tune", epilog="Examples: framerail tune; framerail tune clip.mp4 --model m.onnx --max-ap-loss 0.005"
+)(tune)
 app.command(
     "bench",
     epilog="Examples: framerail bench sample:; framerail bench clip.mp4 --model m.onnx --streams 1,2,4,8 "

@@ -191,3 +191,61 @@ def plan(
             ),
         )
         plan_command.plan(options, stdout(), console, as_json=as_json)
+
+
+def tune(
+    source: Annotated[
+        str, typer.Argument(metavar="[SOURCE]", help="A video of what is to be detected.")
+    ] = "sample:",
+    model: Annotated[
+        str | None,
+        typer.Option("--model", "-m", metavar="NAME|FILE.onnx", help="Default: nanodet-g."),
+    ] = None,
+    max_ap_loss: Annotated[
+        float, typer.Option("--max-ap-loss", help="AP (0..1) that a faster setting may cost.")
+    ] = 0.01,
+    images: Annotated[
+        str | None,
+        typer.Option(
+            "--images", metavar="DIR", help="Labelled pictures to measure that on. Default: the SOURCE."
+        ),
+    ] = None,
+    annotations: Annotated[
+        str | None,
+        typer.Option("--annotations", metavar="FILE.json", help="Their labels, in COCO's instances format."),
+    ] = None,
+    provider: Annotated[
+        str | None,
+        typer.Option("--provider", "-p", help="Tune on this one alone. Default: try all that there are."),
+    ] = None,
+    input_size: Annotated[
+        str | None, typer.Option("--input-size", metavar="N|WxH", help="Tune with this one alone.")
+    ] = None,
+    seconds: Annotated[float, typer.Option("--seconds", help="Length of a trial.")] = 4.0,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Do not go on where an interrupted tuning was.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Log everything; tracebacks too.")] = False,
+) -> None:
+    """Find the fastest settings for a model on this machine; run goes by them from then on."""
+    from pipeline import dependencies, logs
+
+    logs.set_up("text", quiet=True, debug=debug, console=console)
+    with reporting():
+        dependencies.check()
+        from pipeline import tune_command
+        from pipeline.errors import ConfigError
+
+        if (images is None) != (annotations is None):
+            raise ConfigError("give --images DIR and --annotations FILE.json together")
+        options = tune_command.Options(
+            source=source,
+            max_ap_loss=max_ap_loss,
+            images=images,
+            annotations=annotations,
+            seconds=seconds,
+            fresh=fresh,
+            run=given({"model": model, "provider": provider, "input_size": input_size}),
+        )
+        tune_command.tune(options, stdout(), console, as_json=as_json)

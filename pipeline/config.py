@@ -155,6 +155,10 @@ class Config(_Strict):
     """Concurrent inference runs; None: chosen for the machine and the provider."""
     infer_threads: Annotated[int, Field(ge=1, le=256)] | None = None
     """Intra-op threads of each run; None: chosen for the machine."""
+    infer_spinning: bool = False
+    """Idle threads of a run wait busily for the next one: for runs of several, where cores are to spare."""
+    profile: bool = True
+    """Go by what `framerail tune` found for this model on this machine, in all that is left open here."""
     preprocess_workers: Annotated[int, Field(ge=1, le=64)] = 1
     postprocess_workers: Annotated[int, Field(ge=1, le=64)] = 1
     batch: Annotated[int, Field(ge=1, le=1024)] | None = None

@@ -47,6 +47,7 @@ def summarize(pipeline: Pipeline) -> dict[str, Any]:
         "seconds": round(accounts.elapsed(), 3),
         "provider": _provider(pipeline, model),
         "model": _model(model, pipeline.config.model),
+        "profile": str(pipeline.profile.path) if pipeline.profile is not None else None,
         "second": second and {"provider": _provider(pipeline, second), "model": _model(second, None)},
         "stages": {
             name: {

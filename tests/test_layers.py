@@ -16,9 +16,9 @@ FLOORS = {
     "cli": 5, "cli_bench": 5, "cli_eval": 5, "cli_models": 5, "command": 5,
     "console": 4, "doctor": 4, "model_commands": 4, "pull_command": 4, "identify_command": 4,
     "convert_command": 4,
-    "eval_command": 4, "evaluation": 4, "bench_command": 4, "plan_command": 4,
+    "eval_command": 4, "evaluation": 4, "bench_command": 4, "plan_command": 4, "tune_command": 4,
     "app": 4, "decide": 4, "iteration": 4, "detector": 4, "summary": 4, "shutdown": 4, "bench": 4,
-    "stages": 3,
+    "stages": 3, "profiles": 3,
     "sources": 2, "runtime": 2, "sinks": 2, "accounts": 2, "metrics": 2,
     "vision": 1, "decoders": 1, "flow": 1, "sample": 1, "convert": 1,
     "errors": 0, "redact": 0, "frame": 0, "detections": 0, "classification": 0, "config": 0,
@@ -28,6 +28,7 @@ FLOORS = {
 # Within a floor: who may lean on whom, beyond itself.
 NEIGHBOURS = {
     ("cli", "cli_bench"), ("cli_bench", "command"), ("bench_command", "bench"), ("plan_command", "bench"),
+    ("tune_command", "bench"), ("tune_command", "evaluation"),
     ("cli", "cli_eval"), ("cli", "cli_models"), ("cli", "command"), ("cli_eval", "command"),
     ("cli_models", "command"), ("evaluation", "decide"), ("eval_command", "evaluation"),
     ("bench", "app"), ("bench", "decide"), ("bench", "doctor"), ("bench", "summary"),

@@ -39,9 +39,9 @@ def measure(config: Config, settings: Settings, told: Told | None = None) -> dic
     with Pipeline(config, sinks=[Null()]) as line:
         sources = list(line.sources.values())
         bare = _on_one_thread(line)
-        before = alone(config, sources, bare)
+        before = alone(line.config, sources, bare)
         seen = watch(line, settings, told)
-        after = alone(config, sources, bare)
+        after = alone(line.config, sources, bare)
         crew = _crew(line)
         found = {**figures(seen, settings, crew), **_about(line)}
     costs = _mean(before, after)
@@ -117,7 +117,7 @@ def _about(line: Pipeline) -> dict[str, Any]:
             "linger_ms": config.linger_ms,
             "input": [model.spec.width, model.spec.height],
         },
-        **{key: said[key] for key in ("provider", "model", "conserved")},
+        **{key: said[key] for key in ("provider", "model", "profile", "conserved")},
     }
 
 

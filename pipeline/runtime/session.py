@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime as ort
 from numpy.typing import NDArray
 
 from pipeline.decoders import TensorInfo
@@ -52,6 +53,11 @@ def usable_cores(quota_file: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
     return cores
 
 
+def runtime_version() -> str:
+    """ONNX Runtime's."""
+    return str(ort.__version__)
+
+
 def concurrency(cores: int, workers: int | None, threads: int | None) -> tuple[int, int]:
     """Concurrent runs × intra-op threads for the CPU.
 
@@ -82,14 +88,24 @@ class Session:
         threads: int = 1,
         options: ProviderOptions | None = None,
         shape: str = "",
+        spinning: bool = False,
     ) -> None:
-        """``options`` is what each provider is given; ``shape`` what is fed where the file leaves it open."""
+        """``options`` is what each provider is given; ``shape`` what is fed where the file leaves it open;
+        ``spinning``: idle threads of a run wait busily for the next."""
         if provider != "auto" and provider not in PROVIDERS:
             raise ConfigError(f"unknown provider {provider!r}; this build has: {', '.join(on_offer())}")
         self.path = path
         self.requested = provider
         self.device = device
-        start = partial(create, path, device=device, threads=threads, options=options or {}, shape=shape)
+        start = partial(
+            create,
+            path,
+            device=device,
+            threads=threads,
+            options=options or {},
+            shape=shape,
+            spinning=spinning,
+        )
         self._session, self.nodes, self.provider = open_session(provider, start)
         self.options = options_of(self._session, self.provider)
         """The provider's options, as the running session gives them."""

@@ -39,7 +39,14 @@ def open_session(
 
 
 def create(
-    path: Path, name: str, *, device: int, threads: int, options: ProviderOptions, shape: str
+    path: Path,
+    name: str,
+    *,
+    device: int,
+    threads: int,
+    options: ProviderOptions,
+    shape: str,
+    spinning: bool,
 ) -> Started:
     """Start a session on provider ``name``. Raises ProviderError; ModelError where the file is unfit."""
     session_options = ort.SessionOptions()
@@ -47,7 +54,7 @@ def create(
     session_options.intra_op_num_threads = threads
     session_options.inter_op_num_threads = 1
     # Idle intra-op threads spin by default and take the cores that other stages need.
-    session_options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    session_options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spinning)))
     try:
         return create_session(str(path), name, device, session_options, options.get(name), shape)
     except ProviderError:

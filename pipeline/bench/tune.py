@@ -1,0 +1,184 @@
+"""The fastest settings of a line, by trying them: one kind of setting after another, the best so far kept.
+
+Two measurements of one setting differ by a few per cent on a shared machine, so nothing is taken for
+faster on one look: what seems faster is measured again, in turn with what it would replace.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import PipelineError, SinkWriteError
+
+Setting = Mapping[str, Any]
+"""Keys of Config and their values."""
+
+PROMISING, FASTER = 1.01, 1.03
+"""How much faster than the best so far a setting must look to be measured again, and be to be taken."""
+AGAIN = 2
+"""How often it is measured again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Settings of one kind, each put on top of the best so far. ``changes_answers``: they cost accuracy."""
+
+    name: str
+    settings: Sequence[Setting]
+    changes_answers: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """A setting, how fast it was (frames/s, every time), and why it was left out where it was."""
+
+    setting: Setting
+    rates: tuple[float, ...]
+    error: str = ""
+    ap_loss: float | None = None
+
+    @property
+    def rate(self) -> float:
+        """The median; 0 where it cannot run."""
+        return statistics.median(self.rates) if self.rates else 0.0
+
+
+class Journal:
+    """Trials that were made, in a file, so that an interrupted tuning goes on where it was.
+
+    ``key`` says what was tuned, and how: a file with another one is begun anew. Raises SinkWriteError.
+    """
+
+    def __init__(self, path: Path, key: Mapping[str, Any]) -> None:
+        self._path = path
+        self._key = json.loads(json.dumps(key))
+        self._known: dict[str, list[dict[str, Any]]] = {}
+        self.resumed = 0
+        """Trials that need not be made again."""
+        try:
+            said = json.loads(path.read_text(encoding="utf-8"))
+            if said["key"] == self._key:
+                self._known = said["trials"]
+                self.resumed = sum(map(len, self._known.values()))
+        except (OSError, ValueError, KeyError, TypeError):
+            pass  # there is none, or none of use: both mean to begin
+
+    def trial(self, setting: Setting, number: int, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """The ``number``-th trial of ``setting``: what the file says, else what ``make`` returns."""
+        known = self._known.setdefault(json.dumps(dict(setting), sort_keys=True), [])
+        if number < len(known):
+            return known[number]
+        known.append(make())
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._path.write_text(json.dumps({"key": self._key, "trials": self._known}), encoding="utf-8")
+        except OSError as error:
+            raise SinkWriteError(f"cannot write {self._path}: {error.strerror}") from None
+        return known[-1]
+
+    def remove(self) -> None:
+        """Tuning is done."""
+        self._path.unlink(missing_ok=True)
+
+
+@dataclass(slots=True)
+class Climb:
+    """``run`` makes a trial of a setting and returns its frames/s, or raises PipelineError where it cannot.
+
+    ``loss_of`` measures the AP (0..1) that a setting costs; one that costs more than ``max_loss`` is out.
+    """
+
+    run: Callable[[Setting], float]
+    loss_of: Callable[[Setting], float]
+    max_loss: float
+    journal: Journal
+    tell: Callable[[str], None]
+    tried: list[Tried] = field(default_factory=list)
+
+    def best(self, base: Setting, steps: Iterable[Step]) -> Tried:
+        """The fastest setting found from ``base`` on."""
+        best = self._measure(base, 1)
+        if best.error:
+            raise PipelineError(best.error)
+        for step in steps:
+            best = self._step(step, best)
+        return best
+
+    def _step(self, step: Step, best: Tried) -> Tried:
+        rivals = []
+        for change in step.settings:
+            setting = {**best.setting, **change}
+            if setting == dict(best.setting):
+                continue
+            tried = self._measure(setting, 1)
+            if tried.rate > PROMISING * best.rate:
+                rivals.append(tried)
+        for rival in sorted(rivals, key=lambda tried: -tried.rate):
+            if step.changes_answers:
+                loss = self.loss_of(rival.setting)
+                if loss > self.max_loss:
+                    self._note(Tried(rival.setting, rival.rates, f"costs {loss:.4f} AP", loss))
+                    continue
+                rival = Tried(rival.setting, rival.rates, "", loss)
+            best, rival = self._in_turn(best, rival)
+            if rival.rate > FASTER * best.rate:
+                self.tell(f"{step.name}: {said(rival.setting)}: {rival.rate / best.rate:.2f} x as fast")
+                best = rival
+                break
+        return best
+
+    def _in_turn(self, best: Tried, rival: Tried) -> tuple[Tried, Tried]:
+        """Both measured again, the one after the other."""
+        for number in range(2, 2 + AGAIN):
+            best, rival = (self._measure(each.setting, number, each.ap_loss) for each in (best, rival))
+        return best, rival
+
+    def _measure(self, setting: Setting, count: int, ap_loss: float | None = None) -> Tried:
+        """``setting``, measured ``count`` times in all."""
+        rates, error = [], ""
+        for number in range(count):
+            found = self.journal.trial(setting, number, lambda: self._trial(setting))
+            if "error" in found:
+                error = found["error"]
+                break
+            rates.append(found["fps"])
+        tried = Tried(setting, tuple(rates), error, ap_loss)
+        self._note(tried)
+        return tried
+
+    def _trial(self, setting: Setting) -> dict[str, Any]:
+        self.tell(said(setting))
+        try:
+            return {"fps": self.run(setting)}
+        except PipelineError as error:
+            return {"error": str(error)}
+
+    def _note(self, tried: Tried) -> None:
+        self.tried = [each for each in self.tried if dict(each.setting) != dict(tried.setting)] + [tried]
+
+
+def said(setting: Setting) -> str:
+    """For people."""
+    words = {"infer_workers": "runs at once", "infer_threads": "threads each", "infer_spinning": "spinning"}
+    return ", ".join(f"{words.get(key, key)} {_shown(value)}" for key, value in setting.items()) or "defaults"
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return Path(value).name if isinstance(value, str) and value.endswith(".onnx") else str(value)
+
+
+def concurrencies(cores: int) -> Iterator[Setting]:
+    """Runs at once × threads of each: from one with all cores to half as many again as there are cores."""
+    seen = set()
+    for workers in (1, 2, *range(4, cores + 1, 2), cores, cores + max(1, cores // 2)):
+        for threads in (max(1, cores // workers), 1):
+            if workers <= 2 * cores and (workers, threads) not in seen:
+                seen.add((workers, threads))
+                yield {"infer_workers": workers, "infer_threads": threads}

@@ -1,0 +1,148 @@
+"""What ``framerail tune`` found fastest for a model on this machine; ``run`` goes by it and says so.
+
+A profile holds for one model file, one machine and one set of versions: its file's name is a hash of these,
+so what was found elsewhere, or before an upgrade, is not found again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import platform
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from pipeline import __version__
+from pipeline.config import Config, make_config
+from pipeline.errors import SinkWriteError
+from pipeline.runtime.catalog import locate
+from pipeline.runtime.engines import gpu_name
+from pipeline.runtime.session import runtime_version, usable_cores
+
+log = logging.getLogger(__name__)
+
+FOLDER_VARIABLE = "FRAMERAIL_PROFILES"
+SETTINGS = ("provider", "infer_workers", "infer_threads", "infer_spinning", "batch", "input_size", "model")
+"""Keys of Config that a profile may set."""
+_TOGETHER = ("infer_workers", "infer_threads", "infer_spinning")
+"""One of these by itself means nothing beside another's value."""
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """``settings`` by the keys of Config; ``speedup`` over the defaults and AP lost (0..1)."""
+
+    settings: dict[str, Any]
+    speedup: float
+    ap_loss: float
+    date: str
+    path: Path
+
+
+def here() -> dict[str, Any]:
+    """What a profile depends on beside the model: processor, cores, GPU, versions."""
+    return {
+        "cpu": cpu_name(),
+        "cores": usable_cores(),
+        "gpu": gpu_name(0),
+        "framerail": __version__,
+        "runtime": runtime_version(),
+        "numpy": metadata.version("numpy"),
+    }
+
+
+def cpu_name(info: Path = Path("/proc/cpuinfo")) -> str:
+    """The processor's name, as the system tells it."""
+    try:
+        lines = info.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:  # not Linux
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or platform.machine())
+
+
+def folder() -> Path:
+    """Where profiles lie: what FRAMERAIL_PROFILES says, else ``framerail/profiles`` among the caches."""
+    if stated := os.environ.get(FOLDER_VARIABLE):
+        return Path(stated).expanduser().absolute()
+    caches = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser().absolute()
+    return caches / "framerail" / "profiles"
+
+
+def path_for(model_sha256: str, machine: dict[str, Any] | None = None) -> Path:
+    """The file of a model's profile on ``machine`` (None: this one)."""
+    key = json.dumps([model_sha256, machine or here()], sort_keys=True)
+    return folder() / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.json"
+
+
+def load(model_sha256: str) -> Profile | None:
+    """The profile of a model on this machine; None where it was not tuned here, with these versions."""
+    path = path_for(model_sha256)
+    try:
+        said = json.loads(path.read_text(encoding="utf-8"))
+        settings = {key: said["settings"][key] for key in SETTINGS if key in said["settings"]}
+        return Profile(settings, float(said["speedup"]), float(said["ap_loss"]), str(said["date"]), path)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        log.warning(
+            "the profile %s cannot be read (%s) and is left out; framerail tune makes it anew", path, error
+        )
+        return None
+
+
+def save(model_sha256: str, report: dict[str, Any]) -> Path:
+    """Write a profile, whole or not at all. Raises SinkWriteError."""
+    path = path_for(model_sha256)
+    part = path.with_suffix(".part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        part.replace(path)
+    except OSError as error:
+        raise SinkWriteError(
+            f"cannot write the profile {path}: {error.strerror}; {FOLDER_VARIABLE} names another folder"
+        ) from None
+    return path
+
+
+def applied(config: Config) -> tuple[Config, Profile | None]:
+    """``config`` with what its model's profile says of all that it leaves open, and that profile.
+
+    What the user has set stays. A profile for another provider than the one asked for says nothing. Raises
+    ModelError where the model is not found.
+    """
+    if not config.profile:
+        return config, None
+    located = locate(config.model)
+    profile = load(located.sha256)
+    if profile is None:
+        return config, None
+    given = config.model_fields_set
+    settings = {key: value for key, value in profile.settings.items() if key not in given}
+    if config.provider not in ("auto", profile.settings.get("provider", "cpu")):
+        return config, None
+    if given & set(_TOGETHER):
+        settings = {key: value for key, value in settings.items() if key not in _TOGETHER}
+    if "model" in profile.settings:
+        # The user names the model that was tuned; the profile a smaller copy of it.
+        settings["model"] = profile.settings["model"]
+        if not Path(settings["model"]).is_file():
+            log.warning("the profile's copy of the model, %s, is gone: profile left out", settings["model"])
+            return config, None
+    if not settings:
+        return config, None
+    changed = make_config({**config.model_dump(exclude_unset=True), **settings})
+    log.info(
+        "profile of %s for %s: %s; %.2f x as fast as the defaults, %.3f AP lost (--no-profile leaves it out)",
+        profile.date,
+        located.name,
+        ", ".join(f"{key} {value}" for key, value in settings.items()),
+        profile.speedup,
+        profile.ap_loss,
+    )
+    return changed, profile

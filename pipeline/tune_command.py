@@ -1,0 +1,186 @@
+"""``framerail tune``: the fastest settings for a model on this machine, kept as a profile for ``run``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from pipeline import profiles
+from pipeline.bench.axes import AXES
+from pipeline.bench.isolated import apart
+from pipeline.bench.machine import machine
+from pipeline.bench.point import trial
+from pipeline.bench.steady import Settings
+from pipeline.bench.tune import Climb, Journal, Setting, Step, Tried, concurrencies, said
+from pipeline.config import Config, make_config
+from pipeline.errors import ConfigError, PipelineError
+from pipeline.evaluation import check_evaluator
+from pipeline.runtime.model import Model, open_model
+from pipeline.runtime.providers import on_offer
+from pipeline.runtime.session import usable_cores
+from pipeline.sources import parse_source
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """As on the command line; ``run`` holds keys of ``Config`` that are given and not to be tuned."""
+
+    source: str
+    max_ap_loss: float = 0.01
+    images: str | None = None
+    annotations: str | None = None
+    seconds: float = 4.0
+    fresh: bool = False
+    run: dict[str, Any] = field(default_factory=dict)
+
+    def config(self, setting: Setting) -> Config:
+        """The line with a setting, and no profile."""
+        stream: dict[str, Any] = {"source": self.source}
+        if parse_source(self.source).live is False:
+            stream["loop"] = True
+        return make_config({**self.run, **setting, "profile": False, "streams": [stream]})
+
+
+def tune(options: Options, out: Console, err: Console, *, as_json: bool) -> None:
+    """Try, write the profile, and print what was tried; progress goes to ``err``.
+
+    Interrupted, it goes on where it was when it is called again (``fresh``: from the start). Raises what a
+    Pipeline raises for the defaults; a setting that cannot run is left out with its error.
+    """
+    base = options.config({})
+    if not 0 <= options.max_ap_loss <= 1:
+        raise ConfigError(f"--max-ap-loss: expected 0 to 1, got {options.max_ap_loss:g}")
+    model = open_model(
+        base.model, base.provider, base.device, input_size=base.input_size, options=base.provider_options
+    )
+    path = profiles.path_for(model.sha256).with_suffix(".trials.json")
+    key = {
+        "run": options.run,
+        "source": options.source,
+        "seconds": options.seconds,
+        "loss": options.max_ap_loss,
+    }
+    if options.fresh:
+        path.unlink(missing_ok=True)
+    journal = Journal(path, key)
+    tell: Callable[[str], None] = lambda text: err.print(text, highlight=False, soft_wrap=True)  # noqa: E731
+    if journal.resumed:
+        tell(f"going on where an earlier tuning was interrupted, after {journal.resumed} trials")
+    settings = Settings(warm_up=1.0, window=options.seconds / 3, most=options.seconds)
+
+    def run(setting: Setting) -> float:
+        found = apart(trial, options.config(setting), settings)
+        return float(found["fps"])
+
+    climb = Climb(run, _Loss(options), options.max_ap_loss, journal, tell)
+    best = climb.best({}, _steps(options, model))
+    default = next(tried for tried in climb.tried if not tried.setting)
+    report = _report(options, model, climb, best, default)
+    report["profile"] = str(profiles.save(model.sha256, report))
+    journal.remove()
+    if as_json:
+        print(json.dumps(report, indent=2, ensure_ascii=False))
+    else:
+        _print(report, out)
+
+
+def _steps(options: Options, model: Model) -> Iterator[Step]:
+    """What there is to try, of all that is not given."""
+    given, cores = options.run, usable_cores()
+    others = [name for name in on_offer() if name != model.session.provider]
+    if "provider" not in given and others:
+        yield Step("provider", [{"provider": name} for name in others])
+    if not {"infer_workers", "infer_threads"} & set(given):
+        yield Step("concurrency", list(concurrencies(cores)))
+        yield Step("spinning", [{"infer_spinning": True}])
+    if "batch" not in given and model.max_batch is None:
+        yield Step("batch", [{"batch": int(size)} for size in AXES["batch"].usual(model) if size != "1"])
+    if "input_size" not in given and model.spec.stride is not None:
+        sizes = list(AXES["input-size"].usual(model))[:-1]
+        yield Step("input size", [{"input_size": size} for size in sizes], changes_answers=True)
+
+
+class _Loss:
+    """The AP that a setting costs: on labelled pictures, or against the defaults on the source itself."""
+
+    def __init__(self, options: Options) -> None:
+        self._options = options
+        self._default: float | None = None
+
+    def __call__(self, setting: Setting) -> float:
+        from pipeline.evaluation import against_labels, against_reference
+
+        check_evaluator()
+        options = self._options
+        candidate = self._evaluated(setting)
+        if options.images is None:
+            reference = options.config({}).model_copy(update={"conf_threshold": 0.25})
+            return 1.0 - _ap(against_reference(candidate, reference, 100, _quietly).report)
+        images, annotations = options.images, str(options.annotations)
+        if self._default is None:
+            self._default = _ap(
+                against_labels(self._evaluated({}), images, annotations, None, _quietly).report
+            )
+        return self._default - _ap(against_labels(candidate, images, annotations, None, _quietly).report)
+
+    def _evaluated(self, setting: Setting) -> Config:
+        return self._options.config(setting).model_copy(update={"conf_threshold": 0.01})
+
+
+def _quietly(frames: Any, _total: int | None) -> Any:
+    return frames
+
+
+def _ap(report: Mapping[str, Any]) -> float:
+    if report["AP"] is None:
+        raise PipelineError("what a setting costs cannot be told: nothing is to be found in the pictures")
+    return float(report["AP"])
+
+
+def _report(options: Options, model: Model, climb: Climb, best: Tried, default: Tried) -> dict[str, Any]:
+    about = machine()
+    return {
+        "kind": "framerail profile",
+        "date": about["date"],
+        "machine": about,
+        "model": {"name": model.name, "sha256": model.sha256},
+        "source": options.source,
+        "settings": dict(best.setting),
+        "speedup": best.rate / default.rate,
+        "ap_loss": max(best.ap_loss or 0.0, 0.0),
+        "fps": best.rate,
+        "default_fps": default.rate,
+        "tried": [
+            {"setting": dict(each.setting), "fps": each.rate, "rates": list(each.rates), "error": each.error}
+            for each in climb.tried
+        ],
+    }
+
+
+def _print(report: Mapping[str, Any], out: Console) -> None:
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for heading in ("setting", "frames/s", "× defaults", ""):
+        table.add_column(heading, justify="right" if heading in ("frames/s", "× defaults") else "left")
+    for each in report["tried"]:
+        rate = f"{each['fps']:,.1f}" if each["rates"] else "–"
+        times = f"{each['fps'] / report['default_fps']:.2f}" if each["rates"] else ""
+        best = "taken" if each["setting"] == report["settings"] else ""
+        table.add_row(said(each["setting"]), rate, times, each["error"] or best)
+    out.print(table)
+    out.print(
+        f"{report['model']['name']}: {said(report['settings'])}: {report['fps']:,.1f} frames/s, "
+        f"{report['speedup']:.2f} x the defaults, {report['ap_loss']:.3f} AP lost",
+        highlight=False,
+        soft_wrap=True,
+    )
+    out.print(
+        f"run goes by it from now on (--no-profile: not): {report['profile']}",
+        highlight=False,
+        soft_wrap=True,
+    )
