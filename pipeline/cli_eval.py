@@ -46,6 +46,21 @@ def evaluate(
         float | None,
         typer.Option("--min-ap", help="Exit code 4 where an AP (0..1) is below: of boxes, masks, keypoints."),
     ] = None,
+    original: Annotated[
+        str | None,
+        typer.Option(
+            "--original",
+            metavar="NAME|FILE.onnx",
+            help="Of a quantised model: the float one.",
+        ),
+    ] = None,
+    max_ap_loss: Annotated[
+        float | None,
+        typer.Option(
+            "--max-ap-loss",
+            help="Exit code 4 where it has lost more than this. Default: 0.01.",
+        ),
+    ] = None,
     provider: Annotated[
         str | None,
         typer.Option(
@@ -113,6 +128,8 @@ def evaluate(
             every_nth=every_nth,
             limit=limit,
             min_ap=min_ap,
+            original=original,
+            max_ap_loss=max_ap_loss,
             run=given(run_options),
         )
         eval_command.evaluate(options, stdout(), console, as_json=as_json)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from rich.console import Console
 
 from pipeline.convert import Resize, convert_darknet
-from pipeline.errors import ConfigError, SinkOpenError
+from pipeline.errors import ConfigError
+from pipeline.placing import place, same_file
 from pipeline.runtime.card import read_labels
 from pipeline.runtime.catalog import models_dir
 
@@ -54,7 +54,7 @@ def convert(
     )
     if done.tree is not None:
         _spare(target, done.tree.path)
-    _place(done.model, target)
+    place(done.model, target)
     height, width = done.input_hw
     kind = "detector" if done.task == "detect" else "classifier"
     if done.labels:
@@ -77,33 +77,5 @@ def convert(
 
 def _spare(target: Path, read: Path) -> None:
     """Raise ConfigError where the output would take the place of a file that is read."""
-    if _same(target, read):
+    if same_file(target, read):
         raise ConfigError(f"--output: it would overwrite {read}, which is read; give another name")
-
-
-def _same(one: Path, other: Path) -> bool:
-    """Whether both are one file that is there, by whatever names."""
-    try:
-        return one.samefile(other)
-    except OSError:
-        # One is not there, or out of reach: whoever reads or writes it says so.
-        return False
-
-
-def _place(model: bytes, target: Path) -> None:
-    """Write the file in one step: what is there at any time is the old one or all of the new one."""
-    final = Path(os.path.realpath(target))
-    part = final.with_name(f"{final.name}.{os.getpid()}.part")
-    try:
-        if final.is_dir():
-            raise IsADirectoryError(21, "it is a folder")
-        try:
-            with part.open("xb") as file:
-                file.write(model)
-                file.flush()
-                os.fsync(file.fileno())
-            part.replace(final)
-        finally:
-            part.unlink(missing_ok=True)
-    except OSError as error:
-        raise SinkOpenError(f"cannot write {target}: {error.strerror or error}") from None

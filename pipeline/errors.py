@@ -14,6 +14,7 @@
     │   └── UnknownLayoutError          3   an ONNX file whose outputs no decoder knows
     ├── ProviderError                   3   an execution provider that cannot be had
     ├── DependencyError (ImportError)   3   a package missing, doubled or unloadable
+    ├── NotAcceptedError                4   a model that is not as good as was asked for
     └── AccountingError                 4   a frame that was lost or counted twice
 
 Every message is one line, says what was wrong, where, and what to do about it,
@@ -107,6 +108,10 @@ class DependencyError(PipelineError, ImportError):
     """A package that is missing, installed twice, or cannot be loaded."""
 
     exit_code = 3
+
+
+class NotAcceptedError(PipelineError):
+    """A model that is not as good as was asked for; what was measured has been said."""
 
 
 class AccountingError(PipelineError):

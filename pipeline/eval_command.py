@@ -14,19 +14,20 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from pipeline.config import Config, make_config
-from pipeline.errors import ConfigError, PipelineError
-from pipeline.evaluation import PREFIXES, Measured, against_labels, against_reference, check_evaluator
+from pipeline.errors import ConfigError, NotAcceptedError
+from pipeline.evaluation import (
+    LEAST_SCORE,
+    PREFIXES,
+    Measured,
+    against_labels,
+    against_reference,
+    check_evaluator,
+)
+from pipeline.evaluation.verdict import compare, objections
 from pipeline.frame import Frame
-
-LEAST_SCORE = 0.01
-"""AP ranks the doubtful detections, too; those of .001 to .01 add .002 (YOLOv8n, 128 pictures of COCO)."""
 
 METRICS = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large")
 _ROWS = {"": "boxes", "mask_": "masks", "keypoints_": "keypoints", "rotated_": "rotated boxes"}
-
-
-class NotAcceptedError(PipelineError):
-    """An AP is below the least that was asked for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +51,10 @@ class Options:
     """Pictures, of each source."""
     min_ap: float | None = None
     """The least that every AP which is measured must reach."""
+    original: str | None = None
+    """The float model that a quantised one was made from, measured on the same labelled pictures."""
+    max_ap_loss: float | None = None
+    """How much lower than the original's an AP may be; None: .01."""
     run: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -59,7 +64,12 @@ class Options:
 
     def check(self) -> None:
         """Raise ConfigError for options that cannot be meant, or not together."""
-        for name, value in (("--min-ap", self.min_ap), ("--reference-conf", self.reference_conf)):
+        shares = {
+            "--min-ap": self.min_ap,
+            "--reference-conf": self.reference_conf,
+            "--max-ap-loss": self.max_ap_loss,
+        }
+        for name, value in shares.items():
             if value is not None and not 0 <= value <= 1:
                 raise ConfigError(f"{name}: expected 0 to 1, got {value!r}")
         if self.limit is not None and self.limit < 1:
@@ -69,6 +79,10 @@ class Options:
             "--reference-conf": self.reference_conf is not None,
             "--every-nth": self.every_nth is not None,
         }
+        if self.max_ap_loss is not None and self.original is None:
+            raise ConfigError("--max-ap-loss needs --original MODEL, the float model that lost nothing yet")
+        if self.original is not None and self.compares:
+            raise ConfigError("--original goes with labelled pictures; without them it is the --reference")
         labelled = {"--images": self.images is not None, "--annotations": self.annotations is not None}
         if self.compares and any(labelled.values()):
             raise ConfigError("give either --images with --annotations, or --reference with SOURCE; not both")
@@ -103,8 +117,9 @@ def evaluate(options: Options, out: Console, err: Console, *, as_json: bool) -> 
     """Measure and print: JSON to standard output, or a table to ``out``; progress goes to ``err``.
 
     Raises, beside what ``evaluation`` raises: a group of SourceErrors, after printing, where a source ended
-    before its time; NotAcceptedError (exit code 4) where one of the APs that are
-    measured, of boxes, masks, keypoints or rotated boxes, is below ``min_ap``.
+    before its time; NotAcceptedError (exit code 4) where one of the APs that are measured, of boxes, masks,
+    keypoints or rotated boxes, is below ``min_ap``, or by more than ``max_ap_loss`` below the original's; or
+    where a quantised model is compared with none and looks damaged (``runtime.damage``).
     """
     check_evaluator()
     options.check()
@@ -113,36 +128,25 @@ def evaluate(options: Options, out: Console, err: Console, *, as_json: bool) -> 
     if options.compares:
         measured = against_reference(config, reference, options.limit, progress)
     else:
-        measured = against_labels(
-            config, str(options.images), str(options.annotations), options.limit, progress
-        )
-    _print(measured, options.min_ap, out, as_json)
+        labels = (str(options.images), str(options.annotations), options.limit, progress)
+        measured = against_labels(config, *labels)
+        if options.original is not None:
+            whole = against_labels(config.model_copy(update={"model": options.original}), *labels)
+            compare(measured.report, whole.report)
+    report = measured.report
+    against = objections(report, options.min_ap, options.max_ap_loss)
+    report["min_ap"] = options.min_ap
+    asked = options.min_ap is not None or options.original is not None
+    report["accepted"] = False if against else True if asked else None
+    _print(measured, out, as_json)
     if measured.failures:
         raise ExceptionGroup("a source ended before its time", measured.failures)
-    if measured.report["accepted"] is False:
-        low = ", ".join(
-            f"{key} {'(not measured)' if value is None else f'{value:.4f}'}"
-            for key, value in _low(measured.report).items()
-        )
-        raise NotAcceptedError(f"{low} is below the least asked for, {options.min_ap}")
+    if against:
+        raise NotAcceptedError("; ".join(against))
 
 
-def _low(report: dict[str, Any]) -> dict[str, float | None]:
-    """The APs that are measured and below the least, and what counts as such: boxes where there was nothing
-    to find, and what the reference answers and the model does not.
-    """
-    measured = {key: report.get(key) for key in (f"{prefix}AP" for prefix in PREFIXES.values())}
-    return {
-        key: value
-        for key, value in measured.items()
-        if (key == "AP" or key in report["lost"] if value is None else value < report["min_ap"])
-    }
-
-
-def _print(measured: Measured, min_ap: float | None, out: Console, as_json: bool) -> None:
+def _print(measured: Measured, out: Console, as_json: bool) -> None:
     report = measured.report
-    report["min_ap"] = min_ap
-    report["accepted"] = None if min_ap is None else not _low(report)
     if as_json:
         print(json.dumps(report, indent=2, ensure_ascii=False))
         return
@@ -193,7 +197,7 @@ def _speed(report: dict[str, Any]) -> Table:
     stages = ("preprocess_ms", "infer_ms", "postprocess_ms", "pictures_per_second")
     for stage in stages:
         table.add_column(stage.removesuffix("_ms").replace("_per_second", "/s"), justify="right")
-    for each in filter(None, (report["model"], report["reference"])):
+    for each in filter(None, (report["model"], report["reference"] or report.get("original"))):
         provider = each["provider"].removesuffix("ExecutionProvider")
         table.add_row(each["name"], provider, *(f"{each[stage]:.2f}" for stage in stages))
     return table

@@ -15,14 +15,16 @@ FLOORS = {
     "__main__": 6,
     "cli": 5, "cli_bench": 5, "cli_eval": 5, "cli_models": 5, "command": 5,
     "console": 4, "doctor": 4, "model_commands": 4, "pull_command": 4, "identify_command": 4,
-    "convert_command": 4,
+    "convert_command": 4, "quantize_command": 4, "quantize_loss": 4, "quantize_trial": 4,
+    "quantize_report": 4,
     "eval_command": 4, "evaluation": 4, "bench_command": 4, "plan_command": 4, "tune_command": 4,
     "app": 4, "decide": 4, "iteration": 4, "detector": 4, "summary": 4, "shutdown": 4, "bench": 4,
     "stages": 3, "profiles": 3,
     "sources": 2, "runtime": 2, "sinks": 2, "accounts": 2, "metrics": 2,
+    "quantization": 2,
     "vision": 1, "decoders": 1, "flow": 1, "sample": 1, "convert": 1,
     "errors": 0, "redact": 0, "frame": 0, "detections": 0, "classification": 0, "config": 0,
-    "dependencies": 0, "logs": 0, "histogram": 0,
+    "dependencies": 0, "logs": 0, "placing": 0, "histogram": 0,
 }  # fmt: skip
 
 # Within a floor: who may lean on whom, beyond itself.
@@ -36,14 +38,19 @@ NEIGHBOURS = {
     ("model_commands", "detector"), ("detector", "decide"),
     ("errors", "redact"), ("frame", "detections"), ("frame", "classification"),
     ("detections", "classification"), ("config", "errors"), ("config", "redact"),
-    ("dependencies", "errors"), ("logs", "redact"), ("metrics", "accounts"), ("metrics", "runtime"),
+    ("dependencies", "errors"), ("placing", "errors"), ("quantization", "runtime"),
+    ("quantize_command", "quantize_loss"), ("quantize_command", "quantize_trial"),
+    ("quantize_command", "quantize_report"),
+    ("quantize_command", "evaluation"), ("quantize_loss", "evaluation"), ("quantize_loss", "decide"),
+    ("logs", "redact"), ("metrics", "accounts"), ("metrics", "runtime"),
 }  # fmt: skip
 
 ONLY_IMPORTERS = {
-    "onnxruntime": {"runtime", "doctor"},
+    # quantization takes ORT's quantiser and converter; sessions are opened in runtime alone.
+    "onnxruntime": {"runtime", "doctor", "quantization"},
     "prometheus_client": {"metrics", "doctor"},
     "typer": {"cli", "cli_bench", "cli_eval", "cli_models", "command", "__main__"},
-    "onnx": {"convert"},
+    "onnx": {"convert", "quantization"},
     "matplotlib": {"bench"},
     "av": {"sources", "sinks", "doctor", "sample"},
 }
@@ -97,6 +104,13 @@ def test_each_library_has_its_room(path: Path) -> None:
     for name in imports(path):
         allowed = ONLY_IMPORTERS.get(name.split(".")[0])
         assert allowed is None or room_of(path) in allowed, f"{path} imports {name}"
+
+
+def test_quantisation_opens_no_session() -> None:
+    for path in (PACKAGE / "quantization").glob("*.py"):
+        for name in imports(path):
+            tool = name.split(".")[:2] in (["onnxruntime", "quantization"], ["onnxruntime", "transformers"])
+            assert tool or not name.startswith("onnxruntime"), f"{path} imports {name}"
 
 
 def test_flow_needs_the_standard_library_only() -> None:

@@ -18,6 +18,7 @@ from pipeline.evaluation.annotations import categories_of, plain_label
 from pipeline.evaluation.objects import Kind, Objects, detected
 from pipeline.frame import Frame
 from pipeline.runtime.model import open_model
+from pipeline.runtime.operators import quantised
 from pipeline.runtime.session import usable_cores
 from pipeline.stages.infer import Infer
 from pipeline.stages.postprocess import Postprocess, Thresholds
@@ -111,6 +112,7 @@ class Contestant:
             "provider": model.session.active,
             "conf": self.thresholds.conf,
             "iou": self.thresholds.iou if model.family.nms else None,
+            "quantised": quantised(model.session.path) or None,
             **medians,
             "pictures_per_second": round(len(self._seconds["infer"]) / spent, 2) if spent else None,
         }

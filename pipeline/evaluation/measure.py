@@ -26,6 +26,7 @@ from pipeline.evaluation.heads import Plan, against_file, against_model
 from pipeline.evaluation.metrics import average_precision, check_evaluator
 from pipeline.evaluation.objects import PREFIXES, Kind, Objects, believed
 from pipeline.frame import Frame
+from pipeline.runtime.damage import damage
 from pipeline.sources import SourceSpec
 from pipeline.sources.pictures import PicturesSource
 
@@ -215,5 +216,6 @@ def _report(config: Config, detector: Contestant, plan: Plan, truth: Judged, see
         "iou_types": list(plan.kinds),
         "not_measured": missing,
         "lost": plan.lost,
+        "damage": damage(detector.model) or None,
         "evaluator": check_evaluator(),
     }

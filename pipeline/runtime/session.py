@@ -151,24 +151,30 @@ class Session:
         """Set what the inputs beside the picture get, for pictures of this height and width."""
         self._beside = extra_feeds(self.inputs, input_hw)
 
+    @property
+    def picture(self) -> str:
+        """Name of the input that takes the picture."""
+        return self._input_name
+
+    def feeds(self, blob: NDArray[Any]) -> dict[str, NDArray[Any]]:
+        """All inputs by name for ``blob`` ([B, 3, H, W]), filled up where the file fixes the batch."""
+        count = len(blob)
+        feeds = {self._input_name: blob[0] if self._without_batch else blob}
+        size = self.batch or count
+        if count < size:
+            feeds[self._input_name] = np.concatenate([blob, np.repeat(blob[-1:], size - count, axis=0)])
+        for name, value in self._beside.items():
+            feeds[name] = np.repeat(value, size, axis=0)
+        return feeds
+
     def run(self, blob: NDArray[Any]) -> Sequence[NDArray[Any]]:
         """Run on ``blob`` ([B, 3, H, W]); the raw outputs in the model's order. Releases the GIL.
 
         Where the file fixes the batch, the rest of it is filled up, and left out of the outputs.
         """
         count = len(blob)
-        feeds = {self._input_name: blob[0] if self._without_batch else blob}
-        outputs: Sequence[NDArray[Any]]
-        if not self._beside and self.batch in (None, count):
-            outputs = self._session.run(self._output_names, feeds, self._plain)
-            return outputs
-        size = self.batch or count
-        if count < size:
-            feeds[self._input_name] = np.concatenate([blob, np.repeat(blob[-1:], size - count, axis=0)])
-        for name, value in self._beside.items():
-            feeds[name] = np.repeat(value, size, axis=0)
-        outputs = self._session.run(self._output_names, feeds, self._plain)
-        return outputs if count == size else [output[:count] for output in outputs]
+        outputs: Sequence[NDArray[Any]] = self._session.run(self._output_names, self.feeds(blob), self._plain)
+        return outputs if count == (self.batch or count) else [output[:count] for output in outputs]
 
     def bound(self, limit: int, spec: InputSpec) -> Runner:
         """What one worker runs on batches of up to ``limit`` blobs: buffers of its own on the device.
