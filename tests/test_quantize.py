@@ -419,6 +419,7 @@ def test_the_command_says_all_of_it(tiny: Path, folder: Path, tmp_path: Path) ->
 
 
 @pytest.mark.assets
+@pytest.mark.timeout(150)
 def test_a_real_model_keeps_its_detections(assets: Path, tmp_path: Path) -> None:
     clip = assets / "videos" / "o4n_people.mp4"
     report = run(

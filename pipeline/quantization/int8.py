@@ -24,6 +24,8 @@ from pipeline.quantization.structure import CONVOLUTIONS
 
 Feeds = Mapping[str, NDArray[Any]]
 
+# YOLOv8n-640 (AP .412) on 16 to 128 frames of street clips: minmax .407 to .419, percentile .415 (16); with
+# its convolutions alone quantised minmax .413, percentile .411, entropy .405.
 METHODS: Mapping[str, tuple[CalibrationMethod, dict[str, Any]]] = {
     "minmax": (CalibrationMethod.MinMax, {}),
     # symmetric, its default, would spend half of uint8 on what a ReLU never gives.
