@@ -18,7 +18,7 @@ from rich.console import Console
 from pipeline import Detector
 from pipeline.detections import Detections
 from pipeline.errors import ConfigError, DependencyError, ModelError, NotAcceptedError
-from pipeline.quantization import check_tools, int8
+from pipeline.quantization import check_tools, half, int8
 from pipeline.quantization.prepared import prepare
 from pipeline.quantization.structure import WEIGHTED, Structure
 from pipeline.quantize_command import _counts, quantize
@@ -168,6 +168,22 @@ def test_float16_takes_half_and_gives_float32(tiny: Path, folder: Path, tmp_path
     assert operators(tmp_path / "half.onnx")["Cast"] == 1
     boxes = [Detector(str(path)).detect(picture(1)).xyxy for path in (tiny, tmp_path / "half.onnx")]
     np.testing.assert_allclose(*boxes, atol=0.05)
+
+
+def test_float16_of_what_two_nodes_take(tmp_path: Path) -> None:
+    """The converter casts once for each node that stays float32; a name may be given once."""
+    path = write_tiny_detector(tmp_path / "tiny.onnx")
+    model = onnx.load(path)
+    for node in model.graph.node:
+        # The tail now takes the last convolution twice.
+        if node.op_type == "Split":
+            model.graph.node.append(onnx.helper.make_node("Sigmoid", ["c3"], ["beside"], name="beside"))
+    model.graph.output.append(onnx.helper.make_tensor_value_info("beside", 1, [1, 7, 8, 8]))
+    onnx.save(model, path)
+    (tmp_path / "work").mkdir()
+    copy = half.half_copy(prepare(path, tmp_path / "work"), "images")
+    onnx.checker.check_model(copy)
+    assert sum(node.op_type == "Cast" for node in copy.graph.node) == 1
 
 
 def test_a_card_beside_the_model_goes_into_the_copy(folder: Path, tmp_path: Path) -> None:

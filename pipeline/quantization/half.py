@@ -49,6 +49,9 @@ def _join(graph: onnx.GraphProto) -> None:
 
     They are no detour only: what goes through them is rounded to float16, the outputs too.
     """
+    # Where several nodes take one tensor, each gets a cast of its own, by the same name.
+    single = {(node.op_type, *node.output): node for node in graph.node}
+    _keep(graph, list(single.values()))
     halved = {node.output[0]: node.input[0] for node in graph.node if _casts(node, onnx.TensorProto.FLOAT16)}
     back = {
         node.output[0]: halved[node.input[0]]
@@ -66,8 +69,12 @@ def _join(graph: onnx.GraphProto) -> None:
     for _ in range(2):
         used = outputs | {name for node in graph.node for name in node.input}
         kept = [node for node in graph.node if node.op_type != "Cast" or used.intersection(node.output)]
-        del graph.node[:]
-        graph.node.extend(kept)
+        _keep(graph, kept)
+
+
+def _keep(graph: onnx.GraphProto, nodes: list[onnx.NodeProto]) -> None:
+    del graph.node[:]
+    graph.node.extend(nodes)
 
 
 def _casts(node: onnx.NodeProto, to: int) -> bool:
