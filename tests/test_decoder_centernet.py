@@ -168,4 +168,4 @@ def test_a_model_of_logits_runs_with_no_options(tmp_path):
 def test_the_classes_of_a_card_have_to_be_the_heatmaps():
     outputs = infos(sound_outputs(), ("hm", "wh", "reg"))
     with pytest.raises(UnknownLayoutError):
-        identify([image(HW)], outputs, {}, num_classes=4)
+        identify([image(HW)], outputs, {}, labels=[""] * 4)

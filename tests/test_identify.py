@@ -94,7 +94,7 @@ def test_what_is_ambiguous_is_settled_by_a_card():
     with pytest.raises(UnknownLayoutError, match=r"nanodet with 68 classes .* or yolox with 95 classes"):
         identify(*arguments)
     assert identify(*arguments, family="yolox").num_classes == 95
-    by_count = identify(*arguments, num_classes=56)
+    by_count = identify(*arguments, labels=[""] * 56)
     assert (by_count.family.name, by_count.params["reg_max"]) == ("nanodet", 10)
     with pytest.raises(UnknownLayoutError, match="doesn't fit family fastestdet"):
         identify(*arguments, family="fastestdet")
@@ -159,7 +159,7 @@ def test_names_that_cannot_be_used_are_reported(names):
     found = identify([image()], [output(1, 84, 8400)], {"names": names})
     assert found.labels == () and found.reasons["labels"].startswith("none: ")
     assert "names in the model's metadata cannot be read" in found.doubt
-    stated = identify([image()], [output(1, 84, 8400)], {"names": names}, num_classes=80)
+    stated = identify([image()], [output(1, 84, 8400)], {"names": names}, labels=[""] * 80)
     assert stated.doubt is None, "the card names them"
 
 

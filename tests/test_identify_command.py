@@ -103,8 +103,8 @@ def test_a_model_that_should_see_the_photograph_and_does_not_is_warned_of_when_i
     assert "sees neither" not in caplog.text, "a model of other things need not"
 
 
-def test_many_boxes_that_lie_nowhere_are_warned_of(tmp_path: Path) -> None:
-    """As of a model that is read or fed in a wrong way; of which, the picture cannot say."""
+def boxes_beside(count: int, score: float) -> np.ndarray:
+    """A detector's [1, 84, 8400] with ``count`` boxes along the upper edge, in the padding."""
     answer, at = np.zeros((1, 84, 8400), np.float32), 0
     for stride in (8, 16, 32):
         middles = (np.arange(640 // stride) + 0.5) * stride
@@ -112,8 +112,14 @@ def test_many_boxes_that_lie_nowhere_are_warned_of(tmp_path: Path) -> None:
         sizes = np.full(len(rows), stride)
         answer[0, :4, at : at + len(rows)] = [columns, rows, sizes, sizes]
         at += len(rows)
-    answer[0, 4, :150] = 0.3  # along the upper edge, in the padding
-    answer[0, 2:4, :150] = np.linspace(8, 40, 150)
+    answer[0, 4, :count] = score
+    answer[0, 2:4, :count] = np.linspace(8, 40, count)
+    return answer
+
+
+def test_many_boxes_that_lie_nowhere_are_warned_of(tmp_path: Path) -> None:
+    """As of a model that is read or fed in a wrong way; of which, the picture cannot say."""
+    answer = boxes_beside(150, 0.3)
     model = constant_model(tmp_path / "m.onnx", {"output0": answer}, shape=(1, 3, 640, 640))
     warnings = json.loads(identify(model, "--json").stdout)["warnings"]
     assert any(each.startswith("taken to be yolov8, but the trial run gave 150") for each in warnings)
@@ -121,6 +127,30 @@ def test_many_boxes_that_lie_nowhere_are_warned_of(tmp_path: Path) -> None:
     model = constant_model(tmp_path / "few.onnx", {"output0": answer}, shape=(1, 3, 640, 640))
     warnings = json.loads(identify(model, "--json").stdout)["warnings"]
     assert not any(each.startswith("taken to be") for each in warnings)
+
+
+@pytest.mark.parametrize(
+    ("count", "labels", "says"),
+    [
+        (150, "", "the trial run gave 150 candidates"),
+        (150, 'labels = "coco80"', "the trial run gave 150 candidates"),
+        (150, f"labels = {[f'bolt {i}' for i in range(80)]}", None),
+        (20, "", None),
+        (3000, f"labels = {[f'bolt {i}' for i in range(80)]}", "sure of 3000 things at once"),
+    ],
+)
+def test_a_card_that_feeds_or_reads_its_model_wrongly_is_warned_of_whenever_it_is_opened(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, count: int, labels: str, says: str | None
+) -> None:
+    answer = boxes_beside(count, 0.9)
+    constant_model(tmp_path / "m.onnx", {"output0": answer}, shape=(1, 3, 640, 640))
+    (tmp_path / "m.toml").write_text(f'name = "m"\nfile = "m.onnx"\nfamily = "yolov8"\n{labels}\n')
+    open_model(str(tmp_path / "m.onnx"))
+    if says is None:
+        assert "stated is" not in caplog.text
+    else:
+        assert "stated is the family yolov8, but" in caplog.text
+        assert says in caplog.text and "are color, mean and std" in caplog.text
 
 
 def test_labels_that_are_too_few_are_named_as_what_is_wrong(tmp_path: Path) -> None:

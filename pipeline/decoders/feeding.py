@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipeline.decoders.readings import Reading, Trial
-from pipeline.decoders.scene import found_by, objects_in
+from pipeline.decoders.scene import found_by, may_show, objects_in
 from pipeline.errors import ModelError
 
 _SCALES: Mapping[str, tuple[tuple[float, float, float], tuple[float, float, float]]] = {
@@ -41,7 +41,7 @@ def better_fed(
     """
     if reading.family.task not in ("detect", "segment", "pose") or reading.family.labels:
         return None, None
-    if labels and not {"person", "cat"} & {label.casefold() for label in labels}:
+    if not may_show(labels):
         return None, None
     usual = sum(_surely(reading, reading.input, trial))
     if usual * _BETTER > 2:

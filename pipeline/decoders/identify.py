@@ -63,15 +63,15 @@ def identify(
     metadata: Mapping[str, str],
     *,
     family: str | None = None,
-    num_classes: int | None = None,
+    labels: Sequence[str] = (),
     stated: Mapping[str, Any] | None = None,
     params: Mapping[str, Any] | None = None,
     trial: Trial | None = None,
 ) -> Identification:
     """Identify a model by its declared inputs, outputs and metadata, and by a trial run.
 
-    ``family``, ``num_classes``, ``stated`` (arguments of an InputSpec) and ``params`` are what a card
-    says; they decide where the file alone is ambiguous. Raises UnknownLayoutError, with the shapes seen
+    ``family``, ``labels``, ``stated`` (arguments of an InputSpec) and ``params`` are what a
+    card says; they decide where the file alone is ambiguous. Raises UnknownLayoutError, with the shapes seen
     and the families known, when no family fits or several do; ModelError for a ``family`` that
     doesn't exist.
     """
@@ -80,8 +80,9 @@ def identify(
     problem = input_problem(inputs) or output_problem(outputs) or task_problem(metadata)
     if problem is not None:
         raise _refusal(problem, inputs, outputs)
-    labels, labels_reason, nameless = names_of(metadata)
-    known_classes = num_classes if num_classes is not None else len(labels) or None
+    own_labels, labels_reason, nameless = names_of(metadata)
+    names = labels or own_labels
+    known_classes = len(names) or None
     image = image_input(inputs)
     assert image is not None  # or there would have been a problem
 
@@ -107,14 +108,14 @@ def identify(
         named = f" with {known_classes} classes, as its names or card say" if known_classes else ""
         fits = "its outputs fit no known layout" if family is None else f"it doesn't fit family {family}"
         raise _refusal(fits + named, inputs, outputs, listed=family is None)
-    choice = choose(readings) if family is None else confirm(readings[0])
+    choice = choose(readings) if family is None else confirm(readings[0], names)
     chosen = choice.reading
     if chosen is None:
         raise _refusal(choice.problem, inputs, outputs, choice.candidates)
 
     feeding = None
     if trial is not None:
-        otherwise, feeding = better_fed(chosen, trial, stated or {}, labels)
+        otherwise, feeding = better_fed(chosen, trial, stated or {}, names)
         if otherwise is not None:
             again = read(chosen.family, view, otherwise, chosen.size_reason, params or {}, trial)
             if again is not None:
@@ -138,11 +139,11 @@ def identify(
         reasons |= dict.fromkeys(("color", "mean", "std"), feeding)
     if image.dtype == "uint8":
         reasons["mean"] = reasons["std"] = "the model's input takes the pixels themselves (uint8)"
-    doubts = (choice.doubt, chosen.match.doubt, feeding, None if num_classes else nameless)
+    doubts = (choice.doubt, chosen.match.doubt, feeding, None if labels else nameless)
     return Identification(
         family=chosen.family,
         num_classes=chosen.match.num_classes,
-        labels=labels,
+        labels=own_labels,
         input=chosen.input,
         params=dict(chosen.match.params),
         reasons=reasons,

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from pipeline.decoders.contract import literal, spatial
 from pipeline.decoders.family import Family, Match, TensorInfo, View
 from pipeline.decoders.judge import SANE, Verdict, judge
+from pipeline.decoders.scene import may_show
 from pipeline.errors import ModelError
 
 Trial = Callable[[Mapping[str, Any]], Sequence[NDArray[Any]]]
@@ -206,9 +207,26 @@ def told_apart(best: Reading, other: Reading) -> str:
     return f"nothing clearly ({told}): a card with family, or with mean and std, settles it"
 
 
-def confirm(reading: Reading) -> Choice:
-    """Take the reading of the family that a card states, unless the trial run refutes it."""
+def confirm(reading: Reading, names: Sequence[str]) -> Choice:
+    """Take the reading of the family that a card states, unless the trial run refutes it.
+
+    ``names`` of its classes, where they are known.
+    """
     if reading.verdict is not None and reading.verdict.score == 0:
         problem = f"its card says family {reading.family.name}, but {reading.verdict.reason}"
         return Choice(None, reading, problem, candidates=(reading,))
-    return Choice(reading)
+    return Choice(reading, doubt=_contradicted(reading, names))
+
+
+def _contradicted(reading: Reading, names: Sequence[str]) -> str | None:
+    """The doubt about a stated family whose answer to the photograph is none."""
+    if reading.verdict is None:
+        return None
+    # Boxes of bolts lie on neither: where the names say so, that is no sign of anything.
+    blind = reading.verdict.blind and may_show(names)
+    if reading.sane and not blind:
+        return None
+    return (
+        f"stated is the family {reading.family.name}, but {reading.verdict.reason}: are color, mean and std "
+        "(of pixels in 0..255), resize and params right?"
+    )

@@ -7,6 +7,8 @@ the cat, and nowhere else.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -15,6 +17,14 @@ from pipeline.decoders.candidates import Candidates
 _PHOTO_HW = (720, 1280)
 # The person and the cat of sample/photo.jpg, xyxy in its pixels, from three detectors that agree.
 _OBJECTS = np.array([[711, 146, 1012, 577], [60, 342, 480, 655]], np.float32)
+
+
+def may_show(names: Sequence[str]) -> bool:
+    """Return whether the photograph shows what classes of these ``names`` are: a person or a cat.
+
+    True where there are no names to tell it by.
+    """
+    return not names or not {"person", "cat"}.isdisjoint(name.casefold() for name in names)
 
 
 def objects_in(input_hw: tuple[int, int], resize: str, align: str) -> NDArray[np.float32]:

@@ -64,6 +64,17 @@ class CardInput(_Strict):
             raise ValueError("expected three numbers other than 0, of at least 0.000001")
         return std
 
+    @model_validator(mode="after")
+    def _of_bytes(self) -> Self:
+        if self.mean is None or self.std is None or not all(0 <= level <= 1 for level in self.mean):
+            return self
+        if min(map(abs, self.std)) < 1:
+            raise ValueError(
+                "mean and std are of pixels in 0..255: multiply by 255 what is meant for pixels in 0..1; "
+                f"got mean = {list(self.mean)}, std = {list(self.std)}"
+            )
+        return self
+
 
 class Accuracy(_Strict):
     """AP in 0..1, on which pictures, and how it was measured or who published it."""

@@ -42,11 +42,11 @@ def _diagnosed(
             candidates,
         )
     asked = stated.get("stated") or {}
-    if stated.get("num_classes") is not None:
-        found = _without(declared, stated | {"num_classes": None}, trial)
-        if found is not None and found.num_classes != stated["num_classes"]:
+    if labels := stated.get("labels"):
+        found = _without(declared, stated | {"labels": ()}, trial)
+        if found is not None and found.num_classes != len(labels):
             return ModelError(
-                f"model {name!r}: its card names {stated['num_classes']} labels, but its outputs hold "
+                f"model {name!r}: its card names {len(labels)} labels, but its outputs hold "
                 f"{found.num_classes} classes ({found.family.name}): name each of them"
             )
     if "height" in asked:

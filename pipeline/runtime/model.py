@@ -149,7 +149,7 @@ def describe(located: Located, session: Session, input_size: tuple[int, int] | N
         session.outputs,
         session.metadata,
         family=card.family if card is not None else None,
-        num_classes=len(stated_labels) or None,
+        labels=stated_labels,
         stated=_stated_input(located.name, card, session, input_size),
         params=_family(card, located).check_params(card.params) if card is not None else None,
     )
