@@ -95,7 +95,15 @@ def test_classes_come_from_the_names_else_from_what_the_run_finds():
     assert read(answers(seen=(0, 1)), metadata=names).num_classes == 2
     with pytest.raises(UnknownLayoutError, match="whole numbers from 0 to 1; got 15"):
         read(answers(), metadata=names)
-    assert read(answers(seen=(3, 7))).num_classes == 1000
+    unknown = read(answers(seen=(3, 7)))
+    assert unknown.num_classes == 1000 and not unknown.counted
+    assert not read(answers(seen=(0, 100))).counted, "no class of COCO's is the hundredth"
+    assert read(answers()).doubt is None
+    assert "a person found under number 0" in read(answers(seen=(0, 3))).doubt
+    every = answers(seen=(0, 3))
+    every[0][0, 2:] = np.arange(298) % 80
+    assert read(every).doubt is None, "faint answers show that there are 80"
+    assert read(answers(seen=(0, 3)), metadata={"names": repr(list("abcdefgh"))}).doubt is None
 
 
 @pytest.mark.parametrize(

@@ -111,6 +111,17 @@ def test_ultralytics_metadata_make_it_certain():
     assert "box (xyxy in input pixels)" in found.holds[0]
 
 
+def test_class_numbers_that_nothing_names_are_cocos_only_where_the_run_shows_it():
+    assert read(answers(), ULTRALYTICS).counted
+    own = read(answers(classes=(1, 1)), ULTRALYTICS)
+    assert own.num_classes == 1000 and not own.counted
+    assert "nothing names" in own.reasons["family"]
+    alone = read(answers(classes=(0, 0)), ULTRALYTICS)
+    assert alone.num_classes == 80 and "a person found under number 0, the first" in alone.doubt
+    named = read(answers(classes=(0, 0)), {**ULTRALYTICS, "names": "['bolt', 'nut']"})
+    assert named.num_classes == 2 and named.doubt is None
+
+
 def test_the_columns_and_the_form_of_the_boxes_are_told_from_the_run():
     rows = answers()
     exchanged = rows[..., [0, 1, 2, 3, 5, 4]]

@@ -61,7 +61,7 @@ def test_what_the_authors_export_is_identified_by_its_metadata():
 def test_told_by_shapes_and_refuted_by_a_trial_run():
     found = identify([image()], [output(1, 300, 38), output(1, 32, 160, 160, name="p")], {})
     assert (found.family.name, found.num_classes) == ("end2end-seg", 80)
-    assert "nothing says how many classes" in found.reasons["family"]
+    assert "taken for COCO's 80 class numbers" in found.reasons["family"]
     outputs = sound_outputs()
     assert FAMILY.recognise(view(outputs)) is not None
     outputs[0][0, 3, 5] = 1.5

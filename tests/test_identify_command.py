@@ -153,6 +153,26 @@ def test_a_card_that_feeds_or_reads_its_model_wrongly_is_warned_of_whenever_it_i
         assert says in caplog.text and "are color, mean and std" in caplog.text
 
 
+def test_classes_that_nothing_names_get_numbers_and_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    own = boxes_beside(20, 0.9)[:, :7]
+    model = str(constant_model(tmp_path / "own.onnx", {"output0": own}, shape=(1, 3, 640, 640)))
+    assert open_model(model).labels == ("class 0", "class 1", "class 2")
+    assert "nothing names its 3 classes: labels are numbers" in caplog.text
+    rows = np.zeros((1, 300, 6), np.float32)
+    rows[0, :2] = [[30, 304, 233, 579, 0.9, 1], [357, 131, 503, 509, 0.8, 2]]
+    model = str(constant_model(tmp_path / "rows.onnx", {"output0": rows}, shape=(1, 3, 640, 640)))
+    assert open_model(model).labels[1] == "class 1"
+    assert "nothing names its classes, whose number is not known" in caplog.text
+    caplog.clear()
+    (tmp_path / "own.toml").write_text(
+        'name = "own"\nfile = "own.onnx"\nfamily = "yolov8"\nlabels = ["bolt", "nut", "pin"]\n'
+    )
+    open_model(str(tmp_path / "own.onnx"))
+    assert "nothing names" not in caplog.text
+
+
 def test_labels_that_are_too_few_are_named_as_what_is_wrong(tmp_path: Path) -> None:
     model = write_cheap_model(tmp_path / "m.onnx")
     card = 'name = "m"\nfile = "m.onnx"\nfamily = "yolov8"\nlabels = ["bolt", "nut"]\n'

@@ -201,7 +201,7 @@ def test_a_card_beside_a_file_wins_over_the_guess(tmp_path: Path) -> None:
         ("name = 'm'\nfile = 'm.onnx'\nfamily = 'yolov8'\n[input]\nsize = [64, 64]", "the file takes 32x32"),
         ("name = 'm'\nfile = 'm.onnx'\nfamily = 'yolov8'\n[input]\nstd = [0, 1, 1]", "std: expected"),
         (
-            "name = 'm'\nfile = 'm.onnx'\nfamily = 'yolov8'\n[input]\nmean = [0.48, 0.46, 0.41]\nstd = [0.23, 1, 1]",
+            "name = 'm'\nfile = 'm.onnx'\nfamily = 'yolov8'\n[input]\nmean = [0, 0.5, 1]\nstd = [0.23, 1, 1]",
             "input: mean and std are of pixels in 0..255: multiply by 255",
         ),
         ("name = ", "not valid TOML"),

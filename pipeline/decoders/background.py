@@ -7,11 +7,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.decoders.family import Param, flag, whole
+from pipeline.decoders.family import Numbers, Param, flag, whole
 from pipeline.errors import ModelError
 
 COCO_IDS = 91
 """COCO's own category numbers reach 90, with gaps; 0 is the background (``labels/coco91.txt``)."""
+COCO_NUMBERS = 80, 0, 15
+"""COCO's classes counted without gaps: how many, and the numbers of a person and of a cat."""
 UNSEEN = 1000
 """How many classes are allowed for where nothing tells: their labels are numbers."""
 _SURE = 0.3
@@ -45,20 +47,36 @@ def whose_numbers(
     scores: NDArray[Any] | None,
     *,
     coco: tuple[int, int, int],
-) -> tuple[int, str]:
-    """Return how many classes there are, and why, for a model whose outputs' sizes do not say it.
+) -> Numbers:
+    """Return whose class numbers a model has whose outputs' sizes do not say it.
 
     ``coco``: the number of COCO's classes, and the numbers of a person and of a cat among them.
     ``labels`` and ``scores`` are the trial run's answer to a picture of both; None where there was none.
     """
     count, person, cat = coco
     if known is not None:
-        return known, f"{known} classes, as its names or card say"
+        return Numbers(known, f"{known} classes, as its names or card say")
     if labels is None or scores is None:
-        return count, f"taken for COCO's {count} class numbers"
+        return Numbers(count, f"taken for COCO's {count} class numbers")
     with np.errstate(invalid="ignore"):
         seen = set(labels[scores > _SURE].tolist())
-    if {person, cat} & seen:
-        what = " and ".join(word for number, word in ((person, "a person"), (cat, "a cat")) if number in seen)
-        return count, f"COCO's {count} class numbers: the trial run found {what} under COCO's number"
-    return UNSEEN, "class numbers that nothing names: the trial run found neither person nor cat as COCO's"
+        highest = labels[scores > 0].max(initial=-1)
+    found = [what for number, what in ((person, "a person"), (cat, "a cat")) if number in seen]
+    if highest >= count:
+        why = f"class numbers that nothing names: the trial run gave {highest:g}, which is none of COCO's"
+        return Numbers(UNSEEN, why, counted=False)
+    if not found:
+        why = "class numbers that nothing names: the trial run found neither person nor cat as COCO's"
+        return Numbers(UNSEEN, why, counted=False)
+    doubt = None
+    # Faint answers are of any class that a model has: numbers beyond the half say that there are so many.
+    if found == ["a person"] and highest < count // 2:
+        doubt = (
+            f"its class numbers are taken for COCO's {count} for nothing but a person found under number "
+            f"{person}, the first that anyone gives: where they are others, name them in a card"
+        )
+    return Numbers(
+        count,
+        f"COCO's {count} class numbers: the trial run found {' and '.join(found)} under COCO's number",
+        doubt=doubt,
+    )

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.decoders.background import CLASSES, numbered, whose_numbers
+from pipeline.decoders.background import CLASSES, COCO_NUMBERS, numbered, whose_numbers
 from pipeline.decoders.box_forms import PARAMS, corners, find_form
 from pipeline.decoders.candidates import Candidates, malformed
-from pipeline.decoders.family import COCO_CLASSES, Family, InputDefaults, Match, View
+from pipeline.decoders.family import Family, InputDefaults, Match, View
 
 _NAME = "deim"
 _EXPECTED = "labels [1, N] (integers), boxes [1, N, 4] and scores [1, N], in any order, with or without the 1"
@@ -85,8 +85,8 @@ def recognise(view: View, letterboxed: bool = False) -> Match | None:
     if not sized and most is not None and most > _MOST_ROWS:
         return None  # a grid's cells, each object many times
     labels, boxes, scores = (view.arrays[index] for index in order) if view.tried else (None,) * 3
-    classes, why = whose_numbers(view.num_classes, labels, scores, coco=(COCO_CLASSES, 0, 15))
-    params: dict[str, Any] = {"classes": classes}
+    numbers = whose_numbers(view.num_classes, labels, scores, coco=COCO_NUMBERS)
+    params: dict[str, Any] = {"classes": numbers.count}
     form = None
     if boxes is not None and scores is not None and boxes.shape[:-1] == scores.shape and boxes.shape[-1] == 4:
         fed = LETTERBOXED.input if letterboxed else FAMILY.input
@@ -96,14 +96,15 @@ def recognise(view: View, letterboxed: bool = False) -> Match | None:
     seen = ", ".join(str(view.outputs[index]) for index in order)
     asked = f" of a model that is given {', '.join(view.extra_inputs)}" if sized else ""
     return Match(
-        classes,
+        numbers.count,
         params,
-        f"{seen} = labels, boxes ({said}) and scores{asked}; {why}",
+        f"{seen} = labels, boxes ({said}) and scores{asked}; {numbers.why}",
         certain=True,
         holds=tuple(holds[index] for index in range(3)),
         batched=max(ranks) == 3,
         doubt=doubt,
         settled_by=("boxes",),
+        numbers=numbers,
     )
 
 

@@ -9,9 +9,10 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.decoders.background import COCO_NUMBERS, whose_numbers
 from pipeline.decoders.box_forms import FORMS, PARAMS, corners, find_form
 from pipeline.decoders.candidates import Candidates, cell_count, malformed, matrix
-from pipeline.decoders.family import COCO_CLASSES, Family, InputDefaults, Match, Param, View, flag
+from pipeline.decoders.family import Family, InputDefaults, Match, Numbers, Param, View, flag
 from pipeline.errors import ModelError
 
 Kind = Literal["", "centernet", "rtdetr"]
@@ -91,8 +92,8 @@ def recognise(view: View, kind: Kind = "") -> Match | None:
         centred = params.get("boxes") == "cxcywh" and params.get("normalised", False)
         if (kind == "rtdetr" and not centred) or (kind == "" and centred and _rtdetr(view)):
             return None
-    classes, why = _classes(view, index, params)
-    if classes is None:
+    numbers = _numbers(view, index, params)
+    if numbers is None:
         return None
     evidence = (bool(maps) and "det" in name.lower()) if centernet else _ultralytics(view)
     columns = "class, score" if params.get("class_first") else "score, class"
@@ -100,15 +101,16 @@ def recognise(view: View, kind: Kind = "") -> Match | None:
     unit = "parts of the input" if params.get("normalised") else "input pixels"
     holds[index] = f"box ({params.get('boxes', 'xyxy')} in {unit}), {columns} of at most {count} objects"
     return Match(
-        classes,
+        numbers.count,
         params,
-        f"{view.outputs[index]} = a row for each object, {told}; {why}",
+        f"{view.outputs[index]} = a row for each object, {told}; {numbers.why}",
         # Only the run shows which columns these are.
         certain=view.tried and bool(evidence),
         holds=tuple(holds),
         batched=len(shape) == 3,
         doubt=doubt,
         settled_by=("boxes",),
+        numbers=numbers,
     )
 
 
@@ -159,20 +161,16 @@ def _form_of_boxes(
     ), form.doubt
 
 
-def _classes(view: View, index: int, params: Mapping[str, Any]) -> tuple[int | None, str]:
-    """Return how many classes there are, and why; None where the run gave others than the names have."""
-    highest = -1
-    if view.tried:
-        score, kind = (5, 4) if params.get("class_first") else (4, 5)
-        table = view.arrays[index].reshape(-1, 6)
-        seen = table[(table[:, score] > 0) & np.isfinite(table[:, kind]), kind]
-        highest = int(seen.max(initial=-1))
-    if view.num_classes is not None:
-        fits = highest < view.num_classes
-        return view.num_classes if fits else None, f"{view.num_classes} classes, as its names or card say"
-    if highest < COCO_CLASSES:
-        return COCO_CLASSES, "nothing says how many classes, taken to be COCO's 80"
-    return highest + 1, f"nothing says how many classes; the trial run gave numbers up to {highest}"
+def _numbers(view: View, index: int, params: Mapping[str, Any]) -> Numbers | None:
+    """Return whose class numbers these are; None where the run gave others than the names have."""
+    if not view.tried:
+        return whose_numbers(view.num_classes, None, None, coco=COCO_NUMBERS)
+    score, kind = (5, 4) if params.get("class_first") else (4, 5)
+    table = view.arrays[index].reshape(-1, 6)
+    table = table[(table[:, score] > 0) & np.isfinite(table[:, kind])]
+    if view.num_classes is not None and table[:, kind].max(initial=-1) >= view.num_classes:
+        return None
+    return whose_numbers(view.num_classes, table[:, kind], table[:, score], coco=COCO_NUMBERS)
 
 
 _UNIT = ((0.0, 0.0, 0.0), (255.0, 255.0, 255.0))

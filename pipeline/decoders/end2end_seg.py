@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from pipeline.decoders import heads
 from pipeline.decoders.candidates import Candidates
-from pipeline.decoders.family import COCO_CLASSES, Family, Match, View
+from pipeline.decoders.family import Family, Match, View
 from pipeline.decoders.yolov8_seg import places, separated
 
 _NAME = "end2end-seg"
@@ -41,7 +41,7 @@ def recognise(view: View) -> Match | None:
     if found is None:
         return None
     table, count, holds = found
-    return heads.match_end2end(view, table, count, "mask coefficients", COCO_CLASSES, True, holds)
+    return heads.match_end2end(view, table, count, "mask coefficients", None, True, holds)
 
 
 FAMILY = Family(

@@ -130,6 +130,20 @@ class View:
 
 
 @dataclass(frozen=True, slots=True)
+class Numbers:
+    """Whose class numbers a model answers with, where its outputs' sizes do not say how many there are.
+
+    ``counted``: whether ``count`` is their number; else it is a bound, because nothing tells.
+    """
+
+    count: int
+    why: str
+    counted: bool = True
+    doubt: str | None = None
+    """What is only likely of them: a warning, unless a card or the file names the classes."""
+
+
+@dataclass(frozen=True, slots=True)
 class Match:
     """A family's reading of a model's outputs.
 
@@ -149,6 +163,8 @@ class Match:
     doubt: str | None = None
     """What is only likely: a warning, unless a card states one of the parameters ``settled_by``."""
     settled_by: tuple[str, ...] = ()
+    numbers: Numbers | None = None
+    """Of answers that give the number of a class instead of a score for each."""
 
 
 Recognise = Callable[[View], Match | None]

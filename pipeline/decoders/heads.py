@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.decoders.background import COCO_NUMBERS, whose_numbers
 from pipeline.decoders.candidates import Floats, cells_text, malformed, matrix, select, strides_for
-from pipeline.decoders.family import InputDefaults, Match, Param, View, confirmed, one_of
+from pipeline.decoders.family import InputDefaults, Match, Numbers, Param, View, confirmed, one_of
 from pipeline.errors import ModelError
 
 FORMS = ("rows", "columns", "objectness")
@@ -147,9 +148,18 @@ def match(
 
 
 def match_end2end(
-    view: View, index: int, extra: int, what: str, classes: int, certain: bool, seen: Sequence[str] = ("{}",)
+    view: View,
+    index: int,
+    extra: int,
+    what: str,
+    classes: int | None,
+    certain: bool,
+    seen: Sequence[str] = ("{}",),
 ) -> Match | None:
-    """The same for [N, boxes, 6 + extra]; ``classes`` are taken where no names say how many there are."""
+    """The same for [N, boxes, 6 + extra]; ``classes`` are taken where no names say how many there are.
+
+    None of them: COCO's, where the trial run finds what it should under COCO's numbers.
+    """
     shape = view.outputs[index].shape
     if len(shape) != 3 or shape[2] != 6 + extra or shape[1] is None or shape[1] > _MOST_ANSWERS:
         return None
@@ -158,9 +168,13 @@ def match_end2end(
         return None
     text = f"box, score, class + {extra} {what}"
     reason = f"{view.outputs[index]} = ({text}) for each of at most {shape[1]} objects"
-    if view.num_classes is None:
-        reason += f"; nothing says how many classes, taken to be {classes}"
-    return Match(view.num_classes or classes, {}, reason, certain, tuple(said.format(text) for said in seen))
+    labels, scores = (None, None) if table is None else (table[:, 5], table[:, 4])
+    if classes is None or view.num_classes is not None:
+        numbers = whose_numbers(view.num_classes, labels, scores, coco=COCO_NUMBERS)
+    else:
+        numbers = Numbers(classes, f"nothing says how many classes, taken to be {classes}", counted=False)
+    holds = tuple(said.format(text) for said in seen)
+    return Match(numbers.count, {}, f"{reason}; {numbers.why}", certain, holds, numbers=numbers)
 
 
 def table_of(view: View, index: int, *, finite: bool = True) -> NDArray[np.float32] | None:

@@ -55,6 +55,8 @@ class Identification:
     evidence: str | None = None
     runner_up: RunnerUp | None = None
     doubt: str | None = None
+    counted: bool = True
+    """Whether ``num_classes`` is how many there are; else it is a bound, because nothing tells."""
 
 
 def identify(
@@ -139,7 +141,14 @@ def identify(
         reasons |= dict.fromkeys(("color", "mean", "std"), feeding)
     if image.dtype == "uint8":
         reasons["mean"] = reasons["std"] = "the model's input takes the pixels themselves (uint8)"
-    doubts = (choice.doubt, chosen.match.doubt, feeding, None if labels else nameless)
+    numbers = chosen.match.numbers
+    doubts = (
+        choice.doubt,
+        chosen.match.doubt,
+        feeding,
+        None if labels else nameless,
+        numbers.doubt if numbers is not None else None,
+    )
     return Identification(
         family=chosen.family,
         num_classes=chosen.match.num_classes,
@@ -152,6 +161,7 @@ def identify(
         evidence=chosen.verdict.reason if chosen.verdict is not None else None,
         runner_up=_runner_up(chosen, choice.runner_up),
         doubt="; ".join(filter(None, doubts)) or None,
+        counted=numbers is None or numbers.counted,
     )
 
 

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.decoders.background import CLASSES, numbered, whose_numbers
+from pipeline.decoders.background import CLASSES, COCO_NUMBERS, numbered, whose_numbers
 from pipeline.decoders.candidates import Candidates, malformed
-from pipeline.decoders.family import COCO_CLASSES, Family, InputDefaults, Match, View
+from pipeline.decoders.family import Family, InputDefaults, Match, View
 
 _EXPECTED = "detections [N, 6] (class, score, x0, y0, x1, y1) and their number [1] (an integer)"
 
@@ -65,16 +65,18 @@ def recognise(view: View) -> Match | None:
         sound = np.isfinite(rows[:, :2]).all() and (labels == np.floor(labels)).all()
         if not sound or labels.min(initial=0) < -1 or scores.max(initial=0) > 1.05:
             return None
-    classes, why = whose_numbers(view.num_classes, labels, scores, coco=(COCO_CLASSES, 0, 15))
+    numbers = whose_numbers(view.num_classes, labels, scores, coco=COCO_NUMBERS)
     holds = ["how many detections there are"] * 2
     holds[detections] = "class, score, x0, y0, x1, y1 of each, after NMS"
     return Match(
-        classes,
-        {"classes": classes},
-        f"{view.outputs[detections]} and {view.outputs[1 - detections]} = detections and their number; {why}",
+        numbers.count,
+        {"classes": numbers.count},
+        f"{view.outputs[detections]} and {view.outputs[1 - detections]} = detections and their number; "
+        f"{numbers.why}",
         certain=True,
         holds=tuple(holds),
         batched=False,
+        numbers=numbers,
     )
 
 

@@ -91,22 +91,23 @@ def recognise(view: View, tflite: bool = False) -> Match | None:
     labels, sure = (view.arrays[index] for index in order[1:3]) if view.tried else (None, None)
     if labels is not None and sure is not None and labels.shape != sure.shape:
         return None
-    numbers = labels + tflite if labels is not None else None
-    count, why = whose_numbers(view.num_classes, numbers, sure, coco=(COCO_IDS, 1, 17))
+    from_one = labels + tflite if labels is not None else None
+    numbers = whose_numbers(view.num_classes, from_one, sure, coco=(COCO_IDS, 1, 17))
     holds = ["not used"] * len(view.outputs)
     for index, said in zip(order, _HOLDS, strict=True):
         holds[index] = said.format(0 if tflite else 1)
     return Match(
-        count,
+        numbers.count,
         {
             "order": order,
-            "classes": count,
+            "classes": numbers.count,
             "background_label": view.num_classes in (None, COCO_IDS),
             "from_zero": tflite,
         },
-        f"outputs named {', '.join(view.outputs[index].name for index in order)}; {why}",
+        f"outputs named {', '.join(view.outputs[index].name for index in order)}; {numbers.why}",
         certain=True,
         holds=tuple(holds),
+        numbers=numbers,
     )
 
 

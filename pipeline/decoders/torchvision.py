@@ -78,19 +78,20 @@ def recognise(view: View) -> Match | None:
     labels, scores = (view.arrays[index] for index in order[1:]) if view.tried else (None, None)
     if labels is not None and scores is not None and labels.shape != scores.shape:
         return None
-    classes, why = whose_numbers(view.num_classes, labels, scores, coco=(COCO_IDS, 1, 17))
+    numbers = whose_numbers(view.num_classes, labels, scores, coco=(COCO_IDS, 1, 17))
     background = view.num_classes in (None, COCO_IDS)
     holds = dict(
         zip(order, ("boxes, xyxy in input pixels", "labels from 1", "scores after NMS"), strict=True)
     )
     seen = ", ".join(str(view.outputs[index]) for index in order)
     return Match(
-        classes,
-        {"classes": classes, "background_label": background},
-        f"{seen} = boxes, labels and scores; {why}",
+        numbers.count,
+        {"classes": numbers.count, "background_label": background},
+        f"{seen} = boxes, labels and scores; {numbers.why}",
         certain=True,
         holds=tuple(holds[index] for index in range(3)),
         batched=False,
+        numbers=numbers,
     )
 
 

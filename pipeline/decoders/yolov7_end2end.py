@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.decoders import heads
+from pipeline.decoders.background import COCO_NUMBERS, whose_numbers
 from pipeline.decoders.candidates import Candidates, malformed, matrix
-from pipeline.decoders.family import COCO_CLASSES, Family, Match, View
+from pipeline.decoders.family import Family, Match, View
 from pipeline.errors import ModelError
 
 _NAME = "yolov7-end2end"
@@ -54,6 +55,7 @@ def recognise(view: View) -> Match | None:
     if heads.stated_task(view) not in (None, "detect"):
         return None
     highest, seen = -1, ""
+    labels = scores = None
     if view.tried:
         table = np.asarray(view.arrays[0])
         if table.ndim != 2 or table.shape[1] != 7 or not np.issubdtype(table.dtype, np.floating):
@@ -63,21 +65,21 @@ def recognise(view: View) -> Match | None:
             known = heads.table_of(view, 0)
             if known is None or known[:, 0].any() or not heads.sound_answers(known[:, [1, 2, 3, 4, 6, 5]]):
                 return None
-            highest = int(known[:, 5].max())
+            labels, scores = known[:, 5], known[:, 6]
+            highest = int(labels.max())
             seen = "; in the trial run column 0 is 0, column 5 a whole number and column 6 a probability"
     if view.num_classes is not None and highest >= view.num_classes:
         return None
-    classes = view.num_classes or max(COCO_CLASSES, highest + 1)
-    if view.num_classes is None:
-        seen += f"; nothing says how many classes, taken to be {classes}"
+    numbers = whose_numbers(view.num_classes, labels, scores, coco=COCO_NUMBERS)
     return Match(
-        classes,
+        numbers.count,
         {},
-        f"{view.outputs[0]} = a row for each object{seen}",
+        f"{view.outputs[0]} = a row for each object{seen}; {numbers.why}",
         # A picture's index among its columns is nobody else's; without a row it could be 7 classes.
         certain=highest >= 0,
         holds=("batch index, box (xyxy in input pixels), class, score of each object",),
         batched=False,
+        numbers=numbers,
     )
 
 

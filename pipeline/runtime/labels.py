@@ -17,17 +17,24 @@ def card_labels(card: ModelCard, located: Located) -> tuple[str, ...]:
     return read_labels(beside if beside.is_file() else models_dir() / "labels" / f"{card.labels}.txt")
 
 
-def default_labels(found: Identification, reasons: dict[str, str]) -> tuple[str, ...]:
-    """Labels for classes that nothing names, one each; ``reasons`` is told why."""
+def default_labels(found: Identification, reasons: dict[str, str]) -> tuple[tuple[str, ...], str | None]:
+    """Labels for classes that nothing names, one each, and the warning where they are numbers.
+
+    ``reasons`` is told why.
+    """
     classes, why = found.num_classes, reasons["labels"]
-    if found.family.task == "classify" and classes == 1000:
+    known = found.counted
+    if known and found.family.task == "classify" and classes == 1000:
         reasons["labels"] = f"ImageNet's 1000, because the classifier has 1000 classes ({why})"
-        return read_labels(models_dir() / "labels" / "imagenet1k.txt")
-    if classes == 91:
+        return read_labels(models_dir() / "labels" / "imagenet1k.txt"), None
+    if known and classes == 91:
         reasons["labels"] = f"COCO's 80 by their own numbers, because the model has 91 classes ({why})"
-        return read_labels(models_dir() / "labels" / "coco91.txt")
-    if classes == 80:
+        return read_labels(models_dir() / "labels" / "coco91.txt"), None
+    if known and classes == 80:
         reasons["labels"] = f"COCO's 80, because the model has 80 classes ({why})"
-        return read_labels(models_dir() / "labels" / "coco80.txt")
-    reasons["labels"] = f"numbers, because nothing names the {classes} classes (write a card to name them)"
-    return tuple(f"class {index}" for index in range(classes))
+        return read_labels(models_dir() / "labels" / "coco80.txt"), None
+    said = f"{classes} classes" if known else "classes, whose number is not known"
+    said = "one class" if known and classes == 1 else said
+    reasons["labels"] = f"numbers, because nothing names its {said} (write a card to name them)"
+    warning = f"nothing names its {said}: labels are numbers, unless a card names them (labels = [...])"
+    return tuple(f"class {index}" for index in range(classes)), warning

@@ -166,7 +166,9 @@ def describe(located: Located, session: Session, input_size: tuple[int, int] | N
         labels = found.family.labels
         reasons["labels"] = f"default of the family {found.family.name}"
     elif not labels:
-        labels = default_labels(found, reasons)
+        labels, unnamed = default_labels(found, reasons)
+        if unnamed is not None:
+            found = replace(found, doubt="; ".join(filter(None, [found.doubt, unnamed])))
     if (bad := not_unicode(labels)) is not None:
         raise ModelError(f"model {located.name!r}: its label {bad!a} is no valid Unicode; a card can name it")
     conf, iou = found.family.conf_threshold, found.family.iou_threshold
