@@ -92,6 +92,12 @@ def models_convert(
             "--tree-threshold", metavar="0..1", help="A box has the deepest class over it: Darknet's -hier."
         ),
     ] = 0.5,
+    size: Annotated[
+        str | None,
+        typer.Option(
+            "--size", metavar="N|WxH", help="Of the model's input, instead of the cfg's width and height."
+        ),
+    ] = None,
 ) -> None:
     """Convert a Darknet network (.cfg and .weights) to ONNX."""
     with _models():
@@ -104,6 +110,7 @@ def models_convert(
             stdout(),
             labels=labels,
             resize=resize,
+            size=size,
             tree=tree,
             tree_threshold=tree_threshold,
         )

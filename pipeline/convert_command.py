@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from rich.console import Console
@@ -12,6 +13,7 @@ from pipeline.placing import place, same_file
 from pipeline.runtime.card import read_labels
 from pipeline.runtime.catalog import models_dir
 
+_SIDE = re.compile("[1-9][0-9]{0,4}")
 RESIZES: tuple[Resize, ...] = ("letterbox", "stretch")
 
 
@@ -25,6 +27,7 @@ def convert(
     resize: str = "letterbox",
     tree: str | None = None,
     tree_threshold: float = 0.5,
+    size: str | None = None,
 ) -> None:
     """Convert a Darknet network to an ONNX file, and say what came of it.
 
@@ -36,6 +39,11 @@ def convert(
     how = next((known for known in RESIZES if known == resize), None)
     if how is None:
         raise ConfigError(f"--resize: expected {' or '.join(RESIZES)}; got {resize!r}")
+    sides = None if size is None else size.lower().split("x")
+    if sides is not None and not (len(sides) <= 2 and all(_SIDE.fullmatch(side) for side in sides)):
+        raise ConfigError(
+            f"--size: expected pixels such as 416, or WIDTHxHEIGHT such as 608x320; got {size!r}"
+        )
     if target.suffix.lower() != ".onnx":
         raise ConfigError(f"--output: expected the name of an .onnx file; got {output!r}")
     if labels is not None and not Path(labels).expanduser().is_file():
@@ -49,8 +57,15 @@ def convert(
         raise ConfigError(f"--labels: expected one label a line; {labels} has none")
     of_classes = None if tree is None else Path(tree).expanduser()
     coco = read_labels(models_dir() / "labels" / "coco80.txt")
+    input_hw = None if sides is None else (int(sides[-1]), int(sides[0]))
     done = convert_darknet(
-        *given, labels=named, coco=coco, resize=how, tree=of_classes, tree_threshold=tree_threshold
+        *given,
+        labels=named,
+        coco=coco,
+        resize=how,
+        tree=of_classes,
+        tree_threshold=tree_threshold,
+        input_hw=input_hw,
     )
     if done.tree is not None:
         _spare(target, done.tree.path)

@@ -231,6 +231,22 @@ def test_the_command_writes_the_file_in_one_step(tmp_path: Path) -> None:
     assert sorted(path.suffix for path in tmp_path.iterdir()) == [".cfg", ".names", ".onnx", ".weights"]
 
 
+def test_the_input_may_have_another_size_than_the_cfgs(tmp_path: Path) -> None:
+    write(tmp_path, head(80))
+    assert "input 64x64 (letterbox)" in said(tmp_path, size="64")
+    assert "input 96x48 (letterbox)" in said(tmp_path, size="96x48")
+    width, height = 12, 6  # cells of 8 pixels
+    assert Detector(str(tmp_path / "n.onnx")).model.session.outputs[0].shape[1:] == (84, width * height)
+    converted = (tmp_path / "n.onnx").read_bytes()
+    write(tmp_path, head(80).replace("width=32", "width=96").replace("height=32", "height=48"))
+    said(tmp_path)
+    assert (tmp_path / "n.onnx").read_bytes() == converted, "as if the cfg had said so"
+    with pytest.raises(ConfigError, match="--size: expected pixels such as 416, or WIDTHxHEIGHT"):
+        said(tmp_path, size="big")
+    with pytest.raises(ModelError, match="expected sides of at most 8192 pixels; got 32x9999"):
+        said(tmp_path, size="32x9999")
+
+
 def test_an_error_leaves_the_old_file(tmp_path: Path) -> None:
     _, weights = write(tmp_path, SMALL)
     (tmp_path / "n.onnx").write_text("old")

@@ -2,7 +2,8 @@
 
 Needs the package ``onnx``, which ``framerail[convert]`` brings; the converted model does not.
 
-What comes out takes ``images`` float32 [batch, 3, H, W], RGB / 255, with the cfg's height and width,
+What comes out takes ``images`` float32 [batch, 3, H, W], RGB / 255, with the height and width of the cfg
+or those asked for,
 and gives ``output``: of a detector [batch, 4 + classes, boxes], decoded (cx, cy, w, h in input pixels,
 then objectness · class probability for each class); of a classifier [batch, classes], probabilities.
 
@@ -77,12 +78,14 @@ def convert_darknet(
     resize: Resize = "letterbox",
     tree: Path | None = None,
     tree_threshold: float = 0.5,
+    input_hw: tuple[int, int] | None = None,
 ) -> Converted:
     """Convert a Darknet network to ONNX; equal files give equal bytes.
 
     ``labels`` are one for each class; where there are none and a detector has as many classes as
     ``coco``, those are taken. ``tree`` counts instead of the file that ``tree=`` in the cfg names;
-    ``tree_threshold``, 0..1, is Darknet's ``-hier``, and .5 its default. Raises ModelError
+    ``tree_threshold``, 0..1, is Darknet's ``-hier``, and .5 its default. ``input_hw`` stands in for
+    the cfg's height and width. Raises ModelError
     for files that cannot be read, do not belong together, or hold what is not supported; ConfigError
     for labels of another number and a ``tree`` that nothing asks for; DependencyError where the
     package onnx is missing.
@@ -100,6 +103,9 @@ def convert_darknet(
             "install it with: pip install 'framerail[convert]'"
         ) from None
     net, sections = read_cfg(cfg)
+    if input_hw is not None:
+        for key, pixels in zip(("height", "width"), input_hw, strict=True):
+            net.options[key] = str(pixels), net.line
     file = WeightsFile.read(weights)
     classes = tree_of(cfg, sections, tree)
     network = build(net, sections, file, None if classes is None else Hierarchy(classes, tree_threshold))
