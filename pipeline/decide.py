@@ -14,7 +14,7 @@ from pipeline.flow import Channel, Flow
 from pipeline.runtime.model import Model
 from pipeline.runtime.session import concurrency, usable_cores
 from pipeline.sources import SourceSpec, parse_source
-from pipeline.stages.postprocess import Thresholds, class_ids_of
+from pipeline.stages.postprocess import Thresholds, class_ids_of, words_of
 from pipeline.vision.letterbox import InputSpec
 
 LEAST_CAPACITY, MOST_CAPACITY = 2, 64
@@ -121,6 +121,7 @@ def class_ids(model: Model, wanted: Sequence[str] | None, key: str) -> tuple[int
 def no_class(model: Model, label: str) -> str:
     """The error that a model has no class ``label``, with the nearest that it has, and the first of all."""
     has = model.labels
-    listed = ", ".join(has[:MOST_LISTED]) + (f", … ({len(has)} in all)" if len(has) > MOST_LISTED else "")
-    near = nearest(label.casefold(), has)
+    first = [words_of(each)[0] for each in has[:MOST_LISTED]]
+    listed = ", ".join(first) + (f", … ({len(has)} in all)" if len(has) > MOST_LISTED else "")
+    near = nearest(label.casefold(), [word for each in has for word in words_of(each)])
     return f"model {model.name!r} has no class {label!r}; did you mean {near!r}? It has: {listed}"

@@ -11,8 +11,11 @@ import pytest
 
 from pipeline import Detections, Detector
 from pipeline.errors import ConfigError
+from pipeline.runtime.catalog import models_dir
 from pipeline.sample import SAMPLE
+from pipeline.stages.postprocess import class_ids_of
 from tests.ap import coco_ap
+from tests.test_stages_classify import write_colour_classifier
 
 # AP of the models in the assets' README: score .01, top 100, and the family's NMS. Through pycocotools, as
 # an independent check of two; test_eval_command.py measures all of them.
@@ -139,3 +142,33 @@ def test_a_picture_that_could_not_be_read_and_numbers_out_of_range(detector: Det
         with pytest.raises(ConfigError, match=next(iter(options))):
             detector.detect(image, **options)  # type: ignore[arg-type]
     assert set(detector.detect(image, conf=0.05, classes="person, cat").labels) <= {"person", "cat"}
+
+
+def test_a_label_with_commas_is_chosen_by_any_of_its_words() -> None:
+    """As ImageNet's are: what separates labels on the command line stands in half of them."""
+    labels = ["goldfish, Carassius auratus", "Cardigan, Welsh corgi", "cardigan", "crane", "crane", "bolt"]
+    for wanted, chosen in (
+        (["Goldfish"], (0,)),
+        (["carassius auratus", "bolt"], (0, 5)),
+        (["cardigan"], (2,)),
+        (["welsh corgi"], (1,)),
+        (["crane"], (3, 4)),
+        (["goldfish, Carassius auratus"], (0,)),
+    ):
+        assert class_ids_of(labels, wanted) == chosen
+    imagenet = (models_dir() / "labels" / "imagenet1k.txt").read_text(encoding="utf-8").splitlines()
+    sayable = [{word.strip() for word in label.split(",")} for label in imagenet]
+    for index, words in enumerate(sayable):
+        reached = [class_ids_of(imagenet, [word]) for word in words]
+        assert any(ids is not None and index in ids for ids in reached), imagenet[index]
+
+
+def test_the_class_that_is_advised_can_be_asked_for(tmp_path: Path) -> None:
+    model = write_colour_classifier(tmp_path / "c.onnx")
+    card = (tmp_path / "c.toml").read_text().replace('"green"', '"green, Viridis"')
+    (tmp_path / "c.toml").write_text(card)
+    detector, picture = Detector(str(model)), np.full((40, 90, 3), (0, 255, 0), np.uint8)
+    with pytest.raises(ConfigError, match=r"did you mean 'green'\? It has: .*green, ") as caught:
+        detector.classify(picture, classes="gren")
+    assert "Viridis" not in str(caught.value)
+    assert detector.classify(picture, classes="green").labels == ["green, Viridis"]

@@ -112,10 +112,23 @@ def _with_further(found: Candidates, boxes: Boxes, box: Letterbox, labels: Seque
 
 
 def class_ids_of(labels: Sequence[str], wanted: Sequence[str] | None) -> tuple[int, ...] | None:
-    """Indices of ``wanted`` labels, in any case of letters. Raises KeyError with the unknown label."""
+    """Indices of ``wanted`` labels, in any case of letters. Raises KeyError with the unknown label.
+
+    ImageNet's are words of one meaning ("goldfish, Carassius auratus"): each of them will do, because
+    where labels are separated by commas, the whole cannot be said. A label that is the word comes first.
+    """
     if wanted is None:
         return None
     by_label: dict[str, list[int]] = {}
+    by_word: dict[str, list[int]] = {}
     for index, label in enumerate(labels):
         by_label.setdefault(label.casefold(), []).append(index)
+        for word in words_of(label):
+            by_word.setdefault(word.casefold(), []).append(index)
+    by_label = by_word | by_label
     return tuple(index for label in wanted for index in by_label[label.casefold()])
+
+
+def words_of(label: str) -> list[str]:
+    """A label's words of one meaning; at least one, without commas where it has any other letters."""
+    return [word.strip() for word in label.split(",") if word.strip()] or [label]
