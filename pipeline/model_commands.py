@@ -25,6 +25,9 @@ from pipeline.runtime.model import Model, describe
 from pipeline.runtime.session import Session
 from pipeline.sources import Picture, open_source, parse_source
 
+_WHOLE = "COCO val2017"
+"""The dataset of published figures; others are marked."""
+
 
 def show_list(console: Console, *, as_json: bool) -> None:
     """Every card, and where its file is. A card that cannot be read is listed with what is wrong."""
@@ -46,18 +49,26 @@ def show_list(console: Console, *, as_json: bool) -> None:
             row["name"],
             row["family"],
             f"{size[1]}x{size[0]}" if size else "",
-            f"{accuracy['ap']:.3f}" if accuracy else "",
+            _ap(accuracy) if accuracy else "",
             f"{row['bytes'] / 1e6:.1f} MB" if row["bytes"] else "",
             row["license"],
             "yes" if row["present"] else "no",
         )
     console.print(table)
+    accuracies = [row["accuracy"] for row in rows if row.get("accuracy")]
+    for dataset in sorted({each["dataset"] for each in accuracies} - {_WHOLE}):
+        console.print(f"* AP on {dataset}; others: {_WHOLE}", soft_wrap=True)
     if any(row.get("urls") and not row["present"] for row in rows):
         console.print("framerail models pull NAME (or all) downloads those that are not here")
     with suppress(ModelError):
         console.print(f"files lie beside their cards, or in {user_dir()}", soft_wrap=True)
     for problem in problems:
         console.print(problem, soft_wrap=True)
+
+
+def _ap(accuracy: dict[str, Any]) -> str:
+    """The figure, marked where it is of a sample: that of another set cannot be compared with it."""
+    return f"{accuracy['ap']:.3f}".removeprefix("0") + ("" if accuracy["dataset"] == _WHOLE else "*")
 
 
 def _listed(name: str, card_path: Path) -> dict[str, Any]:

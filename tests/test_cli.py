@@ -580,6 +580,14 @@ def test_help_says_a_default_once() -> None:
     assert said.lower().count("default: letterbox") == 1
 
 
+def test_an_ap_of_a_sample_is_marked_apart_from_published_ones() -> None:
+    lines = framerail("models", "list", env={**os.environ, "COLUMNS": "200"}).stdout.splitlines()
+    (sampled,) = [line for line in lines if "yolox-nano" in line]
+    (published,) = [line for line in lines if "yolox-tiny" in line]
+    assert " .335* " in sampled and " .328 " in published
+    assert any(line.startswith("* AP on COCO val2017, first 128 images") for line in lines)
+
+
 def test_models_list_info_verify(cheap_model: str) -> None:
     listed = json.loads(framerail("models", "list", "--json").stdout)
     assert ("nanodet-g", True) in [(entry["name"], entry["present"]) for entry in listed]
