@@ -44,8 +44,8 @@ class Classification:
 class Labels:
     """What a second model took each of N detections for.
 
-    ``class_id`` int32 [N], an index into ``names``, -1 where it was not asked or its answer was no
-    number; ``confidence`` float32 [N].
+    ``class_id`` int32 [N], an index into ``names``, -1 where it was not asked or gave no answer:
+    nothing above its threshold, or no number; ``confidence`` float32 [N], 0 there.
     """
 
     class_id: NDArray[np.int32]

@@ -28,7 +28,7 @@ from pipeline.stages.classify import Classify
 from pipeline.stages.match import Match, Matched
 from pipeline.summary import summarize
 
-COLOURS = {"red": (0, 0, 255), "green": (0, 255, 0), "blue": (255, 0, 0)}
+COLOURS = {"grey": (90, 90, 90), "red": (0, 0, 255), "green": (0, 255, 0), "blue": (255, 0, 0)}
 
 
 def write_colour_classifier(path: Path, batch: int | str = "n") -> Path:
@@ -112,6 +112,21 @@ def test_each_object_is_taken_for_what_it_is(model: Model) -> None:
     assert answers(result) == colours
     assert (result.detections.second.confidence > 0.9).all()
     assert result.detections.names == ("car", "person")
+
+
+def test_what_is_not_above_the_classifiers_own_threshold_is_no_answer(tmp_path: Path) -> None:
+    path = write_colour_classifier(tmp_path / "colours.onnx")
+    with path.with_suffix(".toml").open("a") as card:
+        card.write("conf_threshold = 0.5\n")
+    stage = Second(open_model(str(path), "cpu"), None, every=10)
+    found = scene(0, [("red", 5, 5, 0), ("grey", 50, 5, 0), ("blue", 90, 5, 0)])
+    (result,) = stage([found])
+    assert answers(result) == ["red", None, "blue"]
+    second = result.detections.second
+    assert second.class_id[1] == -1 and second.confidence[1] == 0 and (second.confidence[::2] > 0.5).all()
+    path.with_suffix(".toml").write_text(path.with_suffix(".toml").read_text().replace("0.5", "0"))
+    (result,) = Second(open_model(str(path), "cpu"), None, every=10)([found])
+    assert None not in answers(result)
 
 
 def test_only_objects_of_chosen_classes_are_looked_at(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -55,6 +55,9 @@ class Classify:
             log.warning(
                 "model %s answers with what is no number; such objects get no label", self._model.name
             )
+        # As where it classifies whole frames: what is not above its own threshold is no answer.
+        unsure = confidence <= self._model.conf_threshold
+        class_id[unsure], confidence[unsure] = -1, 0
         for (_, known, _), index, score in zip(new, class_id.tolist(), confidence.tolist(), strict=True):
             known.answer = index, score
 
