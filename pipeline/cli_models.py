@@ -41,7 +41,7 @@ def models_identify(
     with _models():
         from pipeline.identify_command import identify
 
-        identify(model, stdout(), console, as_json=as_json)
+        identify(model, stdout(), as_json=as_json)
 
 
 @models_app.command("pull")

@@ -26,18 +26,20 @@ _MANY = 1000
 """Candidates of which a detector is never sure of half."""
 
 
-def identify(name: str, out: Console, err: Console, *, as_json: bool) -> None:
+def identify(name: str, out: Console, *, as_json: bool) -> None:
     """Print what was found out about a model. Raises ModelError.
 
-    For a model that is not recognised, what to write into a card goes to ``err`` before
-    UnknownLayoutError is raised.
+    For a model that is not recognised, what to write into a card is printed instead (with ``as_json`` the
+    error and the card), and UnknownLayoutError is raised.
     """
     located = locate(name)
     session = Session(located.path, "cpu")
     try:
         model = describe(located, session)
     except UnknownLayoutError as error:
-        err.print(card_skeleton(located, session, error.candidates), highlight=False, soft_wrap=True)
+        card = card_skeleton(located, session, error.candidates)
+        both = {"error": str(error), "card": card}
+        print(json.dumps(both, indent=2, ensure_ascii=False) if as_json else card)
         raise
     data = as_data(model, located)
     if as_json:
@@ -89,29 +91,30 @@ def as_data(model: Model, located: Located) -> dict[str, Any]:
         },
         "evidence": found.evidence,
         "runner_up": found.runner_up and asdict(found.runner_up),
-        "warnings": [*filter(None, [found.doubt]), *(f"it looks broken: {each}" for each in broken(model))],
+        "warnings": [*filter(None, [found.doubt]), *broken(model)],
     }
 
 
 def broken(model: Model) -> Iterator[str]:
-    """Yield what makes a model look broken. Runs it twice."""
+    """Yield what makes a model look broken, or unfit for what it is tried on. Runs it twice."""
     trial = Trial(model.session)
     outputs = trial.run(model.spec)
-    yield from complaints(model.session.outputs, outputs)
+    yield from (f"it looks broken: {each}" for each in complaints(model.session.outputs, outputs))
     other = trial.run(model.spec, np.ascontiguousarray(255 - photograph()[::-1]))
     if all(np.array_equal(a, b, equal_nan=a.dtype.kind == "f") for a, b in zip(outputs, other, strict=True)):
-        yield "it gives the same answer to two different pictures"
+        yield "it looks broken: it gives the same answer to two different pictures"
     scores = model.decode(outputs, 0.0).scores
     best = float(scores.max(initial=0.0))
     if len(scores) > 1 and np.ptp(scores) == 0:
-        yield f"all its scores are the same ({best:.3g})"
+        yield f"it looks broken: all its scores are the same ({best:.3g})"
     elif best < _FAINT:
         yield (
-            f"it sees nothing in a picture with a person and a cat (best score {best:.2g}): it is broken, "
-            "made for something else, or fed in a wrong way"
+            f"it sees nothing in a picture with a person and a cat (best score {best:.2g}): made "
+            "for other things, fed in a wrong way, or broken"
         )
     elif model.family.task != "classify" and len(scores) >= _MANY and float((scores > 0.5).mean()) > 0.5:
-        yield f"it is sure of {int((scores > 0.5).sum())} of its {len(scores)} candidates in one picture"
+        sure = int((scores > 0.5).sum())
+        yield f"it looks broken: it is sure of {sure} of its {len(scores)} candidates in one picture"
 
 
 def card_skeleton(located: Located, session: Session, candidates: Sequence[tuple[str, int]] = ()) -> str:

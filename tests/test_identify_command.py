@@ -55,10 +55,19 @@ def test_what_cannot_be_told_ends_with_the_card_to_complete(tmp_path: Path) -> N
     done = identify(tmp_path / "odd.onnx")
     assert done.returncode == 3
     assert "Traceback" not in done.stderr
-    lines = done.stderr.splitlines()
-    (error,) = [line for line in lines if "ERROR" in line]
-    assert "fit no known layout" in error
-    card = tomllib.loads("\n".join(line for line in lines if line is not error))
+    (error,) = done.stderr.splitlines()
+    assert "fit no known layout" in error and "centerface" not in error, "the card lists the families"
+    assert "centerface" in done.stdout
+    card = tomllib.loads(done.stdout)
+    asked = json.loads(identify(tmp_path / "odd.onnx", "--json").stdout)
+    assert tomllib.loads(asked["card"]) == card and asked["error"] in error
+    with (tmp_path / "odd.toml").open("w") as beside:  # as a shell does it
+        again = subprocess.run(
+            [sys.executable, "-m", "pipeline", "models", "identify", "odd.onnx"],
+            cwd=tmp_path, stdout=beside, stderr=subprocess.PIPE, text=True, timeout=50,
+        )  # fmt: skip
+    assert again.returncode == 3 and "fit no known layout" in again.stderr
+    assert (tmp_path / "odd.toml").read_text() == done.stdout
     assert (card["name"], card["file"], card["family"]) == ("odd", "odd.onnx", "")
 
 
@@ -74,8 +83,10 @@ def test_a_model_that_looks_broken_is_warned_of(
     tmp_path: Path, boxes: tuple[tuple[float, float, float, float], ...], scores: tuple[float, ...], says: str
 ) -> None:
     model = write_cheap_model(tmp_path / "m.onnx", boxes_cxcywh=boxes, scores=scores)
-    assert any(says in warning for warning in json.loads(identify(model, "--json").stdout)["warnings"])
-    assert "WARNING: it looks broken" in identify(model).stdout
+    (warning,) = [each for each in json.loads(identify(model, "--json").stdout)["warnings"] if says in each]
+    # A sound model of other things sees nothing either.
+    assert warning.startswith("it looks broken: ") == ("sees nothing" not in says)
+    assert f"WARNING: {warning}" in identify(model).stdout
 
 
 def test_broken_answers_are_the_first_thing_said_of_a_model_that_is_refused(tmp_path: Path) -> None:
@@ -85,7 +96,7 @@ def test_broken_answers_are_the_first_thing_said_of_a_model_that_is_refused(tmp_
     assert done.returncode == 3
     assert "it looks broken: output output0 is not finite" in done.stderr
     assert "no known layout" not in done.stderr and "Families known" not in done.stderr
-    (stated,) = [line for line in done.stderr.splitlines() if line.startswith("family")]
+    (stated,) = [line for line in done.stdout.splitlines() if line.startswith("family")]
     assert stated.split("#")[0].strip() == 'family = "yolov8"'
 
 
@@ -179,6 +190,39 @@ def test_labels_that_are_too_few_are_named_as_what_is_wrong(tmp_path: Path) -> N
     (tmp_path / "m.toml").write_text(card)
     with pytest.raises(ModelError, match="its card names 2 labels, but its outputs hold 80 classes"):
         open_model(str(model))
+
+
+def test_names_that_contradict_the_outputs_are_named_with_the_family_that_fits(tmp_path: Path) -> None:
+    names = {"names": repr({index: f"thing {index}" for index in range(80)})}
+    own = boxes_beside(20, 0.9)[:, :7]
+    model = constant_model(tmp_path / "m.onnx", {"output0": own}, shape=(1, 3, 640, 640), metadata=names)
+    done = identify(model)
+    assert done.returncode == 3
+    assert "its metadata name 80 classes, but its outputs hold 3 (yolov8)" in done.stderr
+    card = tomllib.loads(done.stdout)
+    assert card["family"] == "yolov8"
+    labels = done.stdout.replace("labels = []", 'labels = ["bolt", "nut", "pin"]')
+    (tmp_path / "m.toml").write_text(labels)
+    assert open_model(str(model)).labels == ("bolt", "nut", "pin")
+
+
+def test_labels_in_a_file_are_named_with_its_suffix_or_without(tmp_path: Path) -> None:
+    model = write_colour_classifier(tmp_path / "c.onnx")
+    (tmp_path / "my.txt").write_text("rot\ngrün\nblau\n", encoding="utf-8")
+    card = 'name = "c"\nfile = "c.onnx"\nfamily = "classifier-unit"\nlabels = "{}"\n'
+    for stem in ("my", "my.txt"):
+        (tmp_path / "c.toml").write_text(card.format(stem))
+        assert open_model(str(model)).labels == ("rot", "grün", "blau")
+    (tmp_path / "c.toml").write_text(card.format("your.txt"))
+    with pytest.raises(ModelError, match=r"no file of labels your.txt in \S+, where the model lies, nor in"):
+        open_model(str(model))
+
+
+def test_a_model_of_another_task_is_refused_with_those_that_are_of_it(cheap_model: str) -> None:
+    with pytest.raises(ModelError, match=r"asked for was classify: .*one of your own or mobilenetv2"):
+        open_model(cheap_model, task="classify")
+    with pytest.raises(ModelError, match=r"^classify: model 'cheap' is for the task detect"):
+        Pipeline("synthetic:64x48?frames=1", model=cheap_model, classify=cheap_model).__enter__()
 
 
 def test_what_the_runner_up_was_told_apart_by_is_said(tmp_path: Path) -> None:

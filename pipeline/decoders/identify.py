@@ -109,7 +109,7 @@ def identify(
     if not readings:
         named = f" with {known_classes} classes, as its names or card say" if known_classes else ""
         fits = "its outputs fit no known layout" if family is None else f"it doesn't fit family {family}"
-        raise _refusal(fits + named, inputs, outputs, listed=family is None)
+        raise _refusal(fits + named, inputs, outputs)
     choice = choose(readings) if family is None else confirm(readings[0], names)
     chosen = choice.reading
     if chosen is None:
@@ -226,13 +226,10 @@ def _refusal(
     inputs: Sequence[TensorInfo],
     outputs: Sequence[TensorInfo],
     candidates: Sequence[Reading] = (),
-    *,
-    listed: bool = True,
 ) -> UnknownLayoutError:
-    known = f". Families known (docs/models.md): {', '.join(DECODERS)}"
-    families = known if listed and not candidates else ""
     return UnknownLayoutError(
         f"cannot use this model: {problem}. Inputs: {', '.join(map(str, inputs)) or 'none'}. "
-        f"Outputs: {', '.join(map(str, outputs)) or 'none'}{families}",
+        f"Outputs: {', '.join(map(str, outputs)) or 'none'}. framerail models identify prints the card to "
+        "complete",
         [(reading.family.name, reading.match.num_classes) for reading in candidates],
     )

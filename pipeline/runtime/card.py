@@ -207,10 +207,7 @@ def read_labels(path: Path) -> tuple[str, ...]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except OSError:
-        raise ModelError(
-            f"there is no file of labels {path}; labels is a list, or the stem of a .txt file "
-            "beside the model or in models/labels"
-        ) from None
+        raise ModelError(f"there is no file of labels {path}, or it cannot be read") from None
     except UnicodeDecodeError:
         raise ModelError(f"labels {path}: expected one label a line in UTF-8") from None
     return tuple(line.strip() for line in lines if line.strip())

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipeline.decoders import Identification, TensorInfo, identify
+from pipeline.decoders.names import names_of
 from pipeline.errors import ModelError, UnknownLayoutError
 from pipeline.runtime.trial import Trial
 
@@ -48,6 +49,16 @@ def _diagnosed(
             return ModelError(
                 f"model {name!r}: its card names {len(labels)} labels, but its outputs hold "
                 f"{found.num_classes} classes ({found.family.name}): name each of them"
+            )
+    elif isinstance(error, UnknownLayoutError) and "names" in declared[2]:
+        metadata = {key: value for key, value in declared[2].items() if key != "names"}
+        found = _without((*declared[:2], metadata), stated, trial)
+        names = names_of(declared[2])[0]
+        if found is not None and found.counted and names and found.num_classes != len(names):
+            return UnknownLayoutError(
+                f"cannot use model {name!r}: its metadata name {len(names)} classes, but its outputs hold "
+                f"{found.num_classes} ({found.family.name}): a card that names each of them settles it",
+                [(found.family.name, found.num_classes)],
             )
     if "height" in asked:
         other = {key: value for key, value in asked.items() if key not in ("height", "width")}

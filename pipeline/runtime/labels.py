@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pipeline.decoders import Identification
+from pipeline.errors import ModelError
 from pipeline.runtime.card import ModelCard, read_labels
 from pipeline.runtime.catalog import Located, models_dir
 
@@ -13,8 +14,15 @@ def card_labels(card: ModelCard, located: Located) -> tuple[str, ...]:
         return ()
     if isinstance(card.labels, list):
         return tuple(card.labels)
-    beside = located.path.parent / f"{card.labels}.txt"
-    return read_labels(beside if beside.is_file() else models_dir() / "labels" / f"{card.labels}.txt")
+    name = f"{card.labels.removesuffix('.txt')}.txt"
+    folders = located.path.parent, models_dir() / "labels"
+    found = next((folder / name for folder in folders if (folder / name).is_file()), None)
+    if found is None:
+        raise ModelError(
+            f"there is no file of labels {name} in {folders[0]}, where the model lies, nor in {folders[1]}; "
+            "labels is a list, or the name of a .txt file there"
+        )
+    return read_labels(found)
 
 
 def default_labels(found: Identification, reasons: dict[str, str]) -> tuple[tuple[str, ...], str | None]:
