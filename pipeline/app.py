@@ -55,7 +55,7 @@ from pipeline.decide import (
     run_concurrency,
     thresholds,
 )
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, ModelError
 from pipeline.flow import Bypass, Channel, Flow, Windowed
 from pipeline.frame import Result
 from pipeline.iteration import Iteration
@@ -235,14 +235,17 @@ class Pipeline:
                         f"classify: a second model looks at objects, and {self.model.name!r} finds none: it "
                         "classifies whole frames"
                     )
-                self.second = open_model(
-                    config.classify,
-                    provider,
-                    config.device[0],
-                    threads,
-                    task="classify",
-                    options=config.provider_options,
-                )
+                try:
+                    self.second = open_model(
+                        config.classify,
+                        provider,
+                        config.device[0],
+                        threads,
+                        task="classify",
+                        options=config.provider_options,
+                    )
+                except ModelError as error:
+                    raise ModelError(f"classify: {error}") from None
             # Wrong options should be found before a thread is started or a file replaced.
             batch_limit(config, self.model)
             run_concurrency(config, self.model.session.provider)

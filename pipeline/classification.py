@@ -56,3 +56,7 @@ class Labels:
     def labels(self) -> list[str | None]:
         """The N names, None where there is none."""
         return [None if i < 0 else self.names[i] for i in self.class_id.tolist()]
+
+    def __repr__(self) -> str:
+        shown = ", ".join(label or "-" for label in self.labels[:4])
+        return f"Labels({len(self.class_id)}: {shown}{', …' if len(self.class_id) > 4 else ''})"

@@ -15,6 +15,7 @@ from onnx import TensorProto, helper
 from rich.console import Console
 
 from pipeline.accounts import Accounts
+from pipeline.classification import Labels
 from pipeline.config import make_config
 from pipeline.console import print_summary
 from pipeline.decide import Depths
@@ -127,6 +128,12 @@ def test_what_is_not_above_the_classifiers_own_threshold_is_no_answer(tmp_path: 
     path.with_suffix(".toml").write_text(path.with_suffix(".toml").read_text().replace("0.5", "0"))
     (result,) = Second(open_model(str(path), "cpu"), None, every=10)([found])
     assert None not in answers(result)
+
+
+def test_a_thousand_names_are_not_shown_with_each_answer() -> None:
+    names = [f"thing {index}" for index in range(1000)]
+    labels = Labels(np.array([3, -1, 7, 8, 9], np.int32), np.zeros(5, np.float32), names)
+    assert repr(labels) == "Labels(5: thing 3, -, thing 7, thing 8, …)"
 
 
 def test_only_objects_of_chosen_classes_are_looked_at(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,10 +10,13 @@ import logging
 import os
 import shlex
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.config import nearest
+from pipeline.decoders import DECODERS
+from pipeline.decoders.family import Task
 from pipeline.errors import ModelError
 from pipeline.runtime.card import ModelCard, read_card, sha256_of
 
@@ -82,6 +85,16 @@ def cards(folder: str | None = None) -> dict[str, Path]:
     return dict(sorted(found.items()))
 
 
+def known_for(task: Task) -> str:
+    """The names of the cards for a task, as the end of a remedy; nothing where there are none."""
+    names = []
+    for name, path in cards().items():
+        with suppress(ModelError):  # a card that cannot be read is no remedy
+            card = read_card(path)
+            names += [name] if card.family in DECODERS and DECODERS[card.family].task == task else []
+    return f", one of your own or {' or '.join(names)}" if names else ""
+
+
 def _user_dirs(folder: str | None = None) -> tuple[Path, ...]:
     try:
         return (user_dir(folder),)
@@ -137,7 +150,8 @@ def _locate(model: str) -> Located:
         raise ModelError(f"model {model!r} is no ONNX file: {remedy}")
     if path.is_file():
         beside = path.with_suffix(".toml")
-        if beside.is_file():
+        # An empty one states nothing: a shell makes it before `identify m.onnx > m.toml` begins.
+        if beside.is_file() and beside.stat().st_size:
             card = read_card(beside)
             if card.file == path.name:
                 return _with_card(card, beside)

@@ -16,7 +16,7 @@ from pipeline.decoders.contract import image_input, spatial
 from pipeline.decoders.family import Task
 from pipeline.errors import ModelError
 from pipeline.runtime.card import ModelCard, embedded_card, not_unicode
-from pipeline.runtime.catalog import Located, locate
+from pipeline.runtime.catalog import Located, known_for, locate
 from pipeline.runtime.diagnosis import identified
 from pipeline.runtime.labels import card_labels, default_labels
 from pipeline.runtime.provider_table import PROVIDERS
@@ -99,7 +99,7 @@ def open_model(
     if task is not None and opened.family.task != task:
         raise ModelError(
             f"model {opened.name!r} is for the task {opened.family.task} (family {opened.family.name}); "
-            f"asked for was {task}"
+            f"asked for was {task}: give such a model{known_for(task)}"
         )
     opened = replace(opened, others=tuple(_on_further(session, further, start)))
     for each in opened.sessions:
