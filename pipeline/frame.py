@@ -30,7 +30,8 @@ class Frame:
     stream from 0. ``pts`` is in units of ``time_base`` seconds, None where the source has no
     clock. ``captured_at`` is monotonic seconds, ``wall_time`` Unix seconds (for people only).
     ``timings`` maps a stage's name to the seconds it took over this frame; the line's
-    observer writes it, stages don't.
+    observer writes it, stages don't. ``source`` is the name of the file that this picture alone is
+    in, within the folder or glob that was given; None where there is none, as in a video.
     """
 
     stream: str
@@ -41,6 +42,7 @@ class Frame:
     captured_at: float
     wall_time: float
     timings: dict[str, float] = field(default_factory=dict)
+    source: str | None = None
 
     @property
     def frame(self) -> Frame:

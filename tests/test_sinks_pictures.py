@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -69,3 +70,27 @@ def test_the_pictures_that_are_read_are_not_written_over(tmp_path: Path, cheap_m
     with Pipeline(str(tmp_path), model=cheap_model, pictures=str(tmp_path / "out")) as line:
         line.run()
     assert len(list((tmp_path / "out").glob("*.jpg"))) == 1
+
+
+def test_pictures_keep_the_names_of_their_files(tmp_path: Path, cheap_model: str) -> None:
+    names = ["bus 1.jpg", "DSC7.JPG", "odd.png", "a/x.jpg", "b/x.jpg"]
+    for name in names:
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(tmp_path / "in" / name), np.zeros((48, 64, 3), np.uint8))
+
+    def written(sources: list[str]) -> tuple[set[str], set[str | None]]:
+        out = tmp_path / f"out{len(list(tmp_path.iterdir()))}"
+        with Pipeline(sources, model=cheap_model, pictures=str(out), jsonl=str(tmp_path / "lines")) as line:
+            line.run()
+        lines = (tmp_path / "lines").read_text().splitlines()
+        return {path.name for path in out.iterdir()}, {json.loads(text).get("source") for text in lines}
+
+    folder = str(tmp_path / "in")
+    files, sources = written([folder])
+    assert files == {"bus 1.jpg", "DSC7.JPG", "odd.png.jpg"} and sources == set(names[:3])
+    assert written([f"{folder}/a/x.jpg"]) == ({"x.jpg"}, {"x.jpg"})
+    files, sources = written([f"{folder}/a", f"{folder}/b"])
+    assert files == {"a-x.jpg", "b-x.jpg"} and sources == {"x.jpg"}
+    files, sources = written([f"{folder}/*/*.jpg"])
+    assert files == {"000000-a_x.jpg", "000001-b_x.jpg"} and sources == {"a/x.jpg", "b/x.jpg"}
+    assert written(["synthetic:64x48?frames=1"])[1] == {None}

@@ -40,7 +40,7 @@ SINKS: Mapping[str, Callable[[Any, Sequence[str], Quit], Sink]] = MappingProxyTy
     {
         "display": lambda _, _streams, on_quit: Display(on_quit),
         "video": lambda template, streams, _: VideoFiles(template, streams),
-        "pictures": lambda folder, _streams, _: PictureFiles(folder),
+        "pictures": lambda folder, streams, _: PictureFiles(folder, streams),
         # After those that only check: opening it replaces a file.
         "jsonl": lambda path, _streams, _: JsonLines(path),
         "null": lambda _, _streams, _on_quit: Null(),

@@ -63,6 +63,7 @@ def record(result: Result, dropped_before: int, now: float) -> dict[str, Any]:
         "schema": SCHEMA,
         "stream": frame.stream,
         "frame": frame.seq,
+        **({} if frame.source is None else {"source": frame.source}),
         "pts": None if pts_seconds is None else round(pts_seconds, 6),
         "time": datetime.fromtimestamp(frame.wall_time, UTC).isoformat(timespec="milliseconds")[:-6] + "Z",
         "width": width,

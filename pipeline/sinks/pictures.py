@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import cv2
@@ -17,17 +17,22 @@ from pipeline.sinks.videos import safe_name
 from pipeline.vision.draw import draw
 
 _QUALITY = 92
+_LONGEST_NAME = 120
+"""Of a picture's file, in bytes: with a stream's name before it, file systems take it still."""
 
 
 class PictureFiles(Sink):
     """Writes each frame, with what was detected drawn on it, to FOLDER/STREAM-NUMBER.jpg.
 
-    NUMBER is the frame's own, from 0, six digits or more. The folder is made; a file of an earlier run is
+    NUMBER is the frame's own, from 0, six digits or more. A frame that was a picture's file keeps that
+    file's name, with ``.jpg`` behind it where it is no JPEG's, and the stream's before it where
+    ``streams``, the names of all, are several. The folder is made; a file of an earlier run is
     replaced when the new one is whole. Raises SinkOpenError for a folder that cannot be written to.
     """
 
-    def __init__(self, folder: str | os.PathLike[str]) -> None:
+    def __init__(self, folder: str | os.PathLike[str], streams: Sequence[str] = ()) -> None:
         self._folder = Path(folder)
+        self._several = len(streams) > 1
         self._names: dict[str, str] = {}
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
@@ -41,7 +46,7 @@ class PictureFiles(Sink):
         """Draw and write one frame. Raises SinkWriteError."""
         image = result.frame.image.copy()
         draw(image, result.detections, caption=caption_of(result))
-        path = self._folder / f"{self._name(result.stream)}-{result.frame.seq:06d}.jpg"
+        path = self._folder / self._file(result)
         part = path.with_name(f"{path.name}.part")
         # Encoded in memory: cv2.imwrite says neither why it fails nor that the disk is full.
         done, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])
@@ -60,6 +65,15 @@ class PictureFiles(Sink):
 
     def abort(self) -> None:
         """Nothing is left to give up."""
+
+    def _file(self, result: Result) -> str:
+        stream, number, source = self._name(result.stream), f"{result.frame.seq:06d}", result.frame.source
+        if source is None or len(os.fsencode(source)) > _LONGEST_NAME:
+            return f"{stream}-{number}.jpg"
+        # Of a glob: a/1.jpg and a_1.jpg are two.
+        name = f"{number}-{source.replace('/', '_')}" if "/" in source else source
+        name = name if name.lower().endswith((".jpg", ".jpeg")) else f"{name}.jpg"
+        return f"{stream}-{name}" if self._several else name
 
     def _name(self, stream: str) -> str:
         """The stream's name, fit for a file's, and no other stream's on disks that confuse Cam and cam."""

@@ -17,13 +17,14 @@ class Picture:
     ``image`` is uint8 [height, width, 3], BGR, C-contiguous and the receiver's own: no source
     writes to it again. ``pts`` counts ``time_base`` seconds; both are None where the source
     has no clock. ``decode_seconds`` is what video decode and colour conversion of this picture
-    took; waiting for data is not in it.
+    took; waiting for data is not in it. ``name`` is that of a file with this picture alone.
     """
 
     image: Image
     pts: int | None
     time_base: Fraction | None
     decode_seconds: float
+    name: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ import re
 import threading
 import time
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from pipeline.config import StreamConfig
@@ -63,12 +64,14 @@ class PicturesSource(Once):
     def __init__(self, paths: list[Path], stop: threading.Event) -> None:
         super().__init__()
         self._paths, self._stop = paths, stop
+        # Several may have one name, in several folders of a glob: what they have in common is left out.
+        self._folder = os.path.commonpath([path.parent for path in paths])
         self._first: Picture | None = None
         self.frame_count = len(paths)
         self.description = f"{len(paths)} pictures"
         if len(paths) == 1:
             try:
-                self._first = _read(paths[0])
+                self._first = self._read(paths[0])
             except _BadPictureError as error:
                 raise SourceOpenError(f"cannot open {paths[0]}: {error}", cause=error.cause) from None
             height, width = self._first.image.shape[:2]
@@ -83,10 +86,13 @@ class PicturesSource(Once):
             if self._stop.is_set():
                 return
             try:
-                item: Picture | Unreadable = _read(path)
+                item: Picture | Unreadable = self._read(path)
             except _BadPictureError as error:
                 item = Unreadable(redact(f"{path}: {error}"))
             yield item
+
+    def _read(self, path: Path) -> Picture:
+        return replace(_read(path), name=path.relative_to(self._folder).as_posix())
 
 
 def open_pictures(spec: SourceSpec, stream: StreamConfig, stop: threading.Event) -> Source:

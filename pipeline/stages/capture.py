@@ -102,6 +102,7 @@ class Capture:
                     time.monotonic(),
                     time.time(),
                     {"capture": picture.decode_seconds},
+                    picture.name,
                 )
                 yield Dropped(frame, "every_nth") if seq % stream.every_nth else frame
             if self._enough():
