@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections import Counter
 from types import TracebackType
 from typing import Any, Self
 
@@ -18,6 +19,7 @@ log = logging.getLogger(__name__)
 
 REFRESH_SECONDS = 0.2
 PLAIN_SECONDS = 5.0
+_MOST_LABELS = 12
 
 
 class ProgressDisplay:
@@ -138,6 +140,8 @@ def print_summary(summary: dict[str, Any], console: Console) -> None:
     lines = [f"{summary['fps']:.1f} FPS over {seconds:.1f} s; model {_really_used(summary)}"]
     if summary["second"] is not None:
         lines.append(f"second model {_really_used(summary['second'])}")
+    if summary["model"]["task"] != "classify":
+        lines.append(f"detections: {_counted(summary)}")
     console.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
     totals = [(s["captured"], s["emitted"], sum(s["dropped"].values())) for s in summary["streams"].values()]
     captured, emitted, dropped = (sum(column) for column in zip(*totals, strict=True))
@@ -148,6 +152,16 @@ def print_summary(summary: dict[str, Any], console: Console) -> None:
         soft_wrap=True,
         style="" if summary["conserved"] else "bold red",
     )
+
+
+def _counted(summary: dict[str, Any]) -> str:
+    """Detections of all streams by label, the most frequent first."""
+    counts: Counter[str] = Counter()
+    for stream in summary["streams"].values():
+        counts.update(stream["detections"])
+    shown = ", ".join(f"{label} {count}" for label, count in counts.most_common(_MOST_LABELS))
+    others = f", … ({len(counts)} labels in all)" if len(counts) > _MOST_LABELS else ""
+    return f"{shown}{others}" if counts else "none"
 
 
 def _ms(value: float | None) -> str:

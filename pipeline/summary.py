@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ def summarize(pipeline: Pipeline) -> dict[str, Any]:
     """The summary of a pipeline that has ended (or of one that runs, at this moment).
 
     Times are milliseconds, FPS emitted frames over the whole run. ``conserved`` is whether
-    every frame is accounted for and nothing is left in the line.
+    every frame is accounted for and nothing is left in the line. ``detections`` counts those of a
+    stream by label, the most frequent first.
     """
     accounts, model = pipeline.accounts, pipeline.model
     streams = {}
@@ -35,6 +37,7 @@ def summarize(pipeline: Pipeline) -> dict[str, Any]:
             "width": account.width,
             "height": account.height,
             "corrupt_packets": account.corrupt_packets,
+            "detections": dict(Counter(account.detections()).most_common()),
             "ending": account.ending,
             "error": str(account.error) if account.error is not None else None,
             "source": account.description,
@@ -81,6 +84,7 @@ def _model(model: Model | None, asked: str | None) -> dict[str, Any]:
     return {
         "name": model.name if model else asked,
         "family": model.family.name if model else None,
+        "task": model.family.task if model else None,
         "sha256": model.sha256 if model else None,
     }
 

@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 import urllib.request
+from collections import Counter
 from pathlib import Path
 
 import av
@@ -63,6 +64,10 @@ def test_a_run_leaves_everything_it_promises(cheap_model: str, tmp_path: Path) -
     assert summary["conserved"] is True
     assert "50 captured = 50 emitted + 0 dropped: every frame is accounted for" in done.stderr
     assert "running: CPUExecutionProvider" in done.stderr
+    counts = Counter(found["label"] for line in lines for found in line["detections"])
+    assert counts and summary["streams"]["one"]["detections"] == counts
+    counted = ", ".join(f"{label} {count}" for label, count in counts.most_common())
+    assert f"detections: {counted}\n" in done.stderr
 
 
 @pytest.mark.parametrize(
