@@ -9,6 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 
+def short(label: str) -> str:
+    """Return the first of a label's words: ImageNet's are several of one meaning, with commas."""
+    return label.partition(",")[0].strip() or label
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Classification:
     """The K most likely classes of a picture, by falling confidence.

@@ -10,8 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.classification import Labels
 from pipeline.detections import Detections
-from pipeline.vision.draw import color_of, draw, drawable, text_color
+from pipeline.vision.draw import color_of, draw, text_color
+from pipeline.vision.glyphs import drawable
 
 
 def detections(*rows, names=("person", "car", "bus")):
@@ -63,10 +65,44 @@ def test_the_more_confident_label_is_on_top():
     assert not len(where(image[:78, 50:60], color_of(1))[0])
 
 
+def test_labels_of_neighbours_stay_off_each_other():
+    rows = [[20, 80, 120, 180, 0.9, 0], [40, 82, 140, 180, 0.8, 0], [60, 84, 160, 180, 0.7, 0]]
+    alone = [canvas() for _ in rows]
+    for image, row in zip(alone, rows, strict=True):
+        draw(image, detections(row))
+    image = canvas()
+    draw(image, detections(*rows))
+    above = slice(0, 79)
+    # Only the surest stands above: those of one colour would have made one.
+    assert np.array_equal(image[above], alone[0][above])
+    crowd = canvas()
+    draw(crowd, detections(*[[20, 80, 120, 180, 0.9, 0]] * 40))  # no room for all: drawn all the same
+    assert len(where(crowd[above], color_of(0))[0])
+
+
+def test_a_label_is_its_first_word_and_what_a_second_model_says_has_its_confidence():
+    def drawn(name, second=None):
+        image = canvas()
+        found = detections([20, 80, 290, 180, 0.9, 0], names=(name,))
+        draw(image, replace(found, second=second))
+        return image
+
+    assert np.array_equal(drawn("goldfish, Carassius auratus"), drawn("goldfish"))
+    sure, unsure = (
+        Labels(np.zeros(1, np.int32), np.array([score], np.float32), ("tabby, tabby cat",))
+        for score in (0.9, 0.4)
+    )
+    assert not np.array_equal(drawn("cat", sure), drawn("cat", unsure))
+    none = Labels(np.full(1, -1, np.int32), np.zeros(1, np.float32), ("tabby",))
+    assert np.array_equal(drawn("cat", none), drawn("cat"))
+
+
 def test_boxes_do_not_strike_through_labels():
     image, alone = canvas(), canvas()
     draw(alone, detections([50, 80, 250, 180, 0.5, 1]))
-    draw(image, detections([20, 73, 290, 190, 0.9, 0], [50, 80, 250, 180, 0.5, 1]))
+    # The other's own label is short, and so stays off this one.
+    names = ("p", "car")
+    draw(image, detections([0, 73, 290, 190, 0.9, 0], [50, 80, 250, 180, 0.5, 1], names=names))
     _, columns = where(alone[73:79], color_of(1))
     label = (slice(73, 79), slice(columns.min(), columns.max() + 1))  # where the other's upper edge runs
     assert np.array_equal(image[label], alone[label])

@@ -20,6 +20,7 @@ import av
 import cv2
 import numpy as np
 
+from pipeline.classification import short
 from pipeline.errors import SinkOpenError, SinkWriteError
 from pipeline.frame import Image, Result
 from pipeline.sinks.base import Sink
@@ -122,7 +123,7 @@ class VideoFile(Sink):
 def caption_of(result: Result) -> str | None:
     """What the whole frame was taken for, where that was asked."""
     found = result.classification
-    return None if found is None or not len(found) else f"{found.labels[0]} {found.confidence[0]:.2f}"
+    return None if found is None or not len(found) else f"{short(found.labels[0])} {found.confidence[0]:.2f}"
 
 
 def container_of(name: str) -> Container:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import colorsys
-import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.classification import short
 from pipeline.detections import Detections
 from pipeline.frame import Image
+from pipeline.vision.glyphs import FONT, drawable
 
 # COCO's "skeleton" of a person, its keypoints counted from 0.
 _LEGS = ((15, 13), (13, 11), (16, 14), (14, 12))
@@ -28,14 +31,11 @@ _TINT = 4
 Color = tuple[int, int, int]
 """Blue, green, red in 0..255."""
 
-_FONT = cv2.FONT_HERSHEY_SIMPLEX
 _BLACK, _WHITE = (0, 0, 0), (255, 255, 255)
 _CAPTION_BACKGROUND = (32, 32, 32)
 # Twelve hues around the circle, neighbours in the list far apart; then again, in other shades.
 _HUES = (0, 6, 3, 9, 1, 7, 4, 10, 2, 8, 5, 11)
 _SHADES = ((0.85, 0.95), (0.55, 1.0), (0.95, 0.75))
-# Letters that Unicode does not decompose into a plain one and a mark.
-_PLAIN = str.maketrans({"ß": "ss", "æ": "ae", "Æ": "AE", "œ": "oe", "Œ": "OE", "ø": "o", "Ø": "O", "ł": "l"})
 
 
 def draw(image: Image, detections: Detections, *, caption: str | None = None) -> None:
@@ -44,8 +44,8 @@ def draw(image: Image, detections: Detections, *, caption: str | None = None) ->
     Each gets its box (a rotated one its polygon), its label and its confidence in the colour of its
     class, its mask as a tint and its keypoints as dots, joined to a skeleton where they are COCO's 17; of
     what overlaps the most confident one is on top. ``caption`` goes to the top left corner. Widths
-    follow the size of the picture, labels stay inside it, and letters that the font lacks are
-    spelt out (see ``drawable``).
+    follow the size of the picture, labels stay inside it and, where there is room, off each other; of a label
+    with commas the first part is written. Letters that the font lacks are spelt out (see ``drawable``).
     """
     style = _Style(image)
     labelled = [(box.tolist(), score, class_id, label) for box, score, class_id, label in detections]
@@ -65,12 +65,23 @@ def draw(image: Image, detections: Detections, *, caption: str | None = None) ->
     if detections.keypoints is not None:
         for points, (_, _, class_id, _) in zip(detections.keypoints[::-1], reversed(labelled), strict=True):
             style.keypoints(image, points, color_of(class_id))
-    further = [None] * len(labelled) if detections.second is None else detections.second.labels
-    for (box_xyxy, score, class_id, label), more in zip(reversed(labelled), reversed(further), strict=True):
-        text = f"{label} {score:.2f}" if more is None else f"{label} {score:.2f}: {more}"
-        style.label(image, box_xyxy, text, color_of(class_id))
+    places: list[_Tab] = []
+    for (box_xyxy, score, class_id, label), more in zip(labelled, _second(detections), strict=True):
+        text = f"{short(label)} {score:.2f}{more}"
+        places.append(style.place(box_xyxy, text, color_of(class_id), places))
+    for place in reversed(places):
+        style.write(image, place)
     if caption:
-        style.text(image, caption, 0, 0, _CAPTION_BACKGROUND)
+        style.write(image, style.tab(caption, 0, 0, _CAPTION_BACKGROUND))
+
+
+def _second(detections: Detections) -> list[str]:
+    """What a second model took each for, as the end of its label."""
+    second = detections.second
+    if second is None:
+        return [""] * len(detections)
+    answers = zip(second.labels, second.confidence.tolist(), strict=True)
+    return ["" if label is None else f": {short(label)} {sure:.2f}" for label, sure in answers]
 
 
 def _tint(image: Image, left: int, top: int, mask: NDArray[np.bool_], color: Color) -> None:
@@ -103,42 +114,21 @@ def text_color(background: Color) -> Color:
     return _BLACK if luminance > 0.179 else _WHITE
 
 
-@lru_cache(maxsize=4096)
-def drawable(text: str) -> str:
-    """Return ``text`` in characters that OpenCV's font has, so that none becomes a question mark.
+@dataclass(frozen=True, slots=True)
+class _Tab:
+    """A text and the rectangle behind it, its last pixels included."""
 
-    OpenCV 5 has Latin, Greek, Cyrillic, Arabic and Chinese; OpenCV 4 has ASCII. What is missing
-    loses its accents (é to e) or is written by number (U+1F697).
-    """
-    return "".join(character if _has_glyph(character) else _spelt(character) for character in text)
+    text: str
+    left: int
+    top: int
+    right: int
+    bottom: int
+    background: Color
 
-
-def _spelt(character: str) -> str:
-    plain = unicodedata.normalize("NFKD", character.translate(_PLAIN))
-    plain = "".join(part for part in plain if not unicodedata.combining(part))
-    if plain and all(map(_has_glyph, plain)):
-        return plain
-    return f"U+{ord(character):04X}"
-
-
-@lru_cache(maxsize=4096)
-def _has_glyph(character: str) -> bool:
-    """Whether OpenCV draws ``character`` as something of its own.
-
-    For what it lacks OpenCV 5 draws one question mark, OpenCV 4 one for each byte.
-    """
-    if character.isascii() or not character.isprintable():
-        # Half a surrogate pair, which is not printable, crashes OpenCV 5.
-        return character.isprintable()
-    drawing = _drawing(character)
-    marks = ("?", "?" * len(character.encode()))
-    return bool(drawing.any()) and not any(np.array_equal(drawing, _drawing(text)) for text in marks)
-
-
-def _drawing(text: str) -> Image:
-    canvas = np.zeros((48, 96), np.uint8)
-    cv2.putText(canvas, text, (8, 36), _FONT, 1.0, (255,), 1)
-    return canvas
+    def covers(self, other: _Tab) -> bool:
+        """Whether they have a pixel in common."""
+        beside = self.right < other.left or other.right < self.left
+        return not beside and self.top <= other.bottom and other.top <= self.bottom
 
 
 class _Style:
@@ -150,9 +140,9 @@ class _Style:
         self.line = max(1, round(side / 400))
         self.scale = max(0.38, side / 1500)
         self.stroke = max(1, round(self.scale * 1.6))
-        (_, capital), below = cv2.getTextSize("Hg", _FONT, self.scale, self.stroke)
+        (_, capital), below = cv2.getTextSize("Hg", FONT, self.scale, self.stroke)
         self.pad = max(2, round(0.3 * capital))
-        self.ascent, self.tab = capital, capital + below + 2 * self.pad
+        self.ascent, self.tab_height = capital, capital + below + 2 * self.pad
 
     def box(self, image: Image, box_xyxy: list[float], color: Color) -> None:
         """Draw a rectangle whose line lies inside the picture."""
@@ -171,21 +161,37 @@ class _Style:
                 cv2.circle(image, place, 2 * self.line + 1, _WHITE, cv2.FILLED, cv2.LINE_AA)
                 cv2.circle(image, place, 2 * self.line, color, cv2.FILLED, cv2.LINE_AA)
 
-    def label(self, image: Image, box_xyxy: list[float], text: str, color: Color) -> None:
-        """Put a label on top of a box; ``text`` moves it into the box where there is no room above."""
-        left, top, _, _ = self._pixels(box_xyxy)
-        overhang = self.line // 2
-        self.text(image, text, left - overhang, top - overhang - self.tab, color)
+    def place(self, box_xyxy: list[float], text: str, color: Color, taken: Sequence[_Tab]) -> _Tab:
+        """Return where a box's label goes: above it, or else where it covers none of those ``taken``.
 
-    def text(self, image: Image, text: str, left: int, top: int, background: Color) -> None:
-        """Write text on a filled rectangle, moved (and cut, as a last resort) to be inside the picture."""
+        Neighbours of one class, whose labels have one colour, could not be told apart.
+        """
+        left, top, _, bottom = self._pixels(box_xyxy)
+        overhang = self.line // 2
+        above, inside, below = top - overhang - self.tab_height, top + self.line, bottom + overhang + 1
+        first: _Tab | None = None
+        for place in (above, inside, below, bottom - self.line - self.tab_height):
+            tab = self.tab(text, left - overhang, place, color)
+            if not any(tab.covers(other) for other in taken):
+                return tab
+            first = first or tab
+        assert first is not None
+        return first
+
+    def tab(self, text: str, left: int, top: int, background: Color) -> _Tab:
+        """Return a label moved (and its text cut, as a last resort) to be inside the picture."""
         text, width = self._fit(drawable(text))
         left = max(0, min(left, self.width - width - 2 * self.pad))
-        top = max(0, min(top, self.height - self.tab))
+        top = max(0, min(top, self.height - self.tab_height))
         right = min(left + width + 2 * self.pad, self.width) - 1
-        cv2.rectangle(image, (left, top), (right, top + self.tab - 1), background, cv2.FILLED)
-        origin = (left + self.pad, top + self.pad + self.ascent)
-        cv2.putText(image, text, origin, _FONT, self.scale, text_color(background), self.stroke, cv2.LINE_AA)
+        return _Tab(text, left, top, right, top + self.tab_height - 1, background)
+
+    def write(self, image: Image, tab: _Tab) -> None:
+        """Write text on a filled rectangle."""
+        cv2.rectangle(image, (tab.left, tab.top), (tab.right, tab.bottom), tab.background, cv2.FILLED)
+        origin = (tab.left + self.pad, tab.top + self.pad + self.ascent)
+        ink = text_color(tab.background)
+        cv2.putText(image, tab.text, origin, FONT, self.scale, ink, self.stroke, cv2.LINE_AA)
 
     def _fit(self, text: str) -> tuple[str, int]:
         """Return as much of ``text`` as the picture is wide, and its width."""
@@ -198,7 +204,7 @@ class _Style:
         return text, width
 
     def _width(self, text: str) -> int:
-        return int(cv2.getTextSize(text, _FONT, self.scale, self.stroke)[0][0])
+        return int(cv2.getTextSize(text, FONT, self.scale, self.stroke)[0][0])
 
     def _pixels(self, box_xyxy: list[float]) -> tuple[int, int, int, int]:
         left, top, right, bottom = (round(edge) for edge in box_xyxy)
