@@ -116,6 +116,12 @@ def test_unit_keeps_the_results_that_the_config_sends_to_standard_output() -> No
     assert results in (DEPLOY / "install.sh").read_text()
 
 
+def test_unit_looks_for_models_where_it_may_look() -> None:
+    assert unit_values("ProtectHome") == ["yes"]
+    assert "FRAMERAIL_MODELS=/var/lib/framerail/models" in unit_values("Environment")
+    assert "--dir /var/lib/framerail/models" in (DEPLOY / "README.md").read_text()
+
+
 def test_neither_box_nor_image_reports_its_use() -> None:
     assert "ORT_DISABLE_TELEMETRY=1" in unit_values("Environment")
     (environment,) = [line for line in dockerfile() if line.startswith("ENV")]
