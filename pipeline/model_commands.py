@@ -14,6 +14,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from pipeline.classification import short
 from pipeline.config import StreamConfig
 from pipeline.detector import Detector
 from pipeline.errors import ModelError
@@ -130,7 +131,7 @@ def show_info(name: str, console: Console, *, as_json: bool) -> None:
         table.add_column(heading, overflow="fold")
     spec, reasons = data["input"], dict(data["reasons"])
     labels = data["labels"]
-    shown = ", ".join(labels[:6]) + (f", … ({len(labels)})" if len(labels) > 6 else "")
+    shown = ", ".join(map(short, labels[:6])) + (f", … ({len(labels)})" if len(labels) > 6 else "")
     rows = {
         "family": data["family"],
         "size": f"{spec['width']}x{spec['height']}",
@@ -161,11 +162,17 @@ def _show_card(card: ModelCard, card_path: Path, console: Console) -> None:
     table = Table(title=f"{card.name}  ({card_path})", title_justify="left")
     for heading in ("property", "value"):
         table.add_column(heading, overflow="fold")
-    for key, value in card.model_dump(exclude_none=True, exclude={"name", "input", "params", "urls"}).items():
-        table.add_row(key, ", ".join(map(str, value)) if isinstance(value, list) else str(value))
-    for part in (card.input.model_dump(exclude_none=True), card.params):
+    left_out = {"name", "input", "params", "urls", "accuracy"}
+    parts = card.model_dump(exclude_none=True, exclude=left_out), card.input.model_dump(exclude_none=True)
+    for indent, part in zip(("", "  ", "  "), (*parts, card.params), strict=True):
         for key, value in part.items():
-            table.add_row(f"  {key}", str(value))
+            listed = isinstance(value, list | tuple)
+            table.add_row(f"{indent}{key}", ", ".join(map(str, value)) if listed else str(value))
+    if card.accuracy is not None:
+        measured = card.accuracy
+        ap50 = f", AP50 {measured.ap50:.3f}" if measured.ap50 is not None else ""
+        how = f": {measured.protocol}" if measured.protocol else ""
+        table.add_row("accuracy", f"AP {measured.ap:.3f}{ap50} on {measured.dataset}{how}")
     for url in card.urls:
         table.add_row("url", shown(url))
     console.print(table)

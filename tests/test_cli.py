@@ -593,6 +593,14 @@ def test_an_ap_of_a_sample_is_marked_apart_from_published_ones() -> None:
     assert any(line.startswith("* AP on COCO val2017, first 128 images") for line in lines)
 
 
+def test_info_of_a_model_that_is_not_here_is_for_people(tmp_path: Path) -> None:
+    said = framerail(
+        "models", "info", "yolox-tiny", env={**os.environ, "FRAMERAIL_MODELS": str(tmp_path)}
+    ).stdout
+    assert "AP 0.328 on COCO val2017: as published" in said and "0.0, 0.0, 0.0" in said
+    assert "{" not in said and "(0.0" not in said
+
+
 def test_models_list_info_verify(cheap_model: str) -> None:
     listed = json.loads(framerail("models", "list", "--json").stdout)
     assert ("nanodet-g", True) in [(entry["name"], entry["present"]) for entry in listed]
