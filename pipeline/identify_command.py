@@ -11,8 +11,10 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from pipeline.classification import short
 from pipeline.decoders import DECODERS
 from pipeline.decoders.contract import image_input
+from pipeline.decoders.family import classes_text
 from pipeline.errors import UnknownLayoutError
 from pipeline.runtime.catalog import Located, locate
 from pipeline.runtime.model import Model, describe
@@ -87,7 +89,9 @@ def as_data(model: Model, located: Located) -> dict[str, Any]:
         "reasons": {
             **reasons,
             "size": reasons["size"],
-            "batch": f"the model's input, {image_input(model.session.inputs)}",
+            "batch": f"the model's input, {image_input(model.session.inputs)}"
+            if found.batched
+            else "its outputs have no batch axis",
         },
         "evidence": found.evidence,
         "runner_up": found.runner_up and asdict(found.runner_up),
@@ -120,7 +124,7 @@ def broken(model: Model) -> Iterator[str]:
 def card_skeleton(located: Located, session: Session, candidates: Sequence[tuple[str, int]] = ()) -> str:
     """The card that a user would have to complete, TOML with comments; ``candidates``: what it could be."""
     image = image_input(session.inputs)
-    known = " or ".join(f"{family} ({count} classes)" for family, count in candidates)
+    known = " or ".join(f"{family} ({classes_text(count)})" for family, count in candidates)
     known = known or f"one of: {', '.join(DECODERS)}"
     likely = candidates[0][0] if len(candidates) == 1 else ""
     lines = [
@@ -152,14 +156,14 @@ def _show(data: dict[str, Any], out: Console) -> None:
         table.add_row("", "", data["evidence"])
     other = data["runner_up"]
     if other is not None:
-        table.add_row("runner-up", f"{other['family']} ({other['num_classes']} classes)", other["why"])
+        table.add_row("runner-up", f"{other['family']} ({classes_text(other['num_classes'])})", other["why"])
         table.add_row("", "told apart by", other["apart"])
     elif data["stated"]:
         table.add_row("runner-up", "not looked for", "the family is stated")
     else:
         table.add_row("runner-up", "none", "no other family reads it")
     labels = data["labels"]
-    shown = ", ".join(labels[:5]) + (f", … ({len(labels)})" if len(labels) > 5 else "")
+    shown = ", ".join(map(short, labels[:5])) + (f", … ({len(labels)})" if len(labels) > 5 else "")
     table.add_row("labels", shown, reasons["labels"])
     contract = data["input"]
     table.add_row("input", f"{contract['width']}x{contract['height']}", reasons["size"])
@@ -171,7 +175,7 @@ def _show(data: dict[str, Any], out: Console) -> None:
     for output in data["outputs"]:
         table.add_row("gives", output["tensor"], output["holds"])
     for key, value in data["params"].items():
-        table.add_row(f"params.{key}", str(value), reasons.get(key, "as said of the family"))
+        table.add_row(f"params.{key}", str(value), reasons.get(key, "see family"))
     limits = data["thresholds"]
     nms = f", iou {limits['iou']}" if limits["nms"] else ", no NMS needed"
     table.add_row("thresholds", f"conf {limits['conf']}{nms}", reasons["thresholds"])

@@ -77,7 +77,7 @@ def session_of(assets, model):
         ([image()], [*RCNN, output(None, 1, 28, 28)], {}, "gives masks beside boxes"),
         ([image()], [*RCNN, output(None, 17, 3), output(None, 17)], {}, "gives keypoints beside boxes"),
         ([image()], [output(1, 84, 8400)], {"task": "pose"}, "no known layout"),
-        ([image()], [output(1, 57, 8401)], {"names": "{0: 'person'}"}, "no known layout with 1 classes"),
+        ([image()], [output(1, 57, 8401)], {"names": "{0: 'person'}"}, "no known layout with 1 class,"),
         ([image()], [output(1, 7, 5, 3)], {}, "no known layout"),
         ([image()], [], {}, "Outputs: none"),
         ([image()], [output(1, 8400, 100)], {}, "yolox with 95 classes"),
@@ -157,7 +157,7 @@ def test_float16_models_are_fed_float16():
 @pytest.mark.parametrize("names", ["{0: 'a', 2: 'b'}", "not a literal (", "[", "5", "{'a': 0}", "{[]: 1}"])
 def test_names_that_cannot_be_used_are_reported(names):
     found = identify([image()], [output(1, 84, 8400)], {"names": names})
-    assert found.labels == () and found.reasons["labels"].startswith("none: ")
+    assert found.labels == () and "have names, but not one for each class" in found.reasons["labels"]
     assert "names in the model's metadata cannot be read" in found.doubt
     stated = identify([image()], [output(1, 84, 8400)], {"names": names}, labels=[""] * 80)
     assert stated.doubt is None, "the card names them"

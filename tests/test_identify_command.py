@@ -192,6 +192,26 @@ def test_labels_that_are_too_few_are_named_as_what_is_wrong(tmp_path: Path) -> N
         open_model(str(model))
 
 
+def test_reasons_are_those_that_count(tmp_path: Path) -> None:
+    rows = np.zeros((300, 6), np.float32)  # no batch axis
+    rows[:2] = [[30, 304, 233, 579, 0.9, 15], [357, 131, 503, 509, 0.8, 0]]
+    model = constant_model(tmp_path / "rows.onnx", {"output0": rows}, shape=("n", 3, 640, 640))
+    data = json.loads(identify(model, "--json").stdout)
+    assert data["input"]["batch"] == 1 and data["reasons"]["batch"] == "its outputs have no batch axis"
+    assert "the trial run found a person and a cat under COCO's number" in data["reasons"]["labels"]
+    assert "because the model has 80 classes" not in data["reasons"]["labels"]
+    names = {"names": "['goldfish, Carassius auratus', 'tench, Tinca tinca']"}
+    table = boxes_beside(20, 0.9)[:, :6]
+    model = constant_model(tmp_path / "fish.onnx", {"output0": table}, shape=(1, 3, 640, 640), metadata=names)
+    assert "goldfish, tench" in identify(model).stdout
+
+
+@pytest.mark.assets
+def test_faces_are_not_judged_by_the_person_and_the_cat(assets: Path) -> None:
+    data = json.loads(identify(assets / "models" / "ultraface_RFB-320.onnx", "--json").stdout)
+    assert "lies in the picture" in data["evidence"] and "the cat" not in data["evidence"]
+
+
 def test_names_that_contradict_the_outputs_are_named_with_the_family_that_fits(tmp_path: Path) -> None:
     names = {"names": repr({index: f"thing {index}" for index in range(80)})}
     own = boxes_beside(20, 0.9)[:, :7]

@@ -212,6 +212,11 @@ class Family:
         return checked
 
 
+def classes_text(count: int) -> str:
+    """Return "1 class", "2 classes"."""
+    return f"{count} class" if count == 1 else f"{count} classes"
+
+
 COCO_CLASSES = 80
 MULTI_LABEL = Param(
     flag, "true: each class of a box above the threshold is a candidate; false (default): its best class"

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from pipeline.decoders.contract import image_input, input_size
-from pipeline.decoders.family import Family, TensorInfo, View
+from pipeline.decoders.family import Family, Numbers, TensorInfo, View, classes_text
 from pipeline.decoders.feeding import better_fed
 from pipeline.decoders.names import names_of
 from pipeline.decoders.readings import Reading, Trial, choose, confirm, read, stride_of, told_apart
@@ -55,8 +55,13 @@ class Identification:
     evidence: str | None = None
     runner_up: RunnerUp | None = None
     doubt: str | None = None
-    counted: bool = True
-    """Whether ``num_classes`` is how many there are; else it is a bound, because nothing tells."""
+    numbers: Numbers | None = None
+    """Whose class numbers a model answers with that gives those instead of a score for each class."""
+
+    @property
+    def counted(self) -> bool:
+        """Whether ``num_classes`` is how many there are; else it is a bound, because nothing tells."""
+        return self.numbers is None or self.numbers.counted
 
 
 def identify(
@@ -107,7 +112,7 @@ def identify(
             for reading in _read_all(fed, view, params or {}, trial)
         ]
     if not readings:
-        named = f" with {known_classes} classes, as its names or card say" if known_classes else ""
+        named = f" with {classes_text(known_classes)}, as its names or card say" if known_classes else ""
         fits = "its outputs fit no known layout" if family is None else f"it doesn't fit family {family}"
         raise _refusal(fits + named, inputs, outputs)
     choice = choose(readings) if family is None else confirm(readings[0], names)
@@ -161,7 +166,7 @@ def identify(
         evidence=chosen.verdict.reason if chosen.verdict is not None else None,
         runner_up=_runner_up(chosen, choice.runner_up),
         doubt="; ".join(filter(None, doubts)) or None,
-        counted=numbers is None or numbers.counted,
+        numbers=numbers,
     )
 
 

@@ -67,10 +67,11 @@ def judge(
     agrees = agreement(found, objects_in(input_hw, fed["resize"], fed["align"]))
     # Faces are looked for where no face is.
     blind = not family.labels and len(found) >= _MANY and agrees < _NOTHING
-    return replace(_judge_boxes(found, input_hw, agrees), blind=blind)
+    return replace(_judge_boxes(found, input_hw, agrees, shown=not family.labels), blind=blind)
 
 
-def _judge_boxes(found: Candidates, input_hw: tuple[int, int], agrees: float) -> Verdict:
+def _judge_boxes(found: Candidates, input_hw: tuple[int, int], agrees: float, *, shown: bool) -> Verdict:
+    """``shown``: whether the photograph shows what is looked for."""
     limits = np.array([input_hw[1], input_hw[0]], np.float32)
     center = (found.xyxy[:, :2] + found.xyxy[:, 2:]) / 2
     size = found.xyxy[:, 2:] - found.xyxy[:, :2]
@@ -82,10 +83,13 @@ def _judge_boxes(found: Candidates, input_hw: tuple[int, int], agrees: float) ->
     score = inside * sized * varied
     text = (
         f"the trial run gave {len(found)} candidates above {_LOOK}, the best {found.scores.max():.2f}; "
-        f"{inside:.0%} of their weight lies in the picture, {sized:.0%} has a possible size; "
-        f"they agree to {agrees:.0%} with the person and the cat in it "
-        "(a detector that knows such things: 15 to 60 %)"
+        f"{inside:.0%} of their weight lies in the picture, {sized:.0%} has a possible size"
     )
+    if shown:
+        text += (
+            f"; they agree to {agrees:.0%} with the person and the cat in it "
+            "(a detector that knows such things: 15 to 60 %)"
+        )
     return Verdict(round(score, 3), text, agrees)
 
 

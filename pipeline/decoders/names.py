@@ -16,14 +16,14 @@ def names_of(metadata: Mapping[str, str]) -> tuple[tuple[str, ...], str, str | N
     """
     text = metadata.get("names")
     if text is None:
-        return (), "none: the model's metadata have no names", None
+        return (), "the model's metadata have no names", None
     labels = _labels(literal(text), text)
     if labels:
         return labels, "metadata names", None
     shown = text if len(text) <= 40 else f"{text[:40]}…"
     return (
         (),
-        "none: the model's metadata have names, but not one for each class in order",
+        "the model's metadata have names, but not one for each class in order",
         f"the names in the model's metadata cannot be read ({shown!r}): name the classes in a card",
     )
 

@@ -9,7 +9,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from pipeline.decoders.contract import literal, spatial
-from pipeline.decoders.family import Family, Match, TensorInfo, View
+from pipeline.decoders.family import Family, Match, TensorInfo, View, classes_text
 from pipeline.decoders.judge import SANE, Verdict, judge
 from pipeline.decoders.scene import may_show
 from pipeline.errors import ModelError
@@ -56,7 +56,7 @@ class Reading:
 
     def __str__(self) -> str:
         said = f"; {self.verdict.reason}" if self.verdict is not None else ""
-        return f"{self.family.name} with {self.match.num_classes} classes ({self.match.reason}{said})"
+        return f"{self.family.name} with {classes_text(self.match.num_classes)} ({self.match.reason}{said})"
 
 
 @dataclass(frozen=True, slots=True)

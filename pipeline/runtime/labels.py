@@ -31,15 +31,16 @@ def default_labels(found: Identification, reasons: dict[str, str]) -> tuple[tupl
     ``reasons`` is told why.
     """
     classes, why = found.num_classes, reasons["labels"]
-    known = found.counted
+    known, numbers = found.counted, found.numbers
+    because = f"because the model has {classes} classes" if numbers is None else numbers.why
     if known and found.family.task == "classify" and classes == 1000:
-        reasons["labels"] = f"ImageNet's 1000, because the classifier has 1000 classes ({why})"
+        reasons["labels"] = f"ImageNet's 1000: {because} ({why})"
         return read_labels(models_dir() / "labels" / "imagenet1k.txt"), None
     if known and classes == 91:
-        reasons["labels"] = f"COCO's 80 by their own numbers, because the model has 91 classes ({why})"
+        reasons["labels"] = f"COCO's 80 by their own numbers: {because} ({why})"
         return read_labels(models_dir() / "labels" / "coco91.txt"), None
     if known and classes == 80:
-        reasons["labels"] = f"COCO's 80, because the model has 80 classes ({why})"
+        reasons["labels"] = f"COCO's 80: {because} ({why})"
         return read_labels(models_dir() / "labels" / "coco80.txt"), None
     said = f"{classes} classes" if known else "classes, whose number is not known"
     said = "one class" if known and classes == 1 else said
