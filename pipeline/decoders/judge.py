@@ -88,7 +88,7 @@ def _judge_boxes(found: Candidates, input_hw: tuple[int, int], agrees: float, *,
     if shown:
         text += (
             f"; they agree to {agrees:.0%} with the person and the cat in it "
-            "(a detector that knows such things: 15 to 60 %)"
+            "(a detector that knows such things: 15 % and more)"
         )
     return Verdict(round(score, 3), text, agrees)
 

@@ -32,15 +32,19 @@ def default_labels(found: Identification, reasons: dict[str, str]) -> tuple[tupl
     """
     classes, why = found.num_classes, reasons["labels"]
     known, numbers = found.counted, found.numbers
-    because = f"because the model has {classes} classes" if numbers is None else numbers.why
+
+    def because(whose: str) -> str:
+        said = f"{whose}, because the model has {classes} classes" if numbers is None else numbers.why
+        return f"{said} ({why})"
+
     if known and found.family.task == "classify" and classes == 1000:
-        reasons["labels"] = f"ImageNet's 1000: {because} ({why})"
+        reasons["labels"] = because("ImageNet's 1000")
         return read_labels(models_dir() / "labels" / "imagenet1k.txt"), None
     if known and classes == 91:
-        reasons["labels"] = f"COCO's 80 by their own numbers: {because} ({why})"
+        reasons["labels"] = because("COCO's 80 by their own numbers")
         return read_labels(models_dir() / "labels" / "coco91.txt"), None
     if known and classes == 80:
-        reasons["labels"] = f"COCO's 80: {because} ({why})"
+        reasons["labels"] = because("COCO's 80")
         return read_labels(models_dir() / "labels" / "coco80.txt"), None
     said = f"{classes} classes" if known else "classes, whose number is not known"
     said = "one class" if known and classes == 1 else said
