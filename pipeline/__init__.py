@@ -32,6 +32,7 @@ _HOMES = {
     "Pipeline": "pipeline.app",
     "PipelineError": "pipeline.errors",
     "Result": "pipeline.frame",
+    "draw": "pipeline.vision.draw",
 }
 __all__ = [
     "Config",
@@ -42,6 +43,7 @@ __all__ = [
     "PipelineError",
     "Result",
     "__version__",
+    "draw",
     "load_config",
     "make_config",
 ]
@@ -53,6 +55,7 @@ if TYPE_CHECKING:
     from pipeline.detector import Detector
     from pipeline.errors import PipelineError
     from pipeline.frame import Frame, Result
+    from pipeline.vision.draw import draw
 
 
 def __getattr__(name: str) -> Any:
@@ -63,7 +66,7 @@ def __getattr__(name: str) -> Any:
     """
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    if name in ("Detector", "Pipeline"):
+    if name in ("Detector", "Pipeline", "draw"):
         from pipeline import dependencies
 
         dependencies.check()

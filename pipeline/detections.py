@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypedDict
+from typing import Any, Protocol, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,8 +36,36 @@ class Masks(Protocol):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class ChosenMasks:
+    """Some of ``masks``, those of the numbers ``chosen`` [K], each computed when it is asked for."""
+
+    masks: Masks
+    chosen: NDArray[np.intp]
+
+    def __len__(self) -> int:
+        return len(self.chosen)
+
+    def __getitem__(self, index: int) -> NDArray[np.bool_]:
+        return self.masks[int(self.chosen[index])]
+
+    def crop(self, index: int) -> tuple[int, int, NDArray[np.bool_]]:
+        """As of :class:`Masks`."""
+        return self.masks.crop(int(self.chosen[index]))
+
+    def rle(self, index: int) -> Rle:
+        """As of :class:`Masks`."""
+        return self.masks.rle(int(self.chosen[index]))
+
+
+Choice = int | slice | Sequence[int] | Sequence[bool] | NDArray[np.integer[Any]] | NDArray[np.bool_]
+"""What chooses some of N: a number, a slice, numbers, or a truth value for each."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Detections:
     """N detections of one frame, by falling confidence.
+
+    ``detections[detections.confidence > 0.5]`` are some of them, see ``__getitem__``.
 
     ``xyxy`` float32 [N, 4]: left, top, right, bottom in pixels of the frame, clipped to it.
     ``confidence`` float32 [N] in 0..1. ``class_id`` int32 [N], an index into ``names``. What
@@ -106,6 +134,29 @@ class Detections:
 
     def __len__(self) -> int:
         return len(self.xyxy)
+
+    def __getitem__(self, choice: Choice) -> Detections:
+        """Return some of them, in the order chosen, with all that belongs to each.
+
+        ``choice`` is a number (which gives the Detections of one), a slice, an array or list of
+        numbers, or a mask bool [N]. Raises IndexError for a number beyond N and for whatever else.
+        """
+        chosen = np.atleast_1d(np.arange(len(self))[choice])
+        if chosen.ndim != 1:
+            expected = f"a number, a slice, numbers or a mask bool [{len(self)}]"
+            raise IndexError(f"expected {expected}; got {choice!r}")
+        second, masks = self.second, self.masks
+        return Detections(
+            self.xyxy[chosen],
+            self.confidence[chosen],
+            self.class_id[chosen],
+            self.names,
+            second=second and Labels(second.class_id[chosen], second.confidence[chosen], second.names),
+            keypoints=None if self.keypoints is None else self.keypoints[chosen],
+            polygons=None if self.polygons is None else self.polygons[chosen],
+            rotated=None if self.rotated is None else self.rotated[chosen],
+            masks=None if masks is None else ChosenMasks(masks, chosen),
+        )
 
     def __iter__(self) -> Iterator[tuple[NDArray[np.float32], float, int, str]]:
         """Box (float32 [4]), confidence, class_id and label of each."""

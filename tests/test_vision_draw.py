@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import pipeline
 from pipeline.classification import Labels
 from pipeline.detections import Detections
 from pipeline.vision.draw import color_of, draw, text_color
@@ -35,6 +36,17 @@ def test_nothing_is_drawn_for_nothing():
     image = canvas()
     draw(image, Detections.empty())
     assert np.array_equal(image, canvas())
+
+
+def test_it_is_public_and_takes_nothing_but_a_picture_that_it_may_write_to():
+    assert pipeline.draw is draw
+    image = canvas()
+    assert draw(image, detections([50, 80, 250, 180, 0.9, 1])) is image
+    frozen = canvas()
+    frozen.flags.writeable = False
+    for wrong in (frozen, canvas().astype(np.float32), canvas()[:, :, 0]):
+        with pytest.raises(ValueError, match="expected a BGR picture to draw on"):
+            draw(wrong, Detections.empty())
 
 
 def test_a_box_has_its_outline_in_its_colour_and_its_inside_untouched():

@@ -38,7 +38,7 @@ _HUES = (0, 6, 3, 9, 1, 7, 4, 10, 2, 8, 5, 11)
 _SHADES = ((0.85, 0.95), (0.55, 1.0), (0.95, 0.75))
 
 
-def draw(image: Image, detections: Detections, *, caption: str | None = None) -> None:
+def draw(image: Image, detections: Detections, *, caption: str | None = None) -> Image:
     """Draw ``detections`` onto ``image`` (uint8 [h, w, 3], BGR, writable), in place.
 
     Each gets its box (a rotated one its polygon), its label and its confidence in the colour of its
@@ -46,7 +46,13 @@ def draw(image: Image, detections: Detections, *, caption: str | None = None) ->
     what overlaps the most confident one is on top. ``caption`` goes to the top left corner. Widths
     follow the size of the picture, labels stay inside it and, where there is room, off each other; of a label
     with commas the first part is written. Letters that the font lacks are spelt out (see ``drawable``).
+    Returns ``image``. Raises ValueError for another kind of array.
     """
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.flags.writeable:
+        raise ValueError(
+            f"expected a BGR picture to draw on, uint8 [height, width, 3], writable; got {image.dtype} "
+            f"{image.shape}{'' if image.flags.writeable else ', read-only: draw on a copy'}"
+        )
     style = _Style(image)
     labelled = [(box.tolist(), score, class_id, label) for box, score, class_id, label in detections]
     if detections.masks is not None:
@@ -73,6 +79,7 @@ def draw(image: Image, detections: Detections, *, caption: str | None = None) ->
         style.write(image, place)
     if caption:
         style.write(image, style.tab(caption, 0, 0, _CAPTION_BACKGROUND))
+    return image
 
 
 def _second(detections: Detections) -> list[str]:
