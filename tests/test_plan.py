@@ -27,6 +27,7 @@ def found(*streams, fps=10.0):
     """What matters of a trial. A stream: captured frames/s, dropped share, p99 age."""
     return {
         "fps": fps,
+        "seconds": 10.0,
         "streams": {
             str(number): {"captured_fps": captured, "dropped_share": dropped, "p99_latency_ms": age}
             for number, (captured, dropped, age) in enumerate(streams)
@@ -75,6 +76,7 @@ def test_the_answer_holds_in_a_long_trial_and_one_more_does_not(short, longer, m
         ([GOOD, (10.0, 0.02, 50.0)], {"drops"}),
         ([GOOD, (10.0, 0.0, 120.0)], {"age"}),
         ([GOOD, (9.0, 0.0, 50.0)], {"capture"}),
+        ([GOOD, (9.75, 0.0, 50.0)], set()),  # one frame of a hundred, and one more that may be on its way
         ([(9.0, 0.5, 500.0)], {"capture", "drops", "age"}),
         ([GOOD, (0.0, 0.0, None)], {"capture"}),
     ],
@@ -130,13 +132,13 @@ def test_the_command_finds_an_answer_and_tells_machines(cheap_model: str, tmp_pa
     quiet = Console(file=io.StringIO())
     options = Options(
         source="synthetic:64x48?frames=5", fps=10, resolution="128x96", p99_age_ms=2000, max_drop="50%",
-        most=2, seconds=0.45, confirm=0.6, run={"model": cheap_model},
+        most=2, seconds=0.6, confirm=0.9, run={"model": cheap_model},
     )  # fmt: skip
     plan(options, quiet, quiet, as_json=True)
     report = json.loads(capsys.readouterr().out)
     assert (report["kind"], report["cameras"], report["at_most"]) == ("framerail plan", 2, True)
     assert [(trial["streams"], trial["confirming"]) for trial in report["trials"]][-1] == (2, True)
-    assert report["trials"][-1]["fps"] == pytest.approx(20, rel=0.3)
+    assert report["trials"][-1]["fps"] == pytest.approx(20, rel=0.4)
     assert report["provider"]["active"] == "CPUExecutionProvider"
     impossible = Options(
         source="synthetic:64x48?frames=5", fps=10, resolution="128x96", p99_age_ms=0.001,

@@ -29,6 +29,7 @@ def figures(seen: Steady, settings: Settings, threads: Mapping[str, int]) -> dic
         "fps": fps,
         "windows": seen.rates,
         "counted": settings.windows,
+        "seconds": seen.last.at - seen.first.at,
         "steady": seen.steady,
         "streams": _streams(seen),
         "latency_ms": _latency(seen),

@@ -28,7 +28,8 @@ class Limits:
         # A stream of which nothing came out has no age, and dropped everything.
         age = max((stream["p99_latency_ms"] or 0.0 for stream in streams), default=0.0)
         broken = {}
-        if captured < KEEPS_UP * self.fps:
+        # A frame that comes a little after the last look is not missing.
+        if captured < KEEPS_UP * self.fps - 1 / found["seconds"]:
             broken["capture"] = f"capture falls behind: {captured:.1f} of {self.fps:g} frames/s"
         if dropped > self.max_drop:
             broken["drops"] = f"{dropped:.2%} of a stream's frames are dropped (limit {self.max_drop:.2%})"
