@@ -202,8 +202,12 @@ def tune(
         typer.Option("--model", "-m", metavar="NAME|FILE.onnx", help="Default: nanodet-g."),
     ] = None,
     max_ap_loss: Annotated[
-        float, typer.Option("--max-ap-loss", help="AP (0..1) that a faster setting may cost.")
-    ] = 0.01,
+        float | None,
+        typer.Option(
+            "--max-ap-loss",
+            help="AP (0..1) that a faster setting may cost. Default: 0.01 with labels, else 0.1.",
+        ),
+    ] = None,
     images: Annotated[
         str | None,
         typer.Option(

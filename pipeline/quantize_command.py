@@ -42,11 +42,24 @@ class _Work:
 
 
 def quantize(options: Options, out: Console, err: Console, *, as_json: bool) -> None:
-    """Make a copy, measure what it has lost, and write it if that is little enough.
+    """Make a copy, and print what it has lost: a table to ``out``, or JSON to standard output.
 
-    Raises NotAcceptedError (exit code 4) with the figures when it is too much, and then writes no file;
-    ConfigError, ModelError, ProviderError, SourceError, SinkOpenError; DependencyError without onnx or
-    the evaluator.
+    Raises as :func:`copied` does, and NotAcceptedError (exit code 4), after printing, where that is too much.
+    """
+    report, why = copied(options, err)
+    if as_json:
+        print(json.dumps(report, indent=2, ensure_ascii=False))
+    else:
+        show(report, out)
+    if not report["accepted"]:
+        raise NotAcceptedError(f"{why}; no file is written: {_remedy(options)}")
+
+
+def copied(options: Options, err: Console) -> tuple[dict[str, Any], str]:
+    """Make a copy, measure what it has lost, and write it if that is little enough (``accepted``).
+
+    Returns the report, and in words why it is not accepted. Progress goes to ``err``. Raises ConfigError,
+    ModelError, ProviderError, SourceError, SinkOpenError; DependencyError without onnx or the evaluator.
     """
     check_tools()
     check_evaluator()
@@ -72,12 +85,7 @@ def quantize(options: Options, out: Console, err: Console, *, as_json: bool) -> 
         report["ms_one_thread"] = speed(work.model, copy)
         if report["accepted"]:
             place(copy.read_bytes(), target)
-    if as_json:
-        print(json.dumps(report, indent=2, ensure_ascii=False))
-    else:
-        show(report, out)
-    if not report["accepted"]:
-        raise NotAcceptedError(f"{loss.said(report['measured'])}; no file is written: {_remedy(options)}")
+    return report, "" if report["accepted"] else loss.said(report["measured"])
 
 
 def _int8(work: _Work) -> tuple[Path, dict[str, Any]]:

@@ -161,7 +161,7 @@ def loss_of(options: Options, progress: Callable[[Iterable[Frame], int | None], 
 
         def on_labels(model: Path | str) -> dict[str, float]:
             config = options.config(str(model))
-            return _aps(against_labels(config, folder, annotations, None, progress).report)
+            return aps(against_labels(config, folder, annotations, None, progress).report)
 
         loss = Loss(options.limit, os.path.basename(annotations), on_labels)
         loss.was = on_labels(options.model)
@@ -172,25 +172,25 @@ def loss_of(options: Options, progress: Callable[[Iterable[Frame], int | None], 
 
     def on_sources(model: Path) -> dict[str, float]:
         config = options.config(str(model), steps)
-        return _weighted(against_reference(config, reference, options.share, progress).report)
+        return weighted(against_reference(config, reference, options.share, progress).report)
 
     return Loss(options.limit, "the model's own detections on the sources", on_sources)
 
 
-def _aps(report: Mapping[str, Any]) -> dict[str, float]:
+def aps(report: Mapping[str, Any]) -> dict[str, float]:
     """Each AP that is measured."""
     named = {f"{prefix}AP": report.get(f"{prefix}AP") for prefix in PREFIXES.values()}
     lost = dict.fromkeys(report["lost"], 0.0)
     return lost | {name: value for name, value in named.items() if value is not None}
 
 
-def _weighted(report: Mapping[str, Any]) -> dict[str, float]:
+def weighted(report: Mapping[str, Any]) -> dict[str, float]:
     """Each AP as a mean over the objects instead of the classes.
 
     A class that the model believes to see twice in an hour would count as much as the one it is there for.
     """
     found = {}
-    for name in _aps(report):
+    for name in aps(report):
         rows = [
             (row[name], row["objects"]) for row in report["classes"].values() if row.get(name) is not None
         ]

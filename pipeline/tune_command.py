@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -19,8 +20,11 @@ from pipeline.bench.point import trial
 from pipeline.bench.steady import Settings
 from pipeline.bench.tune import Climb, Journal, Setting, Step, Tried, concurrencies, said
 from pipeline.config import Config, make_config
-from pipeline.errors import ConfigError, PipelineError
-from pipeline.evaluation import check_evaluator
+from pipeline.errors import PipelineError
+from pipeline.evaluation import against_labels, against_reference, check_evaluator
+from pipeline.frame import Frame
+from pipeline.quantize_loss import Options as Quantisation
+from pipeline.quantize_loss import aps, weighted
 from pipeline.runtime.model import Model, open_model
 from pipeline.runtime.providers import on_offer
 from pipeline.runtime.session import usable_cores
@@ -32,12 +36,25 @@ class Options:
     """As on the command line; ``run`` holds keys of ``Config`` that are given and not to be tuned."""
 
     source: str
-    max_ap_loss: float = 0.01
+    max_ap_loss: float | None = None
+    """None: as for ``models quantize``, .01 with labels, else .1."""
     images: str | None = None
     annotations: str | None = None
     seconds: float = 4.0
     fresh: bool = False
     run: dict[str, Any] = field(default_factory=dict)
+
+    def asked(self) -> Quantisation:
+        """The same for a smaller copy of the model, and for what may be lost."""
+        given: dict[str, Any] = {"input_size": self.run["input_size"]} if "input_size" in self.run else {}
+        return Quantisation(
+            model=self.run.get("model", Config.model_fields["model"].default),
+            calibrate=[self.source],
+            images=self.images,
+            annotations=self.annotations,
+            max_ap_loss=self.max_ap_loss,
+            **given,
+        )
 
     def config(self, setting: Setting) -> Config:
         """The line with a setting, and no profile."""
@@ -54,8 +71,8 @@ def tune(options: Options, out: Console, err: Console, *, as_json: bool) -> None
     Pipeline raises for the defaults; a setting that cannot run is left out with its error.
     """
     base = options.config({})
-    if not 0 <= options.max_ap_loss <= 1:
-        raise ConfigError(f"--max-ap-loss: expected 0 to 1, got {options.max_ap_loss:g}")
+    options.asked().check()
+    check_evaluator()
     model = open_model(
         base.model, base.provider, base.device, input_size=base.input_size, options=base.provider_options
     )
@@ -64,7 +81,7 @@ def tune(options: Options, out: Console, err: Console, *, as_json: bool) -> None
         "run": options.run,
         "source": options.source,
         "seconds": options.seconds,
-        "loss": options.max_ap_loss,
+        "loss": options.asked().limit,
     }
     if options.fresh:
         path.unlink(missing_ok=True)
@@ -78,8 +95,8 @@ def tune(options: Options, out: Console, err: Console, *, as_json: bool) -> None
         found = apart(trial, options.config(setting), settings)
         return float(found["fps"])
 
-    climb = Climb(run, _Loss(options), options.max_ap_loss, journal, tell)
-    best = climb.best({}, _steps(options, model))
+    climb = Climb(run, _Loss(options.asked()), options.asked().limit, journal, tell)
+    best = climb.best({}, _steps(options, model, err, tell))
     default = next(tried for tried in climb.tried if not tried.setting)
     report = _report(options, model, climb, best, default)
     report["profile"] = str(profiles.save(model.sha256, report))
@@ -90,12 +107,15 @@ def tune(options: Options, out: Console, err: Console, *, as_json: bool) -> None
         _print(report, out)
 
 
-def _steps(options: Options, model: Model) -> Iterator[Step]:
-    """What there is to try, of all that is not given."""
+def _steps(options: Options, model: Model, err: Console, tell: Callable[[str], None]) -> Iterator[Step]:
+    """What there is to try, of all that is not given; a smaller copy of the model is made in its turn."""
     given, cores = options.run, usable_cores()
     others = [name for name in on_offer() if name != model.session.provider]
     if "provider" not in given and others:
         yield Step("provider", [{"provider": name} for name in others])
+    copy = _smaller(options, model, err, tell)
+    if copy is not None:
+        yield Step("precision", [{"model": str(copy)}], changes_answers=True)
     if not {"infer_workers", "infer_threads"} & set(given):
         yield Step("concurrency", list(concurrencies(cores)))
         yield Step("spinning", [{"infer_spinning": True}])
@@ -106,41 +126,54 @@ def _steps(options: Options, model: Model) -> Iterator[Step]:
         yield Step("input size", [{"input_size": size} for size in sizes], changes_answers=True)
 
 
-class _Loss:
-    """The AP that a setting costs: on labelled pictures, or against the defaults on the source itself."""
+def _smaller(options: Options, model: Model, err: Console, tell: Callable[[str], None]) -> Path | None:
+    """A copy in int8, or float16 for a GPU, that loses little enough; None where there is none."""
+    from pipeline.quantize_command import copied
 
-    def __init__(self, options: Options) -> None:
-        self._options = options
-        self._default: float | None = None
+    precision = "int8" if model.session.provider == "cpu" else "fp16"
+    path = profiles.folder() / f"{model.name}-{precision}-{model.sha256[:12]}.onnx"
+    if path.is_file():  # of an earlier tuning of this very file
+        return path
+    tell(f"making a copy in {precision}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        report, why = copied(replace(options.asked(), output=str(path), precision=precision), err)
+    except (PipelineError, OSError) as error:
+        tell(f"no copy in {precision}: {error}")
+        return None
+    if not report["accepted"]:
+        tell(f"no copy in {precision}: {why}")
+        return None
+    return path
+
+
+class _Loss:
+    """The AP that a setting costs: on labelled pictures, or against the defaults on the source."""
+
+    def __init__(self, asked: Quantisation) -> None:
+        self._asked = asked
+        self._before: Mapping[str, float] | None = None
 
     def __call__(self, setting: Setting) -> float:
-        from pipeline.evaluation import against_labels, against_reference
+        if self._before is None:
+            self._before = self._aps(self._asked, self._asked.model)
+        sized = replace(self._asked, input_size=setting.get("input_size", self._asked.input_size))
+        now = self._aps(sized, setting.get("model", self._asked.model))
+        return max(before - now.get(name, 0.0) for name, before in self._before.items())
 
-        check_evaluator()
-        options = self._options
-        candidate = self._evaluated(setting)
-        if options.images is None:
-            reference = options.config({}).model_copy(update={"conf_threshold": 0.25})
-            return 1.0 - _ap(against_reference(candidate, reference, 100, _quietly).report)
-        images, annotations = options.images, str(options.annotations)
-        if self._default is None:
-            self._default = _ap(
-                against_labels(self._evaluated({}), images, annotations, None, _quietly).report
-            )
-        return self._default - _ap(against_labels(candidate, images, annotations, None, _quietly).report)
-
-    def _evaluated(self, setting: Setting) -> Config:
-        return self._options.config(setting).model_copy(update={"conf_threshold": 0.01})
+    def _aps(self, sized: Quantisation, model: str) -> Mapping[str, float]:
+        asked = self._asked
+        if asked.images is not None and asked.annotations is not None:
+            measured = against_labels(sized.config(model), asked.images, asked.annotations, None, _quietly)
+            return aps(measured.report)
+        steps = [step + 1 if step > 1 else 1 for step in asked.steps()]
+        reference = asked.config(asked.model, steps, 0.25)
+        measured = against_reference(sized.config(model, steps), reference, asked.share, _quietly)
+        return weighted(measured.report)
 
 
-def _quietly(frames: Any, _total: int | None) -> Any:
+def _quietly(frames: Iterable[Frame], _total: int | None) -> Iterable[Frame]:
     return frames
-
-
-def _ap(report: Mapping[str, Any]) -> float:
-    if report["AP"] is None:
-        raise PipelineError("what a setting costs cannot be told: nothing is to be found in the pictures")
-    return float(report["AP"])
 
 
 def _report(options: Options, model: Model, climb: Climb, best: Tried, default: Tried) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import threading
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+from rich.console import Console
 
 import pipeline  # noqa: F401 - before any test loads ONNX Runtime: it turns the telemetry off
 
@@ -30,9 +32,10 @@ def assets() -> Path:
 
 @pytest.fixture(scope="session", autouse=True)
 def _no_cache_of_the_users(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Models that a developer has pulled must not change what the tests see."""
+    """Models that a developer has pulled, or tuned, must not change what the tests see."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FRAMERAIL_MODELS", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("FRAMERAIL_PROFILES", str(tmp_path_factory.mktemp("profiles")))
         yield
 
 
@@ -46,6 +49,12 @@ def _no_thread_stays() -> Iterator[None]:
         thread.join(5)
     alive = [thread.name for thread in stayed if thread.is_alive()]
     assert not alive, f"threads were left behind: {alive}"
+
+
+@pytest.fixture
+def quiet() -> Console:
+    """A console that nobody sees."""
+    return Console(file=io.StringIO())
 
 
 @pytest.fixture(scope="session")

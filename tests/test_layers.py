@@ -31,6 +31,7 @@ FLOORS = {
 NEIGHBOURS = {
     ("cli", "cli_bench"), ("cli_bench", "command"), ("bench_command", "bench"), ("plan_command", "bench"),
     ("tune_command", "bench"), ("tune_command", "evaluation"),
+    ("tune_command", "quantize_command"), ("tune_command", "quantize_loss"),
     ("cli", "cli_eval"), ("cli", "cli_models"), ("cli", "command"), ("cli_eval", "command"),
     ("cli_models", "command"), ("evaluation", "decide"), ("eval_command", "evaluation"),
     ("bench", "app"), ("bench", "decide"), ("bench", "doctor"), ("bench", "summary"),

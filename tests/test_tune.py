@@ -1,0 +1,240 @@
+"""Finding the fastest setting: the climb on made-up machines, profiles on this one."""
+
+from __future__ import annotations
+
+import json
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline import Pipeline, profiles
+from pipeline.bench.tune import FASTER, Climb, Journal, Step, concurrencies, said
+from pipeline.config import make_config
+from pipeline.errors import PipelineError, SinkWriteError
+from pipeline.runtime.catalog import locate
+from pipeline.summary import summarize
+from pipeline.tune_command import Options, tune
+
+STEPS = [
+    Step("concurrency", [{"infer_workers": workers} for workers in (1, 2, 3)]),
+    Step("batch", [{"batch": size} for size in (2, 4)]),
+    Step("precision", [{"model": "int8"}], changes_answers=True),
+]
+
+
+def climb(tmp_path, rate_of, *, loss=0.0, max_loss=0.01, key="k", noise=0.0):
+    """A climb on a machine that makes ``rate_of(setting)`` frames/s, give or take ``noise``; its trials."""
+    dice, trials = random.Random(0), []
+
+    def run(setting):
+        trials.append(dict(setting))
+        return rate_of(setting) * (1 + dice.uniform(-noise, noise))
+
+    journal = Journal(tmp_path / "trials.json", {"key": key})
+    return Climb(run, lambda _setting: loss, max_loss, journal, lambda _text: None), trials
+
+
+def rate(setting):
+    """Two runs at once are best, batches do nothing, int8 is twice as fast."""
+    faster = {1: 80.0, 2: 130.0, 3: 110.0}.get(setting.get("infer_workers"), 100.0)
+    return faster * (2.0 if setting.get("model") == "int8" else 1.0)
+
+
+def test_the_best_of_each_kind_goes_on_top_of_the_others(tmp_path):
+    climbing, trials = climb(tmp_path, rate)
+    best = climbing.best({}, STEPS)
+    assert dict(best.setting) == {"infer_workers": 2, "model": "int8"}
+    assert best.rate == 260
+    assert {"infer_workers": 2, "batch": 4} in trials
+    assert [dict(each.setting) for each in climbing.tried].count({}) == 1
+
+
+def test_what_is_hardly_faster_is_not_taken(tmp_path):
+    """A few per cent are noise: the defaults stay, whatever single trials say."""
+    climbing, _ = climb(tmp_path, lambda setting: 100.0 + (FASTER - 1.005) * 100 * bool(setting), noise=0.004)
+    assert climbing.best({}, STEPS).setting == {}
+
+
+def test_what_seems_faster_is_measured_again_in_turn_with_the_best(tmp_path):
+    climbing, trials = climb(tmp_path, rate)
+    climbing.best({}, STEPS[:1])
+    assert trials[-4:] == [{}, {"infer_workers": 2}, {}, {"infer_workers": 2}]
+
+
+def test_one_lucky_trial_wins_nothing(tmp_path):
+    lucky = iter([150.0])
+
+    def run(setting):
+        return next(lucky, 100.0) if setting == {"batch": 2} else 100.0
+
+    climbing = Climb(run, lambda _: 0.0, 0.01, Journal(tmp_path / "j", {}), lambda _: None)
+    assert climbing.best({}, [STEPS[1]]).setting == {}
+
+
+@pytest.mark.parametrize(("loss", "taken"), [(0.009, True), (0.011, False)])
+def test_what_costs_too_much_accuracy_is_left_out(tmp_path, loss, taken):
+    climbing, _ = climb(tmp_path, rate, loss=loss)
+    best = climbing.best({}, STEPS)
+    assert ("model" in best.setting) == taken
+    assert best.ap_loss == (loss if taken else None)
+    if not taken:
+        assert "costs 0.0110 AP" in {each.error for each in climbing.tried}
+
+
+def test_what_cannot_run_is_left_out_and_the_defaults_must(tmp_path):
+    def run(setting):
+        if setting.get("batch") == 2:
+            raise PipelineError("no such batch")
+        return 100.0
+
+    climbing, _ = climb(tmp_path, run)
+    climbing.run = run
+    assert climbing.best({}, STEPS).setting == {}
+    assert "no such batch" in {each.error for each in climbing.tried}
+
+    def fail(_setting):
+        raise PipelineError("no such model")
+
+    climbing, _ = climb(tmp_path, rate, key="other")
+    climbing.run = fail
+    with pytest.raises(PipelineError, match="no such model"):
+        climbing.best({}, STEPS)
+
+
+@given(st.integers(0, 14))
+def test_an_interrupted_tuning_goes_on_where_it_was(tmp_path_factory, after):
+    """Stopped after any trial: what was tried is not tried again, and the answer is the same."""
+    folder = tmp_path_factory.mktemp("journal")
+    climbing, trials = climb(folder, rate)
+
+    def run(setting, through=climbing.run):
+        if len(trials) == after:
+            raise KeyboardInterrupt
+        return through(setting)
+
+    climbing.run = run
+    try:
+        climbing.best({}, STEPS)
+    except KeyboardInterrupt:
+        again, more = climb(folder, rate)
+        assert again.journal.resumed == after
+        assert dict(again.best({}, STEPS).setting) == {"infer_workers": 2, "model": "int8"}
+        whole, all_of_them = climb(folder, rate, key="begun anew")
+        whole.best({}, STEPS)
+        assert trials + more == all_of_them
+
+
+def test_a_journal_that_cannot_be_read_is_begun_anew(tmp_path):
+    path = tmp_path / "trials.json"
+    for text in ("", "[]", '{"key": {"key": "k"}}', "\0"):
+        path.write_text(text)
+        assert Journal(path, {"key": "k"}).resumed == 0
+    with pytest.raises(SinkWriteError, match="cannot write"):
+        Journal(tmp_path / "trials.json" / "below", {}).trial({}, 0, lambda: {"fps": 1.0})
+
+
+@pytest.mark.parametrize("cores", [1, 2, 4, 7, 32])
+def test_runs_at_once_and_threads_fill_the_cores(cores):
+    tried = [(each["infer_workers"], each["infer_threads"]) for each in concurrencies(cores)]
+    assert len(set(tried)) == len(tried)
+    assert {(1, cores), (cores, 1)} <= set(tried)
+    assert all(workers * threads <= 2 * cores or threads == 1 for workers, threads in tried)
+
+
+# Profiles --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def found(tmp_path, monkeypatch, cheap_model):
+    """A profile for the cheap model: three runs at once."""
+    monkeypatch.setenv("FRAMERAIL_PROFILES", str(tmp_path))
+
+    def save(settings):
+        report = {"settings": settings, "speedup": 1.9, "ap_loss": 0.004, "date": "2026-11-21"}
+        return profiles.save(locate(cheap_model).sha256, report)
+
+    save({"infer_workers": 3, "infer_threads": 1})
+    return save
+
+
+def config_of(model, **options):
+    return make_config({"streams": [{"source": "synthetic:64x48?frames=5"}], "model": model, **options})
+
+
+def test_run_goes_by_it_and_says_so(cheap_model, found, caplog):
+    caplog.set_level("INFO")
+    with Pipeline(config_of(cheap_model)) as line:
+        line.run()
+        assert line.flow is not None
+        assert sum(thread.name.startswith("infer-") for thread in line.flow._workers) == 3
+    assert "profile of 2026-11-21" in caplog.text
+    assert "1.90 x as fast" in caplog.text
+    assert summarize(line)["profile"] is not None
+
+
+@pytest.mark.parametrize(
+    ("options", "workers"),
+    [
+        ({"profile": False}, None),
+        ({"infer_workers": 1}, 1),
+        ({"infer_threads": 2}, None),
+        ({"provider": "cpu"}, 3),
+        ({"conf_threshold": 0.5}, 3),
+    ],
+)
+def test_what_the_user_sets_stays(cheap_model, found, options, workers):
+    config, _ = profiles.applied(config_of(cheap_model, **options))
+    assert config.infer_workers == workers
+    for key, value in options.items():
+        assert getattr(config, key) == value
+
+
+def test_a_profile_for_another_provider_says_nothing(cheap_model, found):
+    found({"provider": "openvino", "infer_workers": 3})
+    config = config_of(cheap_model, provider="cpu")
+    assert profiles.applied(config) == (config, None)
+
+
+def test_a_smaller_copy_takes_the_models_place_while_it_is_there(cheap_model, found, tmp_path, caplog):
+    copy = tmp_path / "copy.onnx"
+    copy.write_bytes(b"")
+    found({"model": str(copy), "infer_workers": 2})
+    config, profile = profiles.applied(config_of(cheap_model))
+    assert (config.model, config.infer_workers) == (str(copy), 2)
+    assert profile is not None
+    copy.unlink()
+    config, profile = profiles.applied(config_of(cheap_model))
+    assert (config.model, config.infer_workers, profile) == (cheap_model, None, None)
+    assert "is gone" in caplog.text
+
+
+def test_another_machine_model_or_version_has_another_profile(found):
+    here = profiles.here()
+    paths = {profiles.path_for("a" * 64), profiles.path_for("b" * 64)}
+    paths |= {profiles.path_for("a" * 64, here | {key: "other"}) for key in here}
+    assert len(paths) == 2 + len(here)
+
+
+def test_a_profile_that_cannot_be_read_is_left_out_with_a_warning(cheap_model, found, caplog):
+    path = profiles.path_for(locate(cheap_model).sha256)
+    for text in ("", "[]", "{}", '{"settings": 1}'):
+        path.write_text(text)
+        config = config_of(cheap_model)
+        assert profiles.applied(config) == (config, None)
+        assert "cannot be read" in caplog.text
+        caplog.clear()
+
+
+def test_the_command_writes_a_profile_that_run_finds(cheap_model, tmp_path, monkeypatch, capsys, quiet):
+    monkeypatch.setenv("FRAMERAIL_PROFILES", str(tmp_path))
+    monkeypatch.setattr("pipeline.tune_command._steps", lambda *_: iter([STEPS[0]]))
+    options = Options(source="synthetic:64x48", seconds=0.3, run={"model": cheap_model})
+    tune(options, quiet, quiet, as_json=True)
+    report = json.loads(capsys.readouterr().out)
+    assert profiles.load(locate(cheap_model).sha256).settings == report["settings"]
+    assert {said(each["setting"]) for each in report["tried"]} == {
+        "defaults", "runs at once 1", "runs at once 2", "runs at once 3"
+    }  # fmt: skip
+    assert [path.name for path in tmp_path.iterdir()] == [profiles.path_for(locate(cheap_model).sha256).name]
