@@ -77,6 +77,8 @@ class StreamConfig(_Strict):
     """Frames per second at which what is no live source is delivered as if it were one; None: by its PTS."""
     loop: bool = False
     """Begin again at the end, as a stand-in for a camera; for sources that are not live."""
+    decode_threads: Annotated[int, Field(ge=1, le=64)] | None = None
+    """Threads of the video decoder; None: one stream has what FFmpeg chooses, several share the cores."""
     every_nth: Annotated[int, Field(ge=1)] = 1
     max_frames: Annotated[int, Field(ge=1)] | None = None
     """Stop this stream after so many captured frames."""

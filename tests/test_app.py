@@ -19,6 +19,7 @@ from pipeline.accounts import StreamCounts
 from pipeline.config import make_config
 from pipeline.errors import AccountingError, ConfigError, ModelError, SinkWriteError, SourceOpenError
 from pipeline.frame import Result
+from pipeline.runtime.session import usable_cores
 from pipeline.sample import SAMPLE
 from pipeline.sinks import Sink
 from pipeline.sources.synthetic import read_number
@@ -179,6 +180,20 @@ def test_a_paced_source_is_live_at_its_rate(cheap_model: str) -> None:
         assert line.flow is not None
     assert 0.38 <= times[-1] - times[0] < 1.0
     assert_conserved(line)
+
+
+def test_several_streams_share_the_cores_for_video_decode(cheap_model: str) -> None:
+    """A decoder's threads hold pictures; FFmpeg would give each stream as many as there are cores."""
+
+    def threads_of(*streams: dict[str, Any]) -> list[int | None]:
+        config = make_config({"streams": list(streams), "model": cheap_model})
+        return [stream.decode_threads for _, stream in Pipeline(config).sources.values()]
+
+    clip = {"source": str(SAMPLE)}
+    assert threads_of(clip) == [None]
+    assert threads_of(clip, clip) == [max(1, usable_cores() // 2)] * 2
+    assert threads_of(*[clip] * 100) == [max(1, usable_cores() // 100)] * 100
+    assert threads_of(clip, clip | {"decode_threads": 3})[1] == 3
 
 
 def test_several_streams_keep_their_own_order_and_names(cheap_model: str) -> None:

@@ -32,6 +32,15 @@ def numbers(path: Path) -> list[int]:
         return [read_number(picture.image) for picture in source]
 
 
+def test_threads_of_video_decode_are_chosen_and_all_pictures_come(tmp_path: Path) -> None:
+    path = make_clip(tmp_path / "clip.mp4", frames=30)
+    for threads in (1, 3):
+        with opened(path, decode_threads=threads) as source:
+            seen = [read_number(picture.image) for picture in source if isinstance(picture, Picture)]
+            assert source._video.codec_context.thread_count == threads  # type: ignore[attr-defined]
+        assert seen == list(range(30))
+
+
 def until_error(source: Source) -> tuple[list[Picture], SourceReadError]:
     """What came before the error that must come, and the error."""
     pictures: list[Picture] = []

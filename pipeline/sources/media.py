@@ -74,6 +74,8 @@ class MediaSource(Once):
         # FFmpeg calls frame threads on top of a device unstable.
         frame_threads = not self.live and not on_device(self._video) and fflog.frame_threads_allowed()
         self._video.thread_type = "AUTO" if frame_threads else "SLICE"
+        if stream.decode_threads is not None:
+            self._video.codec_context.thread_count = stream.decode_threads
         self.frame_count = None if self.live else self._video.frames or None
         self._opened = opened
         self._ahead: list[Picture] = []
