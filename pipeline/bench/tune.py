@@ -7,6 +7,7 @@ faster on one look: what seems faster is measured again, in turn with what it wo
 from __future__ import annotations
 
 import json
+import re
 import statistics
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -171,7 +172,10 @@ def said(setting: Setting) -> str:
 def _shown(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return Path(value).name if isinstance(value, str) and value.endswith(".onnx") else str(value)
+    if isinstance(value, str) and value.endswith(".onnx"):
+        precision = re.search(r"-(int8|fp16)-", Path(value).name)
+        return f"in {precision[1]}" if precision is not None else Path(value).name
+    return str(value)
 
 
 def concurrencies(cores: int) -> Iterator[Setting]:
