@@ -39,6 +39,8 @@ class Profile:
     settings: dict[str, Any]
     speedup: float
     ap_loss: float
+    truth: str
+    """Against what AP was lost: labels, or the model's own detections, which is harsher."""
     date: str
     path: Path
 
@@ -85,7 +87,14 @@ def load(model_sha256: str) -> Profile | None:
     try:
         said = json.loads(path.read_text(encoding="utf-8"))
         settings = {key: said["settings"][key] for key in SETTINGS if key in said["settings"]}
-        return Profile(settings, float(said["speedup"]), float(said["ap_loss"]), str(said["date"]), path)
+        return Profile(
+            settings,
+            float(said["speedup"]),
+            float(said["ap_loss"]),
+            str(said["truth"]),
+            str(said["date"]),
+            path,
+        )
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -138,11 +147,12 @@ def applied(config: Config) -> tuple[Config, Profile | None]:
         return config, None
     changed = make_config({**config.model_dump(exclude_unset=True), **settings})
     log.info(
-        "profile of %s for %s: %s; %.2f x as fast as the defaults, %.3f AP lost (--no-profile leaves it out)",
+        "profile of %s for %s: %s; %.2f x as fast as the defaults, %.3f AP lost against %s (--no-profile leaves it out)",
         profile.date,
         located.name,
         ", ".join(f"{key} {value}" for key, value in settings.items()),
         profile.speedup,
         profile.ap_loss,
+        profile.truth,
     )
     return changed, profile

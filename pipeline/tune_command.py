@@ -187,6 +187,7 @@ def _report(options: Options, model: Model, climb: Climb, best: Tried, default: 
         "settings": dict(best.setting),
         "speedup": best.rate / default.rate,
         "ap_loss": max(best.ap_loss or 0.0, 0.0),
+        "truth": "labels" if options.images is not None else "its own detections on the source",
         "fps": best.rate,
         "default_fps": default.rate,
         "tried": [
@@ -208,7 +209,7 @@ def _print(report: Mapping[str, Any], out: Console) -> None:
     out.print(table)
     out.print(
         f"{report['model']['name']}: {said(report['settings'])}: {report['fps']:,.1f} frames/s, "
-        f"{report['speedup']:.2f} x the defaults, {report['ap_loss']:.3f} AP lost",
+        f"{report['speedup']:.2f} x the defaults, {report['ap_loss']:.3f} AP lost against {report['truth']}",
         highlight=False,
         soft_wrap=True,
     )

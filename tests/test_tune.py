@@ -152,7 +152,13 @@ def found(tmp_path, monkeypatch, cheap_model):
     monkeypatch.setenv("FRAMERAIL_PROFILES", str(tmp_path))
 
     def save(settings):
-        report = {"settings": settings, "speedup": 1.9, "ap_loss": 0.004, "date": "2026-11-21"}
+        report = {
+            "settings": settings,
+            "speedup": 1.9,
+            "ap_loss": 0.004,
+            "truth": "labels",
+            "date": "2026-11-21",
+        }
         return profiles.save(locate(cheap_model).sha256, report)
 
     save({"infer_workers": 3, "infer_threads": 1})
