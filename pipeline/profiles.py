@@ -147,7 +147,8 @@ def applied(config: Config) -> tuple[Config, Profile | None]:
         return config, None
     changed = make_config({**config.model_dump(exclude_unset=True), **settings})
     log.info(
-        "profile of %s for %s: %s; %.2f x as fast as the defaults, %.3f AP lost against %s (--no-profile leaves it out)",
+        "profile of %s for %s: %s; %.2f x as fast as the defaults, %.3f AP lost against %s "
+        "(--no-profile leaves it out)",
         profile.date,
         located.name,
         ", ".join(f"{key} {value}" for key, value in settings.items()),
