@@ -171,6 +171,19 @@ def test_four_classes_are_no_boxes():
     assert found.holds[0].startswith("boxes") and found.num_classes == 4
 
 
+@pytest.mark.parametrize("names", [("dets", "labels"), ("pred_boxes", "logits"), ("one", "other")])
+@pytest.mark.parametrize("exchanged", [False, True])
+def test_four_columns_of_classes_are_decoded_as_they_were_recognised(names, exchanged):
+    """RF-DETR gives its boxes first, and with three classes of one's own four columns of them."""
+    logits, boxes = queries(4)
+    outputs, names = ([logits, boxes], names[::-1]) if exchanged else ([boxes, logits], names)
+    found = read(outputs, names, {"names": "['a', 'b', 'c', 'd']"})
+    decoded = found.family.decode(outputs, HW, 0.5, found.params)
+    expected = list(sigmoid_by_loop(logits, boxes, 0.5, True))
+    assert len(expected) == 2 and found.holds[0].startswith("logits" if exchanged else "boxes")
+    assert_same(decoded, expected)
+
+
 def test_the_one_output_of_rt_detr_is_told_by_its_boxes():
     logits, boxes = queries(80, "none", 300)
     found = read([np.concatenate([boxes, logits], axis=-1)], ("output0",))

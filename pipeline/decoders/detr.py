@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pipeline.decoders import detr_kin
 from pipeline.decoders.activation import logit, sigmoid
 from pipeline.decoders.candidates import Candidates, Floats, malformed, matrix
-from pipeline.decoders.family import Family, InputDefaults, Param, one_of, whole
+from pipeline.decoders.family import Family, InputDefaults, Param, flag, one_of, whole
 
 _NAME = "detr"
 _EXPECTED = (
@@ -40,14 +40,16 @@ def decode(
     ``PostProcess`` in RF-DETR). "none": probabilities already, taken as with "sigmoid", but of each
     query only the best class where both stand in one output (``ultralytics/models/rtdetr``,
     ``predict.py``). ``classes``: how many of the columns
-    count. Raises ModelError for other shapes.
+    count. ``boxes_first``: the boxes are the first of two outputs, which four columns of classes
+    would not show. Raises ModelError for other shapes.
     """
     if len(outputs) == 1:
         table = matrix(outputs[0], _NAME, _EXPECTED)
         logits, boxes = table[:, 4:], table[:, :4]
     elif len(outputs) == 2:
         logits, boxes = (matrix(output, _NAME, _EXPECTED) for output in outputs)
-        if boxes.shape[1] != 4:
+        alike = logits.shape[1] == boxes.shape[1] == 4
+        if params.get("boxes_first") if alike else boxes.shape[1] != 4:
             logits, boxes = boxes, logits
     else:
         raise malformed(_NAME, _EXPECTED, outputs)
@@ -110,6 +112,9 @@ _PARAMS = {
         "from an output to a score: softmax (default; the last column means no object), sigmoid, or none",
     ),
     "classes": Param(whole, "how many of the columns are classes, where not all are (not with softmax)"),
+    "boxes_first": Param(
+        flag, "true: with four columns of classes, the first output has the boxes; false (default): the second"
+    ),
 }
 _IMAGENET = InputDefaults("RGB", (123.675, 116.28, 103.53), (58.395, 57.12, 57.375), "stretch", "center", 114)
 _UNIT = InputDefaults("RGB", (0.0, 0.0, 0.0), (255.0, 255.0, 255.0), "stretch", "center", 114)

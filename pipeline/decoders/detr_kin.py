@@ -66,6 +66,8 @@ def recognise(view: View, kin: Kin) -> Match | None:
     holds = [f"{said}, {columns} columns"] * len(view.outputs)
     holds[boxes] = "boxes, cxcywh in parts of the input" + (f", and {holds[boxes]}" if single else "")
     params: dict[str, Any] = {"activation": activation}
+    if columns == 4 and boxes == 0 and not single:
+        params["boxes_first"] = True
     if not kin.softmax and classes < columns:
         params["classes"] = classes
     seen = " and ".join(map(str, view.outputs))
@@ -104,7 +106,9 @@ def _places(view: View, kin: Kin) -> tuple[int, int, int] | None:
         return 0, 0, columns - 4
     boxes = [index for index, shape in enumerate(shapes) if shape[2] == 4]
     if len(boxes) == 2:  # four columns of classes, too
-        boxes = [i for i in boxes if "box" in (name := view.outputs[i].name) or name == "dets"]
+        named = [i for i in boxes if "box" in (name := view.outputs[i].name) or name == "dets"]
+        # Without a run they are the second, as most write them; numbers in 0..1 tell, where names do not.
+        boxes = named or ([i for i in boxes if _in_parts(view.arrays[i])] if view.tried else [1])
     if len(boxes) != 1 or (columns := shapes[1 - boxes[0]][2]) is None or columns < 1 + kin.softmax:
         return None
     return 1 - boxes[0], boxes[0], columns
