@@ -171,6 +171,46 @@ def test_four_classes_are_no_boxes():
     assert found.holds[0].startswith("boxes") and found.num_classes == 4
 
 
+def two_classes(person):
+    """A sigmoid's answers for [bus, person]: mostly the last column, and on the photograph's person surely."""
+    logits = np.full((1, 100, 2), -6, np.float32) - random(5, 1, 100, 2)
+    logits[..., 1] += 2
+    logits[0, 0, 1] = 3.0 if person else -3.0
+    boxes = np.tile(np.array([0.3, 0.2, 0.05, 0.05], np.float32), (1, 100, 1)) + random(6, 1, 100, 4) * 0.02
+    boxes[0, 0] = (711 + 1012) / 2 / 1280, (146 + 577) / 2 / 720, (1012 - 711) / 1280, (577 - 146) / 720
+    return [logits, boxes.astype(np.float32)]
+
+
+def test_a_last_column_that_is_denied_as_the_others_are_is_a_class_where_the_photograph_shows_it():
+    found = read(two_classes(person=True))
+    assert (found.num_classes, found.params["activation"]) == (2, "sigmoid")
+    assert "detr-rf or detr-rt" in found.doubt  # how it is fed, the arrays cannot tell here
+
+
+def test_whether_the_last_column_means_no_object_is_not_guessed():
+    with pytest.raises(UnknownLayoutError, match=r"could be detr.* or detr") as refused:
+        read(two_classes(person=False))
+    assert {("detr", 1), ("detr-rt", 2)} <= set(refused.value.candidates)
+
+
+@pytest.mark.parametrize("stated", [None, "detr-rt"])
+def test_one_class_is_a_class(stated):
+    """With one column the last is always the likeliest, whatever it says."""
+    logits, boxes = two_classes(person=True)
+    outputs = [logits[..., 1:], boxes]
+    names = infos(outputs, ("logits", "pred_boxes"))
+    found = identify([image()], names, {}, family=stated, trial=lambda _fed: outputs)
+    assert found.family.name in (stated or "detr-rt, detr-rf") and found.num_classes == 1
+
+
+@pytest.mark.parametrize("family", ["detr-rt", "detr"])
+def test_a_stated_family_is_believed_in_what_the_last_column_is(family):
+    outputs = two_classes(person=True)
+    names = infos(outputs, ("logits", "pred_boxes"))
+    found = identify([image()], names, {}, family=family, trial=lambda _fed: outputs)
+    assert found.family.name == family
+
+
 @pytest.mark.parametrize("names", [("dets", "labels"), ("pred_boxes", "logits"), ("one", "other")])
 @pytest.mark.parametrize("exchanged", [False, True])
 def test_four_columns_of_classes_are_decoded_as_they_were_recognised(names, exchanged):

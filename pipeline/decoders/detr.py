@@ -113,7 +113,8 @@ _PARAMS = {
     ),
     "classes": Param(whole, "how many of the columns are classes, where not all are (not with softmax)"),
     "boxes_first": Param(
-        flag, "true: with four columns of classes, the first output has the boxes; false (default): the second"
+        flag,
+        "true: with four columns of classes, the first output has the boxes; false (default): second",
     ),
 }
 _IMAGENET = InputDefaults("RGB", (123.675, 116.28, 103.53), (58.395, 57.12, 57.375), "stretch", "center", 114)

@@ -55,7 +55,8 @@ def recognise(view: View, kin: Kin) -> Match | None:
         probabilities = not looks_like_logits(logits)
         if not _in_parts(view.arrays[boxes][..., :4]) or not logits.size or (probabilities and kin.softmax):
             return None
-        if not certain and not probabilities and kin.softmax != _mostly_last(logits):
+        told = None if certain or view.stated or probabilities else _has_no_object(logits)
+        if told is not None and kin.softmax != told:
             return None
     activation = "softmax" if kin.softmax else "none" if probabilities else "sigmoid"
     said = {
@@ -140,6 +141,12 @@ def _in_parts(boxes: NDArray[Any]) -> bool:
     return len(finite) > 0 and bool(((finite >= -0.05) & (finite <= 1.5)).mean() > 0.98)
 
 
-def _mostly_last(logits: NDArray[Any]) -> bool:
-    """Whether most queries say no object, by their last column."""
-    return bool((logits.argmax(axis=-1) == logits.shape[-1] - 1).mean() > 0.5)
+def _has_no_object(logits: NDArray[Any]) -> bool | None:
+    """Whether most queries say no object, by their last column; None where that column may be a class.
+
+    A sigmoid's queries deny every class, the last one too; so it has no object only where it is affirmed.
+    """
+    last = logits[..., -1]
+    if logits.shape[-1] < 2 or float((logits.argmax(axis=-1) == logits.shape[-1] - 1).mean()) <= 0.5:
+        return False
+    return True if float((last > 0).mean()) > 0.5 else None

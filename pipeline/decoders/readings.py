@@ -163,10 +163,10 @@ def choose(readings: Sequence[Reading]) -> Choice:
     rivals.sort(key=lambda one: (max(one.agreement, _AGREES), one.saw_nothing, one.agreement), reverse=True)
     best = rivals[0]
     other = next((reading for reading in [*rivals[1:], *ranked] if reading is not best), None)
-    enough = 2 * _AGREES if len(rivals) > 1 and rivals[1].saw_nothing else _AGREES
-    if len(rivals) == 1 or best.agreement >= max(enough, _CLEARLY * rivals[1].agreement):
+    rivals = [best, *(rival for rival in rivals[1:] if not _beaten(rival, best))]
+    if len(rivals) == 1:
         return Choice(best, other, doubt=_blind(best))
-    if any(rival.family.decode is not best.family.decode for rival in rivals):
+    if any(_layout(rival) != _layout(best) for rival in rivals):
         problem = f"its outputs could be {best} or {rivals[1]}: say which in a model card (family = …)"
         return Choice(None, rivals[1], problem, candidates=tuple(rivals))
     if all(rival.input == best.input for rival in rivals):
@@ -177,6 +177,17 @@ def choose(readings: Sequence[Reading]) -> Choice:
         f'where that is wrong, a card says it: family = "{rivals[1].family.name}"'
     )
     return Choice(best, other, doubt=doubt)
+
+
+def _beaten(rival: Reading, best: Reading) -> bool:
+    """Whether the best one agrees so much better with the photograph that the other cannot be right."""
+    enough = 2 * _AGREES if rival.saw_nothing else _AGREES
+    return best.agreement >= max(enough, _CLEARLY * rival.agreement)
+
+
+def _layout(reading: Reading) -> tuple[object, object]:
+    """What two readings share that differ only in how the model is fed: a softmax is no sigmoid."""
+    return reading.family.decode, reading.match.params.get("activation")
 
 
 def _unseen(other: Reading, best: Reading) -> bool:
