@@ -23,6 +23,7 @@ from pipeline.decoders.family import (
     flag,
     one_of,
 )
+from pipeline.decoders.objectness import objectness_first
 
 _NAME = "yolov5"
 _EXPECTED = "[1, boxes, 5 + classes], beside it at most raw heads [1, anchors, h, w, 5 + classes]"
@@ -107,7 +108,11 @@ def recognise(view: View, *, darknet: bool = False) -> Match | None:
         if not view.stated and (seen is None or seen[0] != darknet):
             return None
         _, params, told = seen or (darknet, params, "that does not show")
-        reason, certain = f"{reason}; in the trial run {told}", True
+        before = _objectness(view, index)
+        if before is False and view.num_classes is None and not view.stated:
+            return None  # what is taken for it is a class
+        # Where the boxes lie says nothing of the columns behind them.
+        reason, certain = f"{reason}; in the trial run {told}", certain or before is True
     unit = UNIT_TEXT["parts" if params["normalised"] else "pixels"]
     score = "objectness · class" if params["score"] == "class" else "class"
     holds = ["a raw head, not used"] * len(view.outputs)
@@ -133,6 +138,11 @@ def _evidence(view: View, index: int, strides: tuple[int, ...]) -> tuple[bool, d
     )
     darknet = placed.unit == "parts" and (score == "class" or placed.order != Order())
     return darknet, params, told
+
+
+def _objectness(view: View, index: int) -> bool | None:
+    table = heads.table_of(view, index)
+    return None if table is None else objectness_first(table[:, 4:])
 
 
 def _score_of(table: NDArray[np.float32]) -> tuple[str, str]:

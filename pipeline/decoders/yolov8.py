@@ -13,10 +13,12 @@ from pipeline.decoders.activation import SIGMOID, logit, looks_like_logits, sigm
 from pipeline.decoders.candidates import Candidates, cells_text, malformed, matrix, select, strides_for
 from pipeline.decoders.cells import STRIDES_PARAM, UNIT_TEXT, Order, place, stated_strides
 from pipeline.decoders.family import MULTI_LABEL, Family, Match, Param, View, confirmed, flag, one_of
+from pipeline.decoders.objectness import exceeded, objectness_first
 
 _EXPECTED = "one output [1, 4 + classes, boxes]"
 _STRIDES = heads.STRIDES
 _FORMS = ("rows", "columns")
+_ANCHORS = 3
 
 
 _form = one_of(_FORMS)
@@ -80,25 +82,32 @@ def _matches(view: View) -> Iterator[Match]:
         classes = columns - 4
         params: dict[str, Any] = {"form": form, "normalised": False, "sigmoid": False}
         seen = f"{output} = 4 + {classes} {form}"
-        strides = strides_for(boxes, view.input_hw, _STRIDES)
+        strides, anchors = strides_for(boxes, view.input_hw, _STRIDES), 1
+        believed = view.stated and form == "rows"
+        if strides is None and boxes is not None and boxes % _ANCHORS == 0 and not believed:
+            # YOLOv5's boxes whose objectness the graph has multiplied in.
+            strides, anchors = strides_for(boxes // _ANCHORS, view.input_hw, _STRIDES), _ANCHORS
         if boxes is None and form == "rows" and view.num_classes:
             # Without the number of boxes only a known number of classes tells this from other layouts.
             reason, certain = f"{seen} × a dynamic number of boxes", True
-        elif strides is None and view.stated and form == "rows":
+        elif strides is None and believed:
             # Such as a converted YOLOv3, with three boxes a cell.
             reason, certain = f"{seen} × {boxes} boxes", True
         elif strides is None:
             continue
         else:
-            reason = f"{seen} × {cells_text(view.input_hw, strides)}"
+            cells = cells_text(view.input_hw, strides)
+            reason = f"{seen} × {cells if anchors == 1 else f'{anchors} × ({cells})'}"
         if view.tried and not (view.stated and strides is None):
-            told = None if strides is None else _evidence(view, strides, params)
+            told = None if strides is None else _evidence(view, strides, params, anchors)
             if told is None and not view.stated:
+                continue
+            if not view.stated and view.num_classes is None and _has_objectness(view, params, anchors):
                 continue
             # Rows are nobody else's; columns may hold an objectness and one class less.
             reason += f"; in the trial run {told}" if told else "; the trial run does not show it"
-            certain = certain or form == "rows"
-        elif form == "columns":
+            certain = certain or (form == "rows" and anchors == 1)
+        elif form == "columns" or anchors > 1:
             # Too like other layouts to be sure of without a run.
             certain = False
         unit = UNIT_TEXT["parts" if params["normalised"] else "pixels"]
@@ -123,13 +132,26 @@ def _first_is_objectness(view: View, form: str) -> str | None:
     )
 
 
-def _evidence(view: View, strides: tuple[int, ...], params: dict[str, Any]) -> str | None:
+def _has_objectness(view: View, params: Mapping[str, Any], anchors: int) -> bool:
+    """Whether the first class is an objectness, which only rows of one box a cell never have."""
+    table = heads.table_of(view, 0, finite=False)
+    if table is None or (params["form"] == "rows" and anchors == 1):
+        return False
+    scores = table[:, 4:] if params["form"] == "columns" else table[4:].T
+    scores = sigmoid(scores) if params["sigmoid"] else scores
+    known = objectness_first(scores)
+    if known is None and anchors > 1 and scores.shape[1] > 1:
+        return not exceeded(scores)
+    return bool(known)
+
+
+def _evidence(view: View, strides: tuple[int, ...], params: dict[str, Any], anchors: int = 1) -> str | None:
     """Complete ``params`` by the trial run, and return what it shows; None where it speaks against it."""
     table = heads.table_of(view, 0, finite=False)  # a few broken answers are warned of, not refused
     if table is None:
         return None
     table = table if params["form"] == "columns" else table.T
-    placed, scores = place(table[:, :2], view.input_hw, strides), table[:, 4:]
+    placed, scores = place(table[:, :2], view.input_hw, strides, anchors), table[:, 4:]
     # A first class that is everywhere sure is no class but YOLOv6's objectness.
     if placed is None or placed.order != Order() or scores[:, 0].min() > 0.99:
         return None
