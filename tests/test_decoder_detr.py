@@ -172,7 +172,7 @@ def test_four_classes_are_no_boxes():
 
 
 def two_classes(person):
-    """A sigmoid's answers for [bus, person]: mostly the last column, and on the photograph's person surely."""
+    """A sigmoid's answers for [bus, person]: mostly the last column, and the person surely."""
     logits = np.full((1, 100, 2), -6, np.float32) - random(5, 1, 100, 2)
     logits[..., 1] += 2
     logits[0, 0, 1] = 3.0 if person else -3.0

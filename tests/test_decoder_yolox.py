@@ -11,10 +11,11 @@ import pytest
 
 from pipeline.decoders import DECODERS, identify
 from pipeline.decoders.candidates import grid
+from pipeline.errors import UnknownLayoutError
 from pipeline.runtime.session import Session
 from pipeline.runtime.trial import Trial
 from pipeline.vision.nms import nms
-from tests.decoding import HW, assert_same, cells, image, passing, random
+from tests.decoding import HW, assert_same, cells, image, output, passing, random
 from tests.heads import view
 
 
@@ -111,6 +112,47 @@ def test_the_real_model_in_every_form(assets, unit):
     found = identify([image((416, 416))], session.outputs, {}, trial=trial)
     assert (found.family.name, found.params["decoded"]) == ("yolox", unit != "offsets")
     assert found.params["normalised"] == (unit == "parts")
+
+
+@pytest.mark.parametrize("classes", [[0, 2], [2, 7]])
+def test_noise_is_no_evidence_of_a_class_more(assets, classes):
+    """Against itself, decoded: a person and a car; a car and a truck, of which the photograph shows none."""
+    session = Session(assets / "models" / "yolox_nano.onnx", "cpu")
+    points, sizes = grid((416, 416), (8, 16, 32), 0.0)
+    real = Trial(session)
+
+    def trial(fed):
+        (table,) = real(fed)
+        boxes = [table[..., :2] * sizes + points, np.exp(table[..., 2:4]) * sizes]
+        likely = table[..., [5 + each for each in classes]]
+        likely = likely * (0.01 if 0 not in classes else 1)  # as if it had never seen anything alike
+        sure = table[..., 4:5] * likely.max(axis=2, keepdims=True)
+        return [np.concatenate([*boxes, sure, likely], axis=2)]
+
+    outputs = [output(1, 3549, 7)]
+    if 0 in classes:
+        found = identify([image((416, 416))], outputs, {}, trial=trial)
+        assert (found.family.name, found.num_classes) == ("yolox", 2)
+    else:
+        with pytest.raises(UnknownLayoutError, match="could be yolox") as refused:
+            identify([image((416, 416))], outputs, {}, trial=trial)
+        assert {("yolox", 2), ("yolov8", 3)} <= set(refused.value.candidates)
+
+
+def test_parts_of_the_input_are_no_offsets(assets):
+    """Against another: YOLOv8's boxes as corners in parts of the input, which lie in 0..1 as offsets may."""
+    session = Session(assets / "models" / "yolov8n_640_deq.onnx", "cpu")
+    real = Trial(session)
+
+    def trial(fed):
+        table = real(fed)[0].swapaxes(1, 2)
+        middle, half = table[..., :2], table[..., 2:4] / 2
+        corners = np.concatenate([middle - half, middle + half], axis=2) / 640
+        return [np.concatenate([corners, table[..., 4:]], axis=2)]
+
+    with pytest.raises(UnknownLayoutError) as refused:
+        identify([image()], [output(1, 8400, 84)], {}, trial=trial)
+    assert "yolox" not in str(refused.value)
 
 
 @pytest.mark.parametrize("decoded", [False, True])

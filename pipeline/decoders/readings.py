@@ -191,9 +191,8 @@ def _layout(reading: Reading) -> tuple[object, object]:
 
 
 def _unseen(other: Reading, best: Reading) -> bool:
-    """Whether another way of feeding, in which nothing was seen, is refuted by nothing the best one saw."""
-    same = other.family.decode is best.family.decode
-    return same and other.saw_nothing and best.agreement < 2 * _AGREES
+    """Whether a reading that saw nothing is refuted by nothing the best one saw: noise is no evidence."""
+    return other.saw_nothing and best.agreement < 2 * _AGREES
 
 
 def _blind(best: Reading) -> str | None:

@@ -30,9 +30,12 @@ from pipeline.decoders.family import (
     flag,
     whole_numbers,
 )
+from pipeline.decoders.objectness import objectness_first
 
 _EXPECTED = "one output [1, cells, 5 + classes]"
 _STRIDES = ((8, 16, 32), (8, 16, 32, 64))
+_PARTS = 0.95
+"""Where so many of the four numbers of a box are in 0..1, they are parts of the input."""
 
 
 def decode(
@@ -121,6 +124,12 @@ def _evidence(view: View, strides: tuple[int, ...], params: dict[str, Any]) -> s
         centers, view.input_hw, strides, units=("offsets",)
     )
     if placed is None or placed.order != Order():
+        return None
+    # A logarithm of a size, or an offset, is now and then below 0 or above 1; a part of the input never.
+    inside = float(((table[:, :4] >= 0) & (table[:, :4] <= 1)).mean())
+    if placed.unit == "offsets" and inside > _PARTS:
+        return None
+    if objectness_first(table[:, 4:]) is False and view.num_classes is None:
         return None
     params["decoded"] = placed.unit != "offsets"
     params["normalised"] = placed.unit == "parts"
