@@ -64,6 +64,13 @@ def answers(batched=True, seen=(15, 0), scale=1.0):
     return [a[None] if batched else a for a in (labels, boxes, scores)]
 
 
+def person_alone():
+    """With something of number 3 that is not the cat."""
+    outputs = answers(seen=(3, 0))
+    outputs[1][0, 0] = 500, 400, 600, 500
+    return outputs
+
+
 def read(outputs, names=NAMES, extra=(SIZES,), metadata=None):
     return identify([image(), *extra], infos(outputs, names), metadata or {}, trial=lambda _fed: outputs)
 
@@ -99,11 +106,12 @@ def test_classes_come_from_the_names_else_from_what_the_run_finds():
     assert unknown.num_classes == 1000 and not unknown.counted
     assert not read(answers(seen=(0, 100))).counted, "no class of COCO's is the hundredth"
     assert read(answers()).doubt is None
-    assert "a person found under number 0" in read(answers(seen=(0, 3))).doubt
-    every = answers(seen=(0, 3))
+    assert "the cat under number 3" in read(answers(seen=(3, 0))).unlike_coco
+    assert "a person found under number 0" in read(person_alone()).doubt
+    every = person_alone()
     every[0][0, 2:] = np.arange(298) % 80
     assert read(every).doubt is None, "faint answers show that there are 80"
-    assert read(answers(seen=(0, 3)), metadata={"names": repr(list("abcdefgh"))}).doubt is None
+    assert read(person_alone(), metadata={"names": repr(list("abcdefgh"))}).doubt is None
 
 
 @pytest.mark.parametrize(

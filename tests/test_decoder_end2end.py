@@ -116,7 +116,7 @@ def test_class_numbers_that_nothing_names_are_cocos_only_where_the_run_shows_it(
     own = read(answers(classes=(1, 1)), ULTRALYTICS)
     assert own.num_classes == 1000 and not own.counted
     assert "nothing names" in own.reasons["family"]
-    alone = read(answers(classes=(0, 0)), ULTRALYTICS)
+    alone = read(answers(boxes=((500, 500, 600, 560), PERSON), classes=(0, 0)), ULTRALYTICS)
     assert alone.num_classes == 80 and "a person found under number 0, the first" in alone.doubt
     named = read(answers(classes=(0, 0)), {**ULTRALYTICS, "names": "['bolt', 'nut']"})
     assert named.num_classes == 2 and named.doubt is None

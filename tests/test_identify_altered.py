@@ -250,11 +250,27 @@ def most_likely_class_alone(graph: Graph) -> None:
     graph.give("boxes", "scores", "labels", types=(TensorProto.FLOAT, TensorProto.FLOAT, TensorProto.INT64))
 
 
+def classes_moved_by_one(graph: Graph) -> None:
+    (table,) = graph.outputs
+    graph.give(graph.columns(table, *range(4), *(4 + (index - 1) % 80 for index in range(80)), axis=1))
+
+
+def cat_first(graph: Graph) -> None:
+    """Cats alone, under the number that anyone's first class has, and COCO's person."""
+    (table,) = graph.outputs
+    boxes, score, kind = graph.columns(table, 0, 1, 2, 3), graph.columns(table, 4), graph.columns(table, 5)
+    wanted = graph.add("Cast", graph.add("Equal", kind, graph.constant([15.0])), to=TensorProto.FLOAT)
+    none = graph.add("Mul", kind, graph.constant([0.0]))
+    graph.give(graph.add("Concat", boxes, graph.add("Mul", score, wanted), none, axis=2))
+
+
 NOT_SILENT: dict[str, tuple[str, Alter, str]] = {
     "blue first": ("yolov8n_640_deq", blue_first, 'fed as BGR .* under .input.: color = "BGR"'),
     "sure of everything": ("yolov8n_640_deq", sure_of_everything, r"sure of \d+ things at once"),
     "objectness first": ("yolov8n_640_deq", objectness_first, "first of its 81 classes .* objectness"),
     "most likely class alone": ("yolov8n_640_deq", most_likely_class_alone, "fit no known layout"),
+    "classes moved": ("yolov8n_640_deq", classes_moved_by_one, "not COCO's: .* person under number 1;"),
+    "cat first": ("yolo26n_deq", cat_first, "not COCO's: .* the cat under number 0;"),
 }
 
 

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from pipeline.decoders.coco import unlike_coco, unnamed
 from pipeline.decoders.contract import image_input, input_size
 from pipeline.decoders.family import Family, Numbers, TensorInfo, View, classes_text
 from pipeline.decoders.feeding import better_fed
@@ -57,6 +58,8 @@ class Identification:
     doubt: str | None = None
     numbers: Numbers | None = None
     """Whose class numbers a model answers with that gives those instead of a score for each class."""
+    unlike_coco: str | None = None
+    """What the trial run says against COCO's names, where as many classes are named by nothing."""
 
     @property
     def counted(self) -> bool:
@@ -128,7 +131,9 @@ def identify(
             if again is not None:
                 match = replace(again.match, batched=chosen.match.batched)
                 chosen = replace(again, match=match)
+    unlike = unlike_coco(chosen, trial) if trial is not None and not names else None
     stride, stride_reason = stride_of(chosen, image, view, trial)
+    chosen = chosen if unlike is None else unnamed(chosen, unlike)
     if stride is not None:
         chosen.input["stride"] = stride
     default = f"default of the family {chosen.family.name}"
@@ -167,6 +172,7 @@ def identify(
         runner_up=_runner_up(chosen, choice.runner_up),
         doubt="; ".join(filter(None, doubts)) or None,
         numbers=numbers,
+        unlike_coco=unlike,
     )
 
 

@@ -63,12 +63,15 @@ def found_by(found: Candidates, objects: NDArray[np.float32]) -> list[float]:
     """
     if not len(found):
         return [0.0] * len(objects)
-    boxes, best = found.xyxy.astype(np.float64), []
-    for left, top, right, bottom in objects.astype(np.float64):
-        width = np.minimum(boxes[:, 2], right) - np.maximum(boxes[:, 0], left)
-        height = np.minimum(boxes[:, 3], bottom) - np.maximum(boxes[:, 1], top)
-        common = np.clip(width, 0, None) * np.clip(height, 0, None)
-        own = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-        union = own + (right - left) * (bottom - top) - common
-        best.append(float((found.scores * common / union).max()))
-    return best
+    return [float((found.scores * overlap(found.xyxy, one)).max()) for one in objects]
+
+
+def overlap(boxes: NDArray[np.float32], one: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return the IoU of each of ``boxes`` [N, 4] with ``one`` [4], xyxy of some size: [N]."""
+    left, top, right, bottom = one.astype(np.float64)
+    corners = boxes.astype(np.float64)
+    width = np.minimum(corners[:, 2], right) - np.maximum(corners[:, 0], left)
+    height = np.minimum(corners[:, 3], bottom) - np.maximum(corners[:, 1], top)
+    common = np.clip(width, 0, None) * np.clip(height, 0, None)
+    own = (corners[:, 2] - corners[:, 0]) * (corners[:, 3] - corners[:, 1])
+    return np.asarray(common / (own + (right - left) * (bottom - top) - common), np.float64)

@@ -31,6 +31,9 @@ def default_labels(found: Identification, reasons: dict[str, str]) -> tuple[tupl
     ``reasons`` is told why.
     """
     classes, why = found.num_classes, reasons["labels"]
+    if found.unlike_coco is not None:
+        reasons["labels"] = found.unlike_coco
+        return tuple(f"class {index}" for index in range(classes)), found.unlike_coco
     known, numbers = found.counted, found.numbers
 
     def because(whose: str) -> str:

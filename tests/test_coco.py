@@ -1,0 +1,43 @@
+"""Whether unnamed classes are COCO's, by what lies on the person and the cat of the photograph."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from pipeline.decoders import identify
+from pipeline.decoders.scene import objects_in
+from tests.decoding import image, infos
+
+PERSON, CAT = objects_in((640, 640), "letterbox", "center")
+
+
+def answer(person: int, cat: int, score: float) -> list[np.ndarray]:
+    """What an end-to-end detector gives: rows of box, score, class."""
+    rows = np.zeros((1, 300, 6), np.float32)
+    rows[0, 0], rows[0, 1] = (*PERSON, score, person), (*CAT, score, cat)
+    rows[0, 2] = *PERSON, score - 0.1, 0  # another box, less sure
+    return [rows]
+
+
+@pytest.mark.parametrize(
+    ("person", "cat", "score", "against"),
+    [
+        (0, 15, 0.8, None),
+        (0, 16, 0.8, None),  # a cat taken for a dog
+        (0, 3, 0.8, "the cat under number 3"),
+        (1, 16, 0.8, "the person under number 1"),
+        (0, 0, 0.8, "the cat under number 0"),
+    ],
+)
+def test_what_lies_on_the_person_and_the_cat(person, cat, score, against):
+    outputs = answer(person, cat, score)
+    metadata = {"author": "Ultralytics"}
+    found = identify([image()], infos(outputs), metadata, trial=lambda _fed: outputs)
+    assert found.family.name == "end2end"
+    if against is None:
+        assert found.unlike_coco is None and found.num_classes == 80
+    else:
+        assert against in found.unlike_coco and not found.counted and found.num_classes == 1000
+    names = {**metadata, "names": repr([f"thing {i}" for i in range(20)])}
+    assert identify([image()], infos(outputs), names, trial=lambda _fed: outputs).unlike_coco is None
