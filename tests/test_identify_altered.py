@@ -269,6 +269,7 @@ NOT_SILENT: dict[str, tuple[str, Alter, str]] = {
     "sure of everything": ("yolov8n_640_deq", sure_of_everything, r"sure of \d+ things at once"),
     "objectness first": ("yolov8n_640_deq", objectness_first, "first of its 81 classes .* objectness"),
     "most likely class alone": ("yolov8n_640_deq", most_likely_class_alone, "fit no known layout"),
+    "traffic without names": ("yolov8n_640_deq", only_classes(2, 5, 7, 9, 11), "sees neither the person nor"),
     "classes moved": ("yolov8n_640_deq", classes_moved_by_one, "not COCO's: .* person under number 1;"),
     "cat first": ("yolo26n_deq", cat_first, "not COCO's: .* the cat under number 0;"),
 }

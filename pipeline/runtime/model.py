@@ -49,6 +49,8 @@ class Model:
     license: str = ""
     stated: bool = False
     """Whether a card, beside the file or in it, names the family."""
+    named: bool = True
+    """Whether card, file or family name its classes; else its labels are what their number suggests."""
     found: Identification | None = None
     """What identification saw: what each output holds, the trial run's evidence, the runner-up."""
     others: tuple[Session, ...] = ()
@@ -196,6 +198,7 @@ def describe(located: Located, session: Session, input_size: tuple[int, int] | N
         reasons=reasons,
         license=(card.license if card is not None else "") or session.metadata.get("license", ""),
         stated=card is not None,
+        named=bool(stated_labels or found.labels or found.family.labels),
         found=found,
     )
 

@@ -30,12 +30,16 @@ def warm_up(model: Model, session: Session) -> None:
     broken = list(complaints(session.outputs, outputs))
     for complaint in broken:
         log.warning("model %s looks broken: %s", session.path.name, complaint)
-    if not broken and model.family.task in ("detect", "segment", "pose") and set(model.labels) >= _SHOWN:
-        best = float(model.decode(outputs, 0.0).scores.max(initial=0.0))
-        if best < _FAINT:
-            log.warning(
-                "model %s sees neither the person nor the cat in a photograph of both (best score %.2g): "
-                "broken, or fed in a wrong way? framerail models identify says more",
-                session.path.name,
-                best,
-            )
+    # Unnamed classes may be COCO's, or anything; then nothing confirmed how the model is read, either.
+    shown = not model.named or set(model.labels) >= _SHOWN
+    if broken or not shown or model.family.labels or model.family.task not in ("detect", "segment", "pose"):
+        return
+    best = float(model.decode(outputs, 0.0).scores.max(initial=0.0))
+    if best < _FAINT:
+        log.warning(
+            "model %s sees neither the person nor the cat in a photograph of both (best score %.2g): "
+            "%sbroken, or fed in a wrong way? framerail models identify says more",
+            session.path.name,
+            best,
+            "" if model.named else "made for other things, read wrongly, ",
+        )
