@@ -211,6 +211,19 @@ def test_a_stated_family_is_believed_in_what_the_last_column_is(family):
     assert found.family.name == family
 
 
+@pytest.mark.parametrize("stated", [None, "detr-rt"])
+def test_boxes_that_are_corners_are_read_so(stated):
+    logits, boxes = queries(80)
+    half = boxes[..., 2:] / 2
+    written = np.concatenate([boxes[..., :2] - half, boxes[..., :2] + half], axis=2)
+    names = infos([logits, written], ("logits", "pred_boxes"))
+    found = identify([image()], names, {}, family=stated, trial=lambda _fed: [logits, written])
+    assert found.params["boxes"] == "xyxy" and "xyxy in parts of the input" in found.holds[1]
+    decoded = found.family.decode([logits, written], HW, 0.5, found.params)
+    assert_same(decoded, list(sigmoid_by_loop(logits, boxes, 0.5, True)))
+    assert "boxes" not in read([logits, boxes]).params
+
+
 @pytest.mark.parametrize("names", [("dets", "labels"), ("pred_boxes", "logits"), ("one", "other")])
 @pytest.mark.parametrize("exchanged", [False, True])
 def test_four_columns_of_classes_are_decoded_as_they_were_recognised(names, exchanged):

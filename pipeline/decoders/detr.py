@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from pipeline.decoders import detr_kin
 from pipeline.decoders.activation import logit, sigmoid
+from pipeline.decoders.box_forms import corners
 from pipeline.decoders.candidates import Candidates, Floats, malformed, matrix
 from pipeline.decoders.family import Family, InputDefaults, Param, flag, one_of, whole
 
@@ -41,7 +42,8 @@ def decode(
     query only the best class where both stand in one output (``ultralytics/models/rtdetr``,
     ``predict.py``). ``classes``: how many of the columns
     count. ``boxes_first``: the boxes are the first of two outputs, which four columns of classes
-    would not show. Raises ModelError for other shapes.
+    would not show. ``boxes``: xyxy for exports that make them corners. Raises ModelError for other
+    shapes.
     """
     if len(outputs) == 1:
         table = matrix(outputs[0], _NAME, _EXPECTED)
@@ -62,12 +64,8 @@ def decode(
         query, class_id, scores = _softmax(logits, conf_threshold)
     else:
         query, class_id, scores = _best(logits, conf_threshold, activation == "sigmoid", len(outputs) == 1)
-    with np.errstate(over="ignore", invalid="ignore"):
-        chosen = boxes[query].astype(np.float32, copy=False)
-        size = np.array([input_hw[1], input_hw[0]], np.float32)
-        half_size = chosen[:, 2:] * np.float32(0.5)
-        center = chosen[:, :2]
-        xyxy = np.concatenate([(center - half_size) * size, (center + half_size) * size], axis=1)
+    form = {"boxes": params.get("boxes", "cxcywh"), "normalised": True}
+    xyxy = corners(boxes[query].astype(np.float32, copy=False), input_hw, form)
     return Candidates.checked(xyxy, scores, class_id)
 
 
@@ -112,6 +110,9 @@ _PARAMS = {
         "from an output to a score: softmax (default; the last column means no object), sigmoid, or none",
     ),
     "classes": Param(whole, "how many of the columns are classes, where not all are (not with softmax)"),
+    "boxes": Param(
+        one_of(("cxcywh", "xyxy")), "how a box is written, in parts of the input: cxcywh (default) or xyxy"
+    ),
     "boxes_first": Param(
         flag,
         "true: with four columns of classes, the first output has the boxes; false (default): second",

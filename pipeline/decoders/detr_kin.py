@@ -16,6 +16,8 @@ from pipeline.decoders.tf_names import RAW, bare
 _GRIDS = ((8, 16, 32), (4, 8, 16, 32), (8, 16, 32, 64))
 _MOST_QUERIES = 2000
 """A model with queries has no more of them than this; a grid has more cells."""
+_ORDERED = 0.95
+"""Of the queries: so many with the far corner beyond the near one are no accident."""
 COCO_IDS = 91
 """COCO's own category numbers reach 90, with gaps; 0 is none (``labels/coco91.txt``)."""
 
@@ -65,8 +67,11 @@ def recognise(view: View, kin: Kin) -> Match | None:
         "none": "probabilities",
     }[activation]
     holds = [f"{said}, {columns} columns"] * len(view.outputs)
-    holds[boxes] = "boxes, cxcywh in parts of the input" + (f", and {holds[boxes]}" if single else "")
     params: dict[str, Any] = {"activation": activation}
+    form = "xyxy" if view.tried and _corners(view.arrays[boxes][..., :4]) else "cxcywh"
+    holds[boxes] = f"boxes, {form} in parts of the input" + (f", and {holds[boxes]}" if single else "")
+    if form != "cxcywh":
+        params["boxes"] = form
     if columns == 4 and boxes == 0 and not single:
         params["boxes_first"] = True
     if not kin.softmax and classes < columns:
@@ -139,6 +144,13 @@ def _in_parts(boxes: NDArray[Any]) -> bool:
     """Whether boxes are centre and size in parts of the input: nearly all numbers are of that size."""
     finite = boxes[np.isfinite(boxes).all(axis=-1)]
     return len(finite) > 0 and bool(((finite >= -0.05) & (finite <= 1.5)).mean() > 0.98)
+
+
+def _corners(boxes: NDArray[Any]) -> bool:
+    """Whether boxes are corners; few boxes are larger than their centre is far from the edges at 0."""
+    finite = boxes[np.isfinite(boxes).all(axis=-1)]
+    ordered = (finite[:, 2:] >= finite[:, :2]).all(axis=1)
+    return len(finite) > 0 and bool(ordered.mean() > _ORDERED)
 
 
 def _has_no_object(logits: NDArray[Any]) -> bool | None:
