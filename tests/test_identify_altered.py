@@ -264,8 +264,41 @@ def cat_first(graph: Graph) -> None:
     graph.give(graph.add("Concat", boxes, graph.add("Mul", score, wanted), none, axis=2))
 
 
+def halves_of_the_range(graph: Graph) -> None:
+    half = graph.constant(0.5)
+    graph.feed(lambda image: graph.add("Add", graph.add("Mul", image, half), half))
+
+
+def pixels_of_exchanged_colours(graph: Graph) -> None:
+    """NanoDet, trained on BGR, with its mean and deviation in the graph, for uint8 [1, h, w, 3] in RGB."""
+    mean, std = (
+        graph.constant(np.array(values, np.float32).reshape(1, 3, 1, 1))
+        for values in ((103.53, 116.28, 123.675), (57.375, 57.12, 58.395))
+    )
+
+    def change(image: str) -> str:
+        floats = graph.add("Transpose", graph.add("Cast", image, to=TensorProto.FLOAT), perm=[0, 3, 1, 2])
+        exchanged = graph.columns(floats, 2, 1, 0, axis=1)
+        return graph.add("Div", graph.add("Sub", exchanged, mean), std)
+
+    graph.feed(change)
+    (image,) = graph.graph.input
+    pixels = helper.make_tensor_value_info(image.name, TensorProto.UINT8, [1, 416, 416, 3])
+    image.CopyFrom(pixels)
+
+
 NOT_SILENT: dict[str, tuple[str, Alter, str]] = {
     "blue first": ("yolov8n_640_deq", blue_first, 'fed as BGR .* under .input.: color = "BGR"'),
+    "pixels of exchanged colours": (
+        "nanodet_g_416",
+        pixels_of_exchanged_colours,
+        'takes the pixels themselves.* does not tell.* under .input.: color = "RGB"',
+    ),
+    "halves of the range": (
+        "yolov8n_640_deq",
+        halves_of_the_range,
+        r"fed ImageNet's .* \(nearly as well -1..1: 6",
+    ),
     "sure of everything": ("yolov8n_640_deq", sure_of_everything, r"sure of \d+ things at once"),
     "objectness first": ("yolov8n_640_deq", objectness_first, "first of its 81 classes .* objectness"),
     "most likely class alone": ("yolov8n_640_deq", most_likely_class_alone, "fit no known layout"),

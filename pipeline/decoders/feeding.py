@@ -8,6 +8,7 @@ the other usual ways as well, and what counts is how surely the person and the c
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from pipeline.decoders.readings import Reading, Trial
@@ -16,6 +17,7 @@ from pipeline.errors import ModelError
 
 _SCALES: Mapping[str, tuple[tuple[float, float, float], tuple[float, float, float]]] = {
     "0..1": ((0.0, 0.0, 0.0), (255.0, 255.0, 255.0)),
+    "-1..1": ((127.5, 127.5, 127.5), (127.5, 127.5, 127.5)),
     "0..255": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
     "ImageNet's mean and deviation": ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375)),
 }
@@ -31,41 +33,90 @@ _FAR_BETTER, _SURE = 2.0, 0.4
 scaled twice, all is dark, but one box of something else may lie on one of them by chance."""
 
 
-def better_fed(
-    reading: Reading, trial: Trial, stated: Mapping[str, Any], labels: Sequence[str]
-) -> tuple[dict[str, Any] | None, str | None]:
-    """Return the input as it is to be instead, where the trial run leaves no doubt, and the warning.
+@dataclass(frozen=True, slots=True)
+class Feeding:
+    """What the trial run says of how a model is fed.
+
+    ``input`` as it is to be instead, where that leaves no doubt; ``doubt``: the warning of that, or of what
+    is likely; ``color``: what is said of the colours' order; each None where there is nothing to say.
+    """
+
+    input: dict[str, Any] | None = None
+    doubt: str | None = None
+    color: str | None = None
+
+
+def better_fed(reading: Reading, trial: Trial, stated: Mapping[str, Any], labels: Sequence[str]) -> Feeding:
+    """Return whether a model wants to be fed otherwise than its family's usually are.
 
     What ``stated`` holds is not questioned. Faces, rotated boxes and classes are not on the photograph, nor
     are things of other ``labels`` (none: nothing names them).
     """
     if reading.family.task not in ("detect", "segment", "pose") or reading.family.labels:
-        return None, None
+        return Feeding()
     if not may_show(labels):
-        return None, None
+        return Feeding(doubt=_pixels_doubt(reading, stated, "shows nothing that it knows"))
     usual = sum(_surely(reading, reading.input, trial))
     if usual * _BETTER > 2:
-        return None, None  # it cannot be better
-    best, way, change = [0.0], "", {}
+        return Feeding()  # it cannot be better
+    best, way, change, colors, sums = [0.0], "", {}, None, {}
     for text, other in _others(reading.input, stated):
         found = _surely(reading, {**reading.input, **other}, trial)
+        sums[text] = sum(found)
+        colors = sum(found) if "color" in other else colors
         if sum(found) > sum(best):
             best, way, change = found, text, other
+    told_colors, doubt = _colors(reading, stated, usual, colors)
     compared = f"{sum(best) / 2:.0%}, to {usual / 2:.0%} as {reading.family.name} usually is"
+    near = [
+        f"{text}: {each / 2:.0%}" for text, each in sums.items() if text != way and each * _BETTER > sum(best)
+    ]
+    compared += f" (nearly as well {', '.join(near)})" if near else ""
     told = f"fed {way} it finds the person and the cat of the trial run to {compared}"
     far = "mean" in change and sum(best) >= _FAR_BETTER * usual and max(best) >= _SURE
     if far and min(best) >= _SEEN:
-        return {**reading.input, **change}, f"{told}: so it is fed {way}"
+        return Feeding({**reading.input, **change}, f"{told}: so it is fed {way}")
     if not far and (min(best) < _SEEN or sum(best) < _BETTER * usual):
-        return None, None
+        return Feeding(doubt=doubt, color=told_colors)
     card = ", ".join(f"{key} = {_toml(value)}" for key, value in change.items())
-    return None, f"{told}; if detections are poor, a card says it under [input]: {card}"
+    return Feeding(doubt=f"{told}; if detections are poor, a card says it under [input]: {card}")
+
+
+def _colors(
+    reading: Reading, stated: Mapping[str, Any], usual: float, other: float | None
+) -> tuple[str | None, str | None]:
+    """Return what the trial run says of the colours' order, and the doubt where it matters most."""
+    if other is None:
+        return None, None
+    now, turned = reading.input["color"], _other_color(reading.input)
+    compared = f"{usual / 2:.0%} as {now}, {other / 2:.0%} as {turned}"
+    if usual >= _BETTER * other and usual > _LOOK:
+        return f"and as {now} it finds the person and the cat of the trial run better: {compared}", None
+    return f"the trial run does not tell: {compared}", _pixels_doubt(
+        reading, stated, f"does not tell: {compared}"
+    )
+
+
+def _pixels_doubt(reading: Reading, stated: Mapping[str, Any], why: str) -> str | None:
+    """The doubt about a graph that takes the pixels themselves: it may exchange the colours, too."""
+    if "color" in stated or reading.input["dtype"] != "uint8":
+        return None
+    now, turned = reading.input["color"], _other_color(reading.input)
+    return (
+        "its input takes the pixels themselves, so its graph may exchange the colours, too, and the trial "
+        f"run {why}; fed as {now}, as {reading.family.name} usually is; a card says otherwise under [input]: "
+        f'color = "{turned}"'
+    )
+
+
+def _other_color(fed: Mapping[str, Any]) -> str:
+    return "BGR" if fed["color"] == "RGB" else "RGB"
 
 
 def _others(fed: Mapping[str, Any], stated: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
     ways: list[tuple[str, dict[str, Any]]] = []
     if "color" not in stated:
-        other = "BGR" if fed["color"] == "RGB" else "RGB"
+        other = _other_color(fed)
         ways.append((f"as {other}", {"color": other}))
     if fed["dtype"] != "uint8" and not {"mean", "std"} & stated.keys():
         now = tuple(fed["mean"]), tuple(fed["std"])

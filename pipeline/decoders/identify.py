@@ -15,7 +15,7 @@ from typing import Any
 from pipeline.decoders.coco import unlike_coco, unnamed
 from pipeline.decoders.contract import image_input, input_size
 from pipeline.decoders.family import Family, Numbers, TensorInfo, View, classes_text
-from pipeline.decoders.feeding import better_fed
+from pipeline.decoders.feeding import Feeding, better_fed
 from pipeline.decoders.names import names_of
 from pipeline.decoders.readings import Reading, Trial, choose, confirm, read, stride_of, told_apart
 from pipeline.decoders.refusals import input_problem, output_problem, task_problem
@@ -123,11 +123,11 @@ def identify(
     if chosen is None:
         raise _refusal(choice.problem, inputs, outputs, choice.candidates)
 
-    feeding = None
+    feeding = Feeding()
     if trial is not None:
-        otherwise, feeding = better_fed(chosen, trial, stated or {}, names)
-        if otherwise is not None:
-            again = read(chosen.family, view, otherwise, chosen.size_reason, params or {}, trial)
+        feeding = better_fed(chosen, trial, stated or {}, names)
+        if feeding.input is not None:
+            again = read(chosen.family, view, feeding.input, chosen.size_reason, params or {}, trial)
             if again is not None:
                 match = replace(again.match, batched=chosen.match.batched)
                 chosen = replace(again, match=match)
@@ -147,15 +147,17 @@ def identify(
         "stride": stride_reason,
     }
     reasons |= dict.fromkeys(asdict(chosen.family.input), default)
-    if feeding is not None:
-        reasons |= dict.fromkeys(("color", "mean", "std"), feeding)
+    if feeding.color is not None:
+        reasons["color"] = f"{default}; {feeding.color}"
+    elif feeding.doubt is not None:
+        reasons |= dict.fromkeys(("color", "mean", "std"), feeding.doubt)
     if image.dtype == "uint8":
         reasons["mean"] = reasons["std"] = "the model's input takes the pixels themselves (uint8)"
     numbers = chosen.match.numbers
     doubts = (
         choice.doubt,
         chosen.match.doubt,
-        feeding,
+        feeding.doubt,
         None if labels else nameless,
         numbers.doubt if numbers is not None else None,
     )
