@@ -136,6 +136,36 @@ def test_a_dynamic_size_comes_from_the_metadata_and_else_from_the_family():
     assert "default of the family yolox" in found.reasons["size"]
 
 
+def only(sizes, layout, answer):
+    """A model that runs on pictures of these sizes and this layout alone, whatever it declares."""
+
+    def trial(fed):
+        if (fed["height"], fed["width"]) not in sizes or fed.get("layout", "NCHW") != layout:
+            raise ModelError("it does not run so")
+        return answer
+
+    return trial
+
+
+def test_an_unknown_layout_is_said_where_it_runs_in_the_size_of_some_family_only():
+    dynamic, odd = [image((None, None), batch=None)], [np.zeros((1, 7, 11, 13), np.float32)]
+    with pytest.raises(UnknownLayoutError, match="fit no known layout"):
+        identify(dynamic, [output(None, None, None, None)], {}, trial=only([(640, 640)], "NCHW", odd))
+    with pytest.raises(ModelError, match=r"^it does not run so$"):
+        identify(dynamic, [output(None, None, None, None)], {}, trial=only([], "NCHW", odd))
+
+
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+def test_axes_that_are_all_free_are_tried_in_both_orders(layout):
+    rows = np.zeros((1, 300, 6), np.float32)
+    rows[0, 0] = 10, 10, 90, 90, 0.9, 3
+    inputs = [TensorInfo("images", (None, None, None, None), "float32")]
+    trial = only([(640, 640)], layout, [rows])
+    found = identify(inputs, [output(1, 300, 6)], {"author": "Ultralytics"}, trial=trial)
+    assert found.family.name == "end2end" and found.input.get("layout", "NCHW") == layout
+    assert ("not as NCHW" in found.reasons["layout"]) == (layout == "NHWC")
+
+
 def test_a_uint8_input_takes_the_pixels_themselves_and_channels_may_come_last():
     last = TensorInfo("x", (1, 480, 640, 3), "uint8")
     found = identify([last], [output(1, 84, 6300)], {})

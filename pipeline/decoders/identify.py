@@ -13,13 +13,14 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from pipeline.decoders.coco import unlike_coco, unnamed
-from pipeline.decoders.contract import image_input, input_size
+from pipeline.decoders.contract import image_input, layout_of
 from pipeline.decoders.family import Family, Numbers, TensorInfo, View, classes_text
 from pipeline.decoders.feeding import Feeding, better_fed
 from pipeline.decoders.names import names_of
 from pipeline.decoders.readings import Reading, Trial, choose, confirm, read, stride_of, told_apart
 from pipeline.decoders.refusals import input_problem, output_problem, task_problem
 from pipeline.decoders.table import DECODERS
+from pipeline.decoders.ways import read_all, way_of
 from pipeline.errors import ModelError, UnknownLayoutError
 
 
@@ -105,15 +106,8 @@ def identify(
         stated=family is not None,
     )
     candidates = [DECODERS[family]] if family is not None else _for_task(metadata.get("task"))
-    fed = [(candidate, *_fed(image, metadata, candidate, stated or {})) for candidate in candidates]
-    readings = _read_all(fed, view, params or {}, trial)
-    if not readings and not any(len(shape) == 2 and shape[0] in (1, None) for shape in view.shapes):
-        # Some exporters leave the batch axis out, as in [84, 8400].
-        view, trial = _with_batch_axis(view, trial)
-        readings = [
-            replace(reading, match=replace(reading.match, batched=False))
-            for reading in _read_all(fed, view, params or {}, trial)
-        ]
+    ways = [way_of(candidate, image, metadata, stated or {}) for candidate in candidates]
+    readings, view, trial = read_all(image, ways, view, params or {}, trial)
     if not readings:
         named = f" with {classes_text(known_classes)}, as its names or card say" if known_classes else ""
         fits = "its outputs fit no known layout" if family is None else f"it doesn't fit family {family}"
@@ -143,7 +137,7 @@ def identify(
         "labels": labels_reason,
         "size": chosen.size_reason,
         "dtype": f"the model's input, {image}",
-        "layout": f"the model's input, {image}",
+        "layout": _layout_reason(image, chosen),
         "stride": stride_reason,
     }
     reasons |= dict.fromkeys(asdict(chosen.family.input), default)
@@ -178,33 +172,9 @@ def identify(
     )
 
 
-def _read_all(
-    fed: Sequence[tuple[Family, dict[str, Any], str]],
-    view: View,
-    params: Mapping[str, Any],
-    trial: Trial | None,
-) -> list[Reading]:
-    """How each family reads the model, fed in its way. Raises ModelError where it runs fed in none."""
-    readings, failure = [], None
-    for family, how, size_reason in fed:
-        try:
-            reading = read(family, view, how, size_reason, params, trial)
-        except ModelError as error:
-            # Another family's size may suit it: free sizes are often free in name only.
-            failure = error
-        else:
-            if reading is not None:
-                readings.append(reading)
-    if failure is not None and not readings:
-        raise failure
-    return readings
-
-
-def _with_batch_axis(view: View, trial: Trial | None) -> tuple[View, Trial | None]:
-    """A model's outputs as they would be with a batch axis of 1 before the others."""
-    outputs = tuple(TensorInfo(each.name, (1, *each.shape), each.dtype) for each in view.outputs)
-    answer = None if trial is None else lambda fed: [array[None] for array in trial(fed)]
-    return replace(view, outputs=outputs), answer
+def _layout_reason(image: TensorInfo, chosen: Reading) -> str:
+    other = chosen.input.get("layout", "NCHW") != layout_of(image)
+    return f"the model's input, {image}" + (", which runs so, but not as NCHW" if other else "")
 
 
 def _runner_up(chosen: Reading, other: Reading | None) -> RunnerUp | None:
@@ -218,20 +188,6 @@ def _runner_up(chosen: Reading, other: Reading | None) -> RunnerUp | None:
 def _for_task(task: str | None) -> Sequence[Family]:
     """The families for a task that the model's own metadata state; all where they state none."""
     return [family for family in DECODERS.values() if task in (None, "", family.task)]
-
-
-def _fed(
-    image: TensorInfo, metadata: Mapping[str, str], family: Family, stated: Mapping[str, Any]
-) -> tuple[dict[str, Any], str]:
-    """Return the arguments of an InputSpec for a family's model, and where its size comes from."""
-    (height, width), reason, layout = input_size(image, metadata, family)
-    fed: dict[str, Any] = {"height": height, "width": width, **asdict(family.input), "dtype": image.dtype}
-    if layout == "NHWC":
-        fed["layout"] = layout
-    if image.dtype == "uint8":
-        # The graph scales the pixels itself.
-        fed |= {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
-    return {**fed, **stated}, reason
 
 
 def _refusal(
