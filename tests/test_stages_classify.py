@@ -130,6 +130,19 @@ def test_what_is_not_above_the_classifiers_own_threshold_is_no_answer(tmp_path: 
     assert None not in answers(result)
 
 
+def test_a_model_that_answers_otherwise_than_once_a_crop_is_an_error(model: Model) -> None:
+    """Rows after NMS, say: as many as it finds."""
+
+    class Other:
+        def run(self, blob: np.ndarray) -> list[np.ndarray]:
+            return [np.zeros((len(blob) + 1, 3), np.float32)]
+
+    stage = Classify(replace(model, session=Other()))
+    matched = Match(model.labels, None, 1)([scene(0, [("red", 5, 5, 0)])])
+    with pytest.raises(ModelError, match=r"expected an answer for each of 1 crops; got \[2, 3\]"):
+        stage(matched)
+
+
 def test_a_thousand_names_are_not_shown_with_each_answer() -> None:
     names = [f"thing {index}" for index in range(1000)]
     labels = Labels(np.array([3, -1, 7, 8, 9], np.int32), np.zeros(5, np.float32), names)

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.decoders.classifier import best
+from pipeline.errors import ModelError
 from pipeline.frame import Image, Result
 from pipeline.runtime.model import Model
 from pipeline.stages.match import Known, Matched, answered
@@ -23,7 +24,10 @@ MOST_CROPS = 32
 
 
 class Classify:
-    """Asks ``model``, a classifier. One instance, one worker."""
+    """Asks ``model``, a classifier. One instance, one worker.
+
+    Raises ModelError for a model whose answers are not one for each crop.
+    """
 
     def __init__(self, model: Model) -> None:
         self._model = model
@@ -49,6 +53,11 @@ class Classify:
         for place, (image, _, box) in enumerate(new):
             self._blobber(_crop(image, box), out=self._blob[place : place + 1])
         outputs = self._model.session.run(self._blob[: len(new)])
+        if outputs[0].shape[:1] != (len(new),):
+            raise ModelError(
+                f"model {self._model.name!r}: expected an answer for each of {len(new)} crops; got "
+                f"{list(outputs[0].shape)}: is it a classifier?"
+            )
         class_id, confidence = best(outputs[0], self._model.params)
         if (class_id < 0).any() and not self._warned:
             self._warned = True
