@@ -7,6 +7,7 @@ import pytest
 
 from pipeline.decoders import identify
 from pipeline.decoders.scene import objects_in
+from pipeline.runtime.labels import default_labels
 from tests.decoding import image, infos
 
 PERSON, CAT = objects_in((640, 640), "letterbox", "center")
@@ -41,3 +42,13 @@ def test_what_lies_on_the_person_and_the_cat(person, cat, score, against):
         assert against in found.unlike_coco and not found.counted and found.num_classes == 1000
     names = {**metadata, "names": repr([f"thing {i}" for i in range(20)])}
     assert identify([image()], infos(outputs), names, trial=lambda _fed: outputs).unlike_coco is None
+
+
+@pytest.mark.parametrize("classes", [80, 91])
+def test_a_classifier_of_as_many_classes_has_no_name_of_cocos(classes):
+    scores = np.full((1, classes), 0.5 / classes, np.float32)
+    scores[0, 3] += 0.5
+    found = identify([image()], infos([scores]), {"task": "classify"}, trial=lambda _fed: [scores])
+    labels, warning = default_labels(found, dict(found.reasons))
+    assert labels[:2] == ("class 0", "class 1") and len(labels) == classes
+    assert f"nothing names its {classes} classes" in warning

@@ -43,10 +43,11 @@ def default_labels(found: Identification, reasons: dict[str, str]) -> tuple[tupl
     if known and found.family.task == "classify" and classes == 1000:
         reasons["labels"] = because("ImageNet's 1000")
         return read_labels(models_dir() / "labels" / "imagenet1k.txt"), None
-    if known and classes == 91:
+    boxes = known and found.family.task != "classify"
+    if boxes and classes == 91:
         reasons["labels"] = because("COCO's 80 by their own numbers")
         return read_labels(models_dir() / "labels" / "coco91.txt"), None
-    if known and classes == 80:
+    if boxes and classes == 80:
         reasons["labels"] = because("COCO's 80")
         return read_labels(models_dir() / "labels" / "coco80.txt"), None
     said = f"{classes} classes" if known else "classes, whose number is not known"
