@@ -204,7 +204,8 @@ class Family:
         for name, value in params.items():
             if name not in self.params:
                 known = ", ".join(f"{known} ({param.meaning})" for known, param in self.params.items())
-                raise ModelError(f"family {self.name}: unknown parameter {name!r}; known: {known}")
+                known = f"known: {known}" if known else "it has none"
+                raise ModelError(f"family {self.name}: unknown parameter {name!r}; {known}")
             try:
                 checked[name] = self.params[name].accept(value)
             except TypeError as error:
