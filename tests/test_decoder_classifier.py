@@ -97,6 +97,21 @@ def test_a_thousand_and_one_classes_have_one_that_is_none():
     )
 
 
+@pytest.mark.parametrize(("cat", "last"), [(281, True), (286, False), (5, None)])
+@pytest.mark.parametrize("logits", [True, False])
+def test_which_of_1001_classes_is_none_is_told_by_the_cat(cat, last, logits):
+    """A tabby is 281 where the background comes last; an Egyptian cat is 286 behind one."""
+    scores = np.zeros((1, 1001), np.float32)
+    scores[0, cat] = 9 if logits else 1
+    match = CLASSIFIER.recognise(seen(scores))
+    assert match.num_classes == 1000 and match.params["softmax"] == logits
+    assert (match.params.get("background_last", False), match.params["background"]) == (bool(last), not last)
+    assert (match.doubt is not None) == (last is None)
+    found = CLASSIFIER.decode([scores], HW, 0.5, match.params)
+    assert found.class_id.tolist() == [cat if last else cat - 1]
+    assert best(scores, match.params)[0].tolist() == found.class_id.tolist()
+
+
 def test_other_layouts_are_not_claimed():
     assert CLASSIFIER.recognise(seen(np.zeros((1, 84, 8400), np.float32))) is None
     assert CLASSIFIER.recognise(seen(np.zeros((300, 6), np.float32))) is None
@@ -111,3 +126,11 @@ def test_other_layouts_are_not_claimed():
 def test_malformed(bad):
     with pytest.raises(ModelError, match=r"classifier: expected one output \[1, classes\]; got"):
         CLASSIFIER.decode([bad], HW, 0.0, {})
+
+
+def test_a_parameter_of_a_family_without_any_is_said_to_be_one_too_many():
+    with pytest.raises(ModelError, match=r"family nanodet: unknown parameter 'foo'; known: reg_max"):
+        DECODERS["nanodet"].check_params({"foo": 1})
+    bare = next(family for family in DECODERS.values() if not family.params)
+    with pytest.raises(ModelError, match=r"unknown parameter 'foo'; it has none$"):
+        bare.check_params({"foo": 1})

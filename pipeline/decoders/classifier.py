@@ -14,6 +14,11 @@ from pipeline.decoders.family import Family, InputDefaults, Match, Param, View, 
 _EXPECTED = "one output [1, classes]"
 _LEAST_CLASSES = 2
 _IMAGENET = (1000, 1001)
+_SEEN = 0.02
+_NONE = (
+    "its 1001 classes are taken to be ImageNet's 1000 behind one for none, but the trial run does not show "
+    "it: where that one comes last, a card says it under [params]: background = false, background_last = true"
+)
 
 
 def decode(
@@ -26,7 +31,8 @@ def decode(
 
     Each covers the whole input. Logits become probabilities by their softmax, exp(x) / Σ exp(x).
     ``params``: ``softmax`` true where the output holds logits; ``background`` true where class 0
-    stands for none and is left out. Raises ModelError for other shapes and for what is no number.
+    stands for none and is left out, ``background_last`` where the last one does.
+    Raises ModelError for other shapes and for what is no number.
     """
     if len(outputs) != 1 or outputs[0].size < _LEAST_CLASSES or outputs[0].size != max(outputs[0].shape):
         raise malformed("classifier", _EXPECTED, outputs)
@@ -36,11 +42,11 @@ def decode(
         scores = outputs[0].reshape(-1).astype(np.float32)
     if params.get("softmax"):
         scores = softmax(scores)
-    first = 1 if params.get("background") else 0
-    class_id = np.flatnonzero(scores[first:] > conf_threshold)
+    scores = _classes(scores, params)
+    class_id = np.flatnonzero(scores > conf_threshold)
     height, width = input_hw
     whole = np.tile(np.array([0, 0, width, height], np.float32), (len(class_id), 1))
-    return Candidates.checked(whole, scores[first:][class_id], class_id)
+    return Candidates.checked(whole, scores[class_id], class_id)
 
 
 def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -51,6 +57,13 @@ def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
         return np.asarray(weights / weights.sum(axis=-1, keepdims=True), np.float32)
 
 
+def _classes(scores: NDArray[np.float32], params: Mapping[str, Any]) -> NDArray[np.float32]:
+    """Return scores [..., classes] without the one that stands for none."""
+    if params.get("background"):
+        return scores[..., 1:]
+    return scores[..., :-1] if params.get("background_last") else scores
+
+
 def best(output: NDArray[Any], params: Mapping[str, Any]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """Return the best class and its probability for each picture of a batch, from [B, classes]: [B] each.
 
@@ -59,8 +72,7 @@ def best(output: NDArray[Any], params: Mapping[str, Any]) -> tuple[NDArray[np.in
     scores = output.reshape(len(output), -1).astype(np.float32)
     if params.get("softmax"):
         scores = softmax(scores)
-    if params.get("background"):
-        scores = scores[:, 1:]
+    scores = _classes(scores, params)
     sound = np.isfinite(scores).all(axis=1)
     scores[~sound] = 0
     class_id = scores.argmax(axis=1)
@@ -83,12 +95,17 @@ def recognise(view: View) -> Match | None:
     if view.num_classes not in (None, counted):
         return None
     params: dict[str, Any] = {"background": True} if background else {}
+    unsure = False
     said = "a score for each class"
     if view.tried:
         told = _activation(view.arrays[0].reshape(-1).astype(np.float64))
         if told is None and not view.stated:
             return None
         params["softmax"], said = told or (False, "scores of a kind that the trial run does not show")
+        if background:
+            last = _background_last(view.arrays[0].reshape(-1), params["softmax"])
+            params = {**params, "background_last": True} if last else params
+            params["background"], unsure = not last, last is None
     certain = view.metadata.get("task") == "classify" or classes in _IMAGENET or view.num_classes is not None
     doubt = (
         f"nothing says that the {classes} numbers of its answer are scores of classes: embeddings and "
@@ -100,8 +117,20 @@ def recognise(view: View) -> Match | None:
         f"{view.outputs[0]} = {counted} classes",
         certain,
         holds=(said,),
-        doubt=None if certain or view.stated else doubt,
+        doubt=_NONE if unsure else None if certain or view.stated else doubt,
+        settled_by=("background", "background_last") if unsure else (),
     )
+
+
+def _background_last(scores: NDArray[Any], logits: bool) -> bool | None:
+    """Whether of 1001 scores for a picture of a cat the last one is the background; None: nothing tells.
+
+    Counted from 0, ImageNet's cats are 281 (tabby) to 285 (Egyptian); behind a background one more.
+    """
+    likely = scores.astype(np.float32)
+    likely = softmax(likely) if logits else likely
+    tabby, egyptian = float(likely[281]), float(likely[286])
+    return None if max(tabby, egyptian) < _SEEN else tabby > egyptian
 
 
 def _activation(scores: NDArray[np.float64]) -> tuple[bool, str] | None:
@@ -136,6 +165,7 @@ def _family(
         params={
             "softmax": Param(flag, "true: the output holds logits; false (default): probabilities"),
             "background": Param(flag, "true: class 0 stands for none"),
+            "background_last": Param(flag, "true: the last class stands for none"),
         },
         task="classify",
         nms=False,
@@ -152,3 +182,9 @@ HALF = _family(
     "TensorFlow's MobileNet and Inception are (-1..1)",
 )
 UNIT = _family("classifier-unit", (0.0, 0.0, 0.0), (255.0, 255.0, 255.0), "YOLO's classifiers are (0..1)")
+PIXELS = _family(
+    "classifier-pixels",
+    (0.0, 0.0, 0.0),
+    (1.0, 1.0, 1.0),
+    "Keras' EfficientNet is, which scales pixels itself (0..255)",
+)

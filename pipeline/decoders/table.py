@@ -48,6 +48,7 @@ DECODERS: dict[str, Family] = {
         centernet.FAMILY,
         classifier.FAMILY,
         classifier.HALF,
+        classifier.PIXELS,
         classifier.UNIT,
         deim.FAMILY,
         deim.LETTERBOXED,
