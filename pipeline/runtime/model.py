@@ -10,18 +10,17 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from pipeline.config import nearest
-from pipeline.decoders import DECODERS, Candidates, Family, Identification
-from pipeline.decoders.contract import image_input, spatial
+from pipeline.decoders import Candidates, Family, Identification
 from pipeline.decoders.family import Task
 from pipeline.errors import ModelError
-from pipeline.runtime.card import ModelCard, embedded_card, not_unicode
+from pipeline.runtime.card import embedded_card, not_unicode
 from pipeline.runtime.catalog import Located, known_for, locate
 from pipeline.runtime.diagnosis import identified
 from pipeline.runtime.labels import card_labels, default_labels
 from pipeline.runtime.provider_table import PROVIDERS
 from pipeline.runtime.session import Session
 from pipeline.runtime.start import ProviderOptions
+from pipeline.runtime.stated import stated_family, stated_input
 from pipeline.runtime.trial import Trial
 from pipeline.runtime.warm_up import warm_up
 from pipeline.vision.letterbox import InputSpec
@@ -152,8 +151,8 @@ def describe(located: Located, session: Session, input_size: tuple[int, int] | N
         session.metadata,
         family=card.family if card is not None else None,
         labels=stated_labels,
-        stated=_stated_input(located.name, card, session, input_size),
-        params=_family(card, located).check_params(card.params) if card is not None else None,
+        stated=stated_input(located.name, card, session, input_size),
+        params=stated_family(card, located).check_params(card.params) if card is not None else None,
     )
     if not found.batched and session.batch not in (None, 1):
         raise ModelError(
@@ -201,47 +200,6 @@ def describe(located: Located, session: Session, input_size: tuple[int, int] | N
         named=bool(stated_labels or found.labels or found.family.labels),
         found=found,
     )
-
-
-def _family(card: ModelCard, located: Located) -> Family:
-    """The family that a card states. Raises ModelError naming the card, also where its task is another."""
-    where = f"model card {located.card_path}" if located.card else f"the metadata of {located.path.name}"
-    if card.family not in DECODERS:
-        near = nearest(card.family, DECODERS)
-        raise ModelError(
-            f"{where}: unknown family {card.family!r}; did you mean {near!r}? Known: {', '.join(DECODERS)}"
-        )
-    family = DECODERS[card.family]
-    if card.task not in (None, family.task):
-        raise ModelError(
-            f"{where}: it says task {card.task!r}, but the family {family.name} is for {family.task!r}"
-        )
-    return family
-
-
-def _stated_input(
-    name: str, card: ModelCard | None, session: Session, input_size: tuple[int, int] | None
-) -> dict[str, Any]:
-    """The arguments of an InputSpec that are given. Raises ModelError where the file contradicts."""
-    stated = card.input.model_dump(exclude_none=True) if card is not None else {}
-    whose = "its card says" if input_size is None else "asked for"
-    size = input_size or stated.get("size")
-    stated.pop("size", None)
-    image = image_input(session.inputs)
-    if image is None:
-        return stated
-    declared = spatial(image)
-    if stated.get("stride") is not None and None not in declared:
-        raise ModelError(f"model {name!r}: its card says a stride, but the file takes one size only")
-    if size is not None:
-        stated["height"], stated["width"] = size
-        if any(fixed not in (None, given) for fixed, given in zip(declared, size, strict=True)):
-            taken = "x".join("?" if side is None else str(side) for side in reversed(declared))
-            raise ModelError(
-                f"model {name!r}: {whose} input {size[1]}x{size[0]} (width x height), "
-                f"but the file takes {taken}"
-            )
-    return stated
 
 
 def _input_of(found: Identification, session: Session) -> InputSpec:
