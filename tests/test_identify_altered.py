@@ -287,6 +287,11 @@ def pixels_of_exchanged_colours(graph: Graph) -> None:
     image.CopyFrom(pixels)
 
 
+def left_right_top_bottom(graph: Graph) -> None:
+    (table,) = graph.outputs
+    graph.give(graph.columns(table, 0, 2, 1, 3, 4, 5))
+
+
 NOT_SILENT: dict[str, tuple[str, Alter, str]] = {
     "blue first": ("yolov8n_640_deq", blue_first, 'fed as BGR .* under .input.: color = "BGR"'),
     "pixels of exchanged colours": (
@@ -304,6 +309,11 @@ NOT_SILENT: dict[str, tuple[str, Alter, str]] = {
     "most likely class alone": ("yolov8n_640_deq", most_likely_class_alone, "fit no known layout"),
     "traffic without names": ("yolov8n_640_deq", only_classes(2, 5, 7, 9, 11), "sees neither the person nor"),
     "classes moved": ("yolov8n_640_deq", classes_moved_by_one, "not COCO's: .* person under number 1;"),
+    "left, right, top, bottom": (
+        "yolo26n_deq",
+        left_right_top_bottom,
+        "boxes are inside out when read as xyxy",
+    ),
     "cat first": ("yolo26n_deq", cat_first, "not COCO's: .* the cat under number 0;"),
 }
 

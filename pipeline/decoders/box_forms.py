@@ -20,6 +20,8 @@ _GUESSED = (
     "boxes are taken to be centre and size, because they are no corners, and nothing on the photograph "
     "tells more; a card can say boxes"
 )
+_LOST = 0.05
+_NO_FORM = "they are written in another form, and those that are found are wrong; a card can say boxes"
 
 PARAMS: Mapping[str, Param] = {
     "boxes": Param(
@@ -78,7 +80,8 @@ def find_form(
         return None
     if np.abs(boxes).max() <= 2:
         params["normalised"] = True
-    inside_out = float((scores / scores.sum()) @ (boxes[:, 2:] < boxes[:, :2]).any(axis=1))
+    weight = scores / scores.sum()
+    inside_out = float(weight @ (boxes[:, 2:] < boxes[:, :2]).any(axis=1))
     objects = objects_in(input_hw, fed.resize, fed.align)
     no_class = np.zeros(len(boxes), np.int32)
     good = {}
@@ -95,4 +98,10 @@ def find_form(
         params["boxes"] = taken
     text = f"{taken} in {'parts of the input' if 'normalised' in params else 'input pixels'}"
     guessed = taken == "cxcywh" and len(forms) > 1 and not told and good[taken] < 0.1
+    xyxy = corners(boxes, input_hw, {**params, "boxes": taken})
+    lost = float(weight @ (xyxy[:, 2:] < xyxy[:, :2]).any(axis=1))
+    if lost > _LOST:
+        return Form(
+            text, f"{lost:.0%} of the trial run's boxes are inside out when read as {taken}: {_NO_FORM}"
+        )
     return Form(text, _GUESSED if guessed else None)
