@@ -1,0 +1,57 @@
+"""framerail as ``framerail run CLIP --jsonl FILE`` runs it: every label, every frame a line of JSON.
+
+The detections that are compared are read back from that file, in which no frame may be missing or
+out of order.
+"""
+
+import json
+from pathlib import Path
+
+from common import Recorder, arguments
+
+from pipeline import Pipeline, __version__
+from pipeline.sinks.base import Sink
+
+asked = arguments()
+recorder = Recorder(asked, "onnxruntime", "opencv-python", "av", "numpy")
+
+
+class Clock(Sink):
+    def write(self, result, dropped_before):
+        recorder.tick()
+        if recorder.done:
+            line.stop()
+
+    def close(self):
+        pass
+
+    def abort(self):
+        pass
+
+
+jsonl = Path(asked.detections).with_suffix(".jsonl")
+options = {
+    "model": asked.model,
+    "conf_threshold": asked.conf,
+    "iou_threshold": asked.iou,
+    "max_detections": asked.max_detections,
+    "jsonl": str(jsonl),
+    "provider": "cpu",
+    **asked.options,
+}
+with Pipeline(asked.clip, sinks=[Clock()], **options) as line:
+    line.run()
+
+with jsonl.open(encoding="utf-8") as lines:
+    for number, text in enumerate(lines):
+        record = json.loads(text)
+        if (record["frame"], record["dropped_before"]) != (number, 0):
+            raise SystemExit(f"line {number} is of frame {record['frame']}: lost or out of order")
+        found = record["detections"]
+        recorder.keep(
+            number,
+            [each["box"] for each in found],
+            [each["confidence"] for each in found],
+            [each["class_id"] for each in found],
+        )
+recorder.finish(framerail=__version__)
