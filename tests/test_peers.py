@@ -16,11 +16,13 @@ from hypothesis import strategies as st
 
 from benchmarks.peers import __main__ as command
 from benchmarks.peers.agreement import LEAST_SHARE, Found, agreement
-from benchmarks.peers.measure import Asked, measure
+from benchmarks.peers.measure import Asked, chosen, measure
 from benchmarks.peers.report import markdown, notes
 from benchmarks.peers.rounds import PeerError, figures, ratios, rotated, run, spread
 from benchmarks.peers.setup import SetupError, make
 from benchmarks.peers.table import ENVIRONMENTS, OURS, PEERS, REFERENCE, TUNED
+from pipeline import profiles
+from pipeline.runtime.catalog import locate
 from tests.clips import make_clip
 
 # Equal detections ------------------------------------------------------------------------------
@@ -206,6 +208,34 @@ def test_framerail_beside_the_plain_loop(asked):
     said = "\n".join(notes(report))
     assert "plain does not detect" in said
     assert "up to 0.50 cores" in said
+
+
+def test_framerail_with_another_model_or_as_it_was_tuned(asked):
+    plain = chosen(asked)
+    assert (plain[OURS].options, TUNED in plain) == ({}, False)
+    other = chosen(replace(asked, tuned="int8.onnx", tuned_options={"batch": 2}))[TUNED]
+    assert other.model == str(Path("int8.onnx").resolve())
+    assert other.options == {"batch": 2}
+    tuned = chosen(replace(asked, tuned="", options={"batch": 2}))
+    assert (tuned[OURS].options, tuned[TUNED].model) == ({"batch": 2}, None)
+    assert tuned[TUNED].options["profile"] is True
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the stand-in for an environment is a shell script")
+def test_only_the_tuned_one_goes_by_the_profile(asked, monkeypatch, tmp_path):
+    monkeypatch.setenv("FRAMERAIL_PROFILES", str(tmp_path))
+    only = replace(asked, peers=(), tuned="", rounds=0)
+    report = measure(only, print)
+    assert set(report["peers"]) == {OURS, REFERENCE}
+    assert "no profile of this model for this machine" in report["skipped"][TUNED]
+    settings = {"provider": "cpu", "infer_workers": 1}
+    profile = {"settings": settings, "speedup": 1.0, "ap_loss": 0.0, "truth": "labels", "date": "today"}
+    profiles.save(locate(asked.model).sha256, profile)
+    report = measure(only, print)
+    assert {name: peer["profile"] for name, peer in report["peers"].items()} == {
+        OURS: None, REFERENCE: None, TUNED: settings
+    }  # fmt: skip
+    assert report["peers"][TUNED]["agreement"] is None
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="the stand-in for an environment is a shell script")

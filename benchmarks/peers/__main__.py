@@ -66,7 +66,13 @@ def _parser() -> argparse.ArgumentParser:
     add("--iou", type=float, default=0.7, help="of NMS; default: .7")
     add("--max-detections", type=int, default=300, help="of a frame; default: 300")
     add("--options", type=json.loads, default={}, metavar="JSON", help="keys of framerail's Config")
-    add("--tuned", metavar="MODEL", help="framerail with this model as well, such as a quantised one")
+    add(
+        "--tuned",
+        metavar="MODEL",
+        nargs="?",
+        const="",
+        help="framerail as framerail tune left it, too; or with this model, such as a quantised one",
+    )
     add("--tuned-options", type=json.loads, default={}, metavar="JSON", help="keys of Config there")
     add("--venvs", type=Path, default=VENVS, help="where benchmarks.peers.setup made the environments")
     add("--json", type=Path, metavar="FILE", help="write the result")

@@ -42,6 +42,7 @@ class Asked:
     max_detections: int = 300
     options: Mapping[str, Any] = field(default_factory=dict)
     tuned: str | None = None
+    """Another model for framerail to run as well; empty: what the model's profile says."""
     tuned_options: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -78,10 +79,14 @@ def chosen(asked: Asked) -> dict[str, Peer]:
     peers = {name: PEERS[name] for name in dict.fromkeys([OURS, REFERENCE, *asked.peers])}
     peers[OURS] = replace(peers[OURS], options=asked.options)
     if asked.tuned is not None:
-        what = f"framerail run, tuned: {Path(asked.tuned).name}"
-        model = str(Path(asked.tuned).resolve())
-        changed = replace(peers[OURS], name=TUNED, what=what, model=model, options=asked.tuned_options)
-        peers[TUNED] = changed
+        options: dict[str, Any] = {}
+        if asked.tuned:
+            what, model = f"framerail run, {Path(asked.tuned).name}", str(Path(asked.tuned).resolve())
+        else:
+            what, model = "framerail run after framerail tune", None
+            options = {"provider": "auto", "profile": True}
+        options |= asked.tuned_options
+        peers[TUNED] = replace(peers[OURS], name=TUNED, what=what, model=model, options=options)
     return peers
 
 
@@ -127,7 +132,7 @@ class _Measurement:
             if said is None:
                 continue
             peer, agreed = self.peers[name], None
-            if peer.model is None:
+            if name != TUNED:
                 plain, mine = (Found.load(self.scratch / f"{each}.npz") for each in (REFERENCE, name))
                 agreed = agreement(plain, mine)
                 self.tell(
@@ -140,6 +145,7 @@ class _Measurement:
                 "differs": peer.differs,
                 "agreement": None if agreed is None else agreed.data(),
                 "versions": said["versions"],
+                "profile": said.get("profile"),
             }
         return found
 

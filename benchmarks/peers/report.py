@@ -69,7 +69,7 @@ def _spread(found: Mapping[str, float], digits: int) -> str:
 def _agreement(peer: Mapping[str, Any]) -> str:
     found = peer["agreement"]
     if found is None:
-        return "another model"
+        return "tuned: see eval"
     if found["equal"]:
         return f"{found['share']:.2%}"
     return f"no: {found['share']:.2%}" + (f" ({peer['differs']})" if peer["differs"] else "")

@@ -71,7 +71,7 @@ class Peer:
     variables: Mapping[str, str] = field(default_factory=dict)
     """Added to its environment."""
     model: str | None = None
-    """Another one than all others have, so that its detections are others on purpose."""
+    """Another one than all others have."""
     options: Mapping[str, object] = field(default_factory=dict)
     """Keys of framerail's Config."""
 

@@ -1,7 +1,8 @@
 """framerail as ``framerail run CLIP --jsonl FILE`` runs it: every label, every frame a line of JSON.
 
 The detections that are compared are read back from that file, in which no frame may be missing or
-out of order.
+out of order. What ``framerail tune`` found counts only where the options say ``"profile": true``; then it
+has to be there.
 """
 
 import json
@@ -37,9 +38,12 @@ options = {
     "max_detections": asked.max_detections,
     "jsonl": str(jsonl),
     "provider": "cpu",
+    "profile": False,
     **asked.options,
 }
 with Pipeline(asked.clip, sinks=[Clock()], **options) as line:
+    if options["profile"] and line.profile is None:
+        raise SystemExit("there is no profile of this model for this machine; make it: framerail tune")
     line.run()
 
 with jsonl.open(encoding="utf-8") as lines:
@@ -54,4 +58,5 @@ with jsonl.open(encoding="utf-8") as lines:
             [each["confidence"] for each in found],
             [each["class_id"] for each in found],
         )
-recorder.finish(framerail=__version__)
+found = {} if line.profile is None else {"profile": line.profile.settings}
+recorder.finish(framerail=__version__, **found)
