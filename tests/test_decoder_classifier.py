@@ -7,11 +7,11 @@ import math
 import numpy as np
 import pytest
 
-from pipeline.decoders import DECODERS
+from pipeline.decoders import DECODERS, identify
 from pipeline.decoders.classifier import best
 from pipeline.decoders.family import View
 from pipeline.errors import ModelError
-from tests.decoding import HW, output
+from tests.decoding import HW, image, output
 
 CLASSIFIER = DECODERS["classifier"]
 
@@ -134,3 +134,17 @@ def test_a_parameter_of_a_family_without_any_is_said_to_be_one_too_many():
     bare = next(family for family in DECODERS.values() if not family.params)
     with pytest.raises(ModelError, match=r"unknown parameter 'foo'; it has none$"):
         bare.check_params({"foo": 1})
+
+
+def test_a_classifier_that_takes_the_pixels_themselves_is_found_to():
+    """As Keras' EfficientNet, whose graph scales them; fed otherwise all is dark, and it knows nothing."""
+
+    def trial(fed):
+        scores = np.full((1, 1000), 1e-3, np.float32)
+        if tuple(fed["std"]) == (1, 1, 1):
+            scores[0, 281] = 0.8
+        return [scores / scores.sum()]
+
+    found = identify([image((224, 224))], [output(1, 1000)], {}, trial=trial)
+    assert found.family.name == "classifier-pixels" and found.doubt is None
+    assert found.input["mean"] == (0, 0, 0)
