@@ -52,3 +52,14 @@ def test_a_classifier_of_as_many_classes_has_no_name_of_cocos(classes):
     labels, warning = default_labels(found, dict(found.reasons))
     assert labels[:2] == ("class 0", "class 1") and len(labels) == classes
     assert f"nothing names its {classes} classes" in warning
+
+
+def test_a_model_fed_wrongly_keeps_its_names_where_it_is_right_when_fed_better():
+    """As CenterNet is with its colours exchanged in the graph: then it takes the cat for something else."""
+    right, wrong = answer(0, 15, 0.8), answer(0, 3, 0.5)
+
+    def trial(fed):
+        return right if fed["color"] == "BGR" else wrong
+
+    found = identify([image()], infos(right), {"author": "Ultralytics"}, trial=trial)
+    assert found.unlike_coco is None and 'color = "BGR"' in found.doubt

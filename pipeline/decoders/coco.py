@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -21,13 +23,13 @@ or for a teddy bear; but neither for a bicycle."""
 _SURE, _ON_IT = 0.3, 0.6
 
 
-def unlike_coco(reading: Reading, trial: Trial) -> str | None:
+def unlike_coco(reading: Reading, trial: Trial, fed: Mapping[str, Any]) -> str | None:
     """Return what speaks against COCO's names for classes of COCO's number; None where nothing does.
 
-    The surest box on the person, and on the cat, has to be of a class that it may be.
+    The surest box on the person, and on the cat, has to be of a class that it may be, where the model is
+    ``fed`` as suits it best: with colours exchanged one takes a cat for something else.
     """
     allowed = _NUMBERS.get(reading.match.num_classes)
-    fed = reading.input
     if allowed is None or reading.family.labels or reading.family.task not in ("detect", "segment"):
         return None
     hw = fed["height"], fed["width"]

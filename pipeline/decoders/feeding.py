@@ -44,6 +44,8 @@ class Feeding:
     input: dict[str, Any] | None = None
     doubt: str | None = None
     color: str | None = None
+    better: dict[str, Any] | None = None
+    """The input of which ``doubt`` speaks, taken or not."""
 
 
 def better_fed(reading: Reading, trial: Trial, stated: Mapping[str, Any], labels: Sequence[str]) -> Feeding:
@@ -73,13 +75,15 @@ def better_fed(reading: Reading, trial: Trial, stated: Mapping[str, Any], labels
     ]
     compared += f" (nearly as well {', '.join(near)})" if near else ""
     told = f"fed {way} it finds the person and the cat of the trial run to {compared}"
+    otherwise = {**reading.input, **change}
     far = "mean" in change and sum(best) >= _FAR_BETTER * usual and max(best) >= _SURE
     if far and min(best) >= _SEEN:
-        return Feeding({**reading.input, **change}, f"{told}: so it is fed {way}")
+        return Feeding(otherwise, f"{told}: so it is fed {way}", better=otherwise)
     if not far and (min(best) < _SEEN or sum(best) < _BETTER * usual):
         return Feeding(doubt=doubt, color=told_colors)
     card = ", ".join(f"{key} = {_toml(value)}" for key, value in change.items())
-    return Feeding(doubt=f"{told}; if detections are poor, a card says it under [input]: {card}")
+    doubt = f"{told}; if detections are poor, a card says it under [input]: {card}"
+    return Feeding(doubt=doubt, better=otherwise)
 
 
 def _colors(

@@ -125,7 +125,8 @@ def identify(
             if again is not None:
                 match = replace(again.match, batched=chosen.match.batched)
                 chosen = replace(again, match=match)
-    unlike = unlike_coco(chosen, trial) if trial is not None and not names else None
+    best_fed = feeding.better or chosen.input
+    unlike = unlike_coco(chosen, trial, best_fed) if trial is not None and not names else None
     stride, stride_reason = stride_of(chosen, image, view, trial)
     chosen = chosen if unlike is None else unnamed(chosen, unlike)
     if stride is not None:
