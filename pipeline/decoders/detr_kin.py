@@ -84,6 +84,7 @@ def recognise(view: View, kin: Kin) -> Match | None:
         f"{seen} = {said}, and boxes, of each query",
         certain,
         tuple(holds),
+        usual=not kin.names or {output.name for output in view.outputs} == kin.names,
         doubt=f"{doubt}; name them in a card" if single and not (certain or view.stated) else None,
     )
 

@@ -163,6 +163,8 @@ class Match:
     doubt: str | None = None
     """What is only likely: a warning, unless a card states one of the parameters ``settled_by``."""
     settled_by: tuple[str, ...] = ()
+    usual: bool = True
+    """False: exports of this family are usually told by their names; of equals another one is likelier."""
     numbers: Numbers | None = None
     """Of answers that give the number of a class instead of a score for each."""
 

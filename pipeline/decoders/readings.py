@@ -166,11 +166,14 @@ def choose(readings: Sequence[Reading]) -> Choice:
     rivals = [best, *(rival for rival in rivals[1:] if not _beaten(rival, best))]
     if len(rivals) == 1:
         return Choice(best, other, doubt=_blind(best))
-    if any(_layout(rival) != _layout(best) for rival in rivals):
-        problem = f"its outputs could be {best} or {rivals[1]}: say which in a model card (family = …)"
-        return Choice(None, rivals[1], problem, candidates=tuple(rivals))
+    unlike = next((rival for rival in rivals if _layout(rival) != _layout(best)), None)
+    if unlike is not None:
+        problem = f"its outputs could be {best} or {unlike}: say which in a model card (family = …)"
+        return Choice(None, unlike, problem, candidates=tuple(rivals))
     if all(rival.input == best.input for rival in rivals):
         return Choice(best, other, doubt=_blind(best))  # the graph itself sees to how it is fed
+    rivals.sort(key=lambda rival: rival.match.usual, reverse=True)
+    best, other = rivals[:2]
     ways = " or ".join(rival.family.name for rival in rivals)
     doubt = (
         f"the file does not tell how it is fed ({ways}); taken: {best.family.name}; "
