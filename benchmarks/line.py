@@ -38,8 +38,8 @@ from pipeline.stages.infer import Infer
 from pipeline.stages.postprocess import Postprocess, Thresholds
 from pipeline.stages.preprocess import BlobPool, Preprocess
 
-TARGET_FPS = 5000.0
-TARGET_RATIO = 0.90
+TARGET_FPS = 8000.0
+TARGET_RATIO = 0.95
 
 
 def main() -> None:

@@ -1,0 +1,79 @@
+"""The README's table, made from the results that are kept.
+
+``python -m benchmarks.readme`` writes it; ``--check`` says with its exit code whether it is up to date.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from benchmarks.peers.table import OURS, TUNED
+
+ROOT = Path(__file__).resolve().parent.parent
+README, RESULTS = ROOT / "README.md", ROOT / "benchmarks" / "results"
+BEGIN, END = "<!-- made by benchmarks.readme -->\n", "<!-- until here -->\n"
+
+
+def table(line: dict[str, Any], peers: dict[str, Any]) -> str:
+    """Markdown of what a newcomer wants to know: how fast beside others, and what the line itself takes."""
+    about, default = peers["machine"], line["default"]
+    what = (
+        f"{peers['model']['name'].partition('.')[0]} on {peers['clip']['height']}p {peers['clip']['codec']}"
+    )
+    where = f"{about['cores']} cores of an {about['cpu']}, {about['date'][:10]}"
+    how = f"medians of {peers['settings']['rounds']} interleaved rounds, detections equal"
+    rows = [
+        f"{what}, {where}; {how}:",
+        "",
+        "| | frames/s | framerail is |",
+        "|---|---|---|",
+    ]
+    for name, peer in peers["peers"].items():
+        if "fps" not in peer:
+            continue
+        what = "**framerail**, tuned to int8" if name == TUNED else peer["what"]
+        what = "**framerail** run, JSON Lines" if name == OURS else what
+        bound = ", a bound" if peer["bound"] else ""
+        ratio = "" if name in (OURS, TUNED) else f"{peer['ratios'][OURS]['median']:.2f} x as fast"
+        if name == TUNED:
+            ratio = f"{1 / peer['ratios'][OURS]['median']:.2f} x itself"
+        rows.append(f"| {what}{bound} | {peer['fps']['median']:.1f} | {ratio} |")
+    nothing = line["nothing"]
+    rows += [
+        "",
+        f"The default model on the bundled 720p clip: {default['fps']:.0f} frames/s, {default['ratio']:.2f} of the",
+        "bound of cores ÷ CPU time of all stages alone. A line whose model does nothing:",
+        f"{nothing['fps']:,.0f} frames/s, {nothing['cpu_us_per_frame']:.0f} µs of CPU a frame.",
+    ]
+    return "\n".join(rows) + "\n"
+
+
+def newest(pattern: str) -> dict[str, Any]:
+    """The latest of the results that are kept (their names begin with the date)."""
+    found: dict[str, Any] = json.loads(max(RESULTS.glob(pattern)).read_text(encoding="utf-8"))
+    return found
+
+
+def written() -> str:
+    """The README with the table as it should be."""
+    text = README.read_text(encoding="utf-8")
+    before, rest = text.split(BEGIN)
+    _, after = rest.split(END)
+    return before + BEGIN + table(newest("*-two-core-xeon.json"), newest("*-peers.json")) + END + after
+
+
+def main() -> None:
+    """Write, or check."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true")
+    if parser.parse_args().check:
+        sys.exit(written() != README.read_text(encoding="utf-8"))
+    README.write_text(written(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,19 @@
+"""The README's figures are those of the results that are kept."""
+
+from __future__ import annotations
+
+from benchmarks import readme
+
+
+def test_the_table_is_made_from_the_newest_results() -> None:
+    assert readme.written() == readme.README.read_text(encoding="utf-8"), "run python -m benchmarks.readme"
+
+
+def test_another_result_is_another_table() -> None:
+    line, peers = readme.newest("*-two-core-xeon.json"), readme.newest("*-peers.json")
+    before = readme.table(line, peers)
+    peers["peers"]["ultralytics"]["ratios"]["framerail"]["median"] = 9.87
+    line["nothing"]["fps"] = 4321.0
+    assert "9.87 x as fast" in readme.table(line, peers)
+    assert "4,321 frames/s" in readme.table(line, peers)
+    assert before != readme.table(line, peers)
