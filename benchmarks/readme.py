@@ -45,8 +45,9 @@ def table(line: dict[str, Any], peers: dict[str, Any]) -> str:
     nothing = line["nothing"]
     rows += [
         "",
-        f"The default model on the bundled 720p clip: {default['fps']:.0f} frames/s,",
-        f"{default['ratio']:.2f} of the bound of cores ÷ CPU time of all stages alone. A line whose model does nothing:",
+        "The default model on the bundled 720p clip:",
+        f"{default['fps']:.0f} frames/s, {default['ratio']:.2f} of the bound, cores ÷ CPU of all stages.",
+        "A line whose model does nothing:",
         f"{nothing['fps']:,.0f} frames/s, {nothing['cpu_us_per_frame']:.0f} µs of CPU a frame.",
     ]
     return "\n".join(rows) + "\n"
