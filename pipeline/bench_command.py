@@ -74,7 +74,7 @@ def bench(options: Options, out: Console, err: Console, *, as_json: bool) -> Non
     if old is not None:
         check_comparable(old, [dict(point.asked) for point in planned])
     report: dict[str, Any] = {"kind": "framerail bench", "machine": machine(), "points": []}
-    with _showing(err) as tell:
+    with _Showing(err) as tell:
         for number, point in enumerate(planned):
             report["points"].append(_measured(point, options.settings, tell(number, len(planned), point)))
     failed = [point for point in report["points"] if "error" in point]
@@ -113,7 +113,7 @@ def _measured(planned: Planned, settings: Settings, told: Callable[[list[float]]
         return {**about, "error": "; ".join(str(error) for error in group.exceptions)}
 
 
-class _showing:  # noqa: N801 - used as a function
+class _Showing:
     """Progress on a terminal, a line for each point elsewhere."""
 
     def __init__(self, err: Console) -> None:

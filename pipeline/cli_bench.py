@@ -1,4 +1,4 @@
-"""``framerail bench`` and ``framerail plan``."""
+"""``framerail bench``, ``plan`` and ``tune``."""
 
 from __future__ import annotations
 
@@ -9,16 +9,34 @@ import typer
 from pipeline.command import console, given, reporting, stdout
 from pipeline.config import PROVIDER_NAMES
 
+Model = Annotated[
+    str | None,
+    typer.Option("--model", "-m", metavar="NAME|FILE.onnx", help="Default: nanodet-g."),
+]
+Device = Annotated[int | None, typer.Option("--device", help="Index of the provider's device.")]
+InputSize = Annotated[
+    str | None,
+    typer.Option(
+        "--input-size", metavar="N|WxH", help="Of the model's input, where its file leaves that open."
+    ),
+]
+Batch = Annotated[
+    int | None, typer.Option("--batch", metavar="N", help="Frames that one run may take. Default: 1.")
+]
+LingerMs = Annotated[
+    float | None,
+    typer.Option("--linger-ms", metavar="MS", help="How long a run waits for its batch. Default: 0."),
+]
+Json = Annotated[bool, typer.Option("--json", help="For machines.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Log everything; tracebacks too.")]
+
 
 def bench(
     sources: Annotated[
         list[str],
         typer.Argument(metavar="SOURCE...", help="As for run; files begin again at their end."),
     ],
-    model: Annotated[
-        str | None,
-        typer.Option("--model", "-m", metavar="NAME|FILE.onnx", help="Default: nanodet-g."),
-    ] = None,
+    model: Model = None,
     streams: Annotated[
         str | None,
         typer.Option("--streams", metavar="1,2,4", help="Measure with so many streams of the SOURCEs each."),
@@ -46,20 +64,10 @@ def bench(
         str | None,
         typer.Option("--provider", "-p", help=f"One of: {', '.join(PROVIDER_NAMES)}. Default: auto."),
     ] = None,
-    device: Annotated[int | None, typer.Option("--device", help="Index of the provider's device.")] = None,
-    input_size: Annotated[
-        str | None,
-        typer.Option(
-            "--input-size", metavar="N|WxH", help="Of the model's input, where its file leaves that open."
-        ),
-    ] = None,
-    batch: Annotated[
-        int | None, typer.Option("--batch", metavar="N", help="Frames that one run may take. Default: 1.")
-    ] = None,
-    linger_ms: Annotated[
-        float | None,
-        typer.Option("--linger-ms", metavar="MS", help="How long a run waits for its batch. Default: 0."),
-    ] = None,
+    device: Device = None,
+    input_size: InputSize = None,
+    batch: Batch = None,
+    linger_ms: LingerMs = None,
     infer_workers: Annotated[
         int | None,
         typer.Option("--infer-workers", metavar="N", help="Concurrent runs. Default: for the machine."),
@@ -79,7 +87,7 @@ def bench(
         ),
     ] = 60.0,
     as_json: Annotated[bool, typer.Option("--json", help="For machines, and for --compare.")] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Log everything; tracebacks too.")] = False,
+    debug: Debug = False,
 ) -> None:
     """Measure frames/s: each stage alone and in the line, the bottleneck, the bound and the ratio to it."""
     from pipeline import dependencies, logs
@@ -128,28 +136,15 @@ def plan(
     max_drop: Annotated[
         str, typer.Option("--max-drop", metavar="0.1%", help="Of the frames of any camera.")
     ] = "0.1%",
-    model: Annotated[
-        str | None,
-        typer.Option("--model", "-m", metavar="NAME|FILE.onnx", help="Default: nanodet-g."),
-    ] = None,
+    model: Model = None,
     provider: Annotated[
         str | None,
         typer.Option("--provider", "-p", help=f"One of: {', '.join(PROVIDER_NAMES)}. Default: auto."),
     ] = None,
-    device: Annotated[int | None, typer.Option("--device", help="Index of the provider's device.")] = None,
-    input_size: Annotated[
-        str | None,
-        typer.Option(
-            "--input-size", metavar="N|WxH", help="Of the model's input, where its file leaves that open."
-        ),
-    ] = None,
-    batch: Annotated[
-        int | None, typer.Option("--batch", metavar="N", help="Frames that one run may take. Default: 1.")
-    ] = None,
-    linger_ms: Annotated[
-        float | None,
-        typer.Option("--linger-ms", metavar="MS", help="How long a run waits for its batch. Default: 0."),
-    ] = None,
+    device: Device = None,
+    input_size: InputSize = None,
+    batch: Batch = None,
+    linger_ms: LingerMs = None,
     every_nth: Annotated[
         int | None, typer.Option("--every-nth", metavar="N", help="Detect in every Nth frame only.")
     ] = None,
@@ -158,8 +153,8 @@ def plan(
     confirm: Annotated[
         float, typer.Option("--confirm", metavar="SECONDS", help="Length of the trials that settle it.")
     ] = 60.0,
-    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Log everything; tracebacks too.")] = False,
+    as_json: Json = False,
+    debug: Debug = False,
 ) -> None:
     """Find out how many cameras this machine carries, by running them, and what gives out first."""
     from pipeline import dependencies, logs
@@ -197,10 +192,7 @@ def tune(
     source: Annotated[
         str, typer.Argument(metavar="[SOURCE]", help="A video of what is to be detected.")
     ] = "sample:",
-    model: Annotated[
-        str | None,
-        typer.Option("--model", "-m", metavar="NAME|FILE.onnx", help="Default: nanodet-g."),
-    ] = None,
+    model: Model = None,
     max_ap_loss: Annotated[
         float | None,
         typer.Option(
@@ -229,8 +221,8 @@ def tune(
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Do not go on where an interrupted tuning was.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Log everything; tracebacks too.")] = False,
+    as_json: Json = False,
+    debug: Debug = False,
 ) -> None:
     """Find the fastest settings for a model on this machine; run goes by them from then on."""
     from pipeline import dependencies, logs

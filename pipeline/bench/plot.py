@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import io
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,12 +31,8 @@ def check_plot(path: str) -> None:
     """Raise now, not after minutes: ConfigError, DependencyError or SinkOpenError."""
     if Path(path).suffix.lower() not in KINDS:
         raise ConfigError(f"--plot {path}: expected a name that ends in {', '.join(KINDS)}")
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError as error:
-        raise DependencyError(
-            f"a plot needs matplotlib ({error}): pip install 'framerail[plot]', or leave out --plot"
-        ) from None
+    if find_spec("matplotlib") is None:
+        raise DependencyError("a plot needs matplotlib: pip install 'framerail[plot]', or leave out --plot")
     if not Path(path).absolute().parent.is_dir():
         raise SinkOpenError(f"cannot write {path}: there is no folder {Path(path).parent}")
 
