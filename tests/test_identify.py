@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pipeline.decoders import DECODERS, TensorInfo, identify
 from pipeline.errors import ModelError, UnknownLayoutError
 from pipeline.runtime.catalog import locate
-from pipeline.runtime.model import describe
+from pipeline.runtime.model import describe, open_model
 from pipeline.runtime.session import Session
 from pipeline.vision.letterbox import InputSpec
 from tests.decoding import image, output
@@ -50,6 +50,17 @@ def test_every_real_model_is_identified_with_nothing_but_its_file(assets, model)
     assert {"family", "classes", "labels", "size", *asdict(described.family.input)} <= set(described.reasons)
     # What the file leaves open is said: of the real ones, how the classifier is fed.
     assert (described.found.doubt is not None) == (family == "classifier-half")
+
+
+@pytest.mark.assets
+@pytest.mark.parametrize(("model", "told"), [("nanodet_g_416", False), ("yolov8n_640_deq", True)])
+def test_an_order_of_colours_that_nothing_tells_is_said_at_opening(assets, caplog, model, told):
+    caplog.set_level("INFO")
+    open_model(str(assets / "models" / f"{model}.onnx"), "cpu", threads=2)
+    assert ("the trial run does not tell" in caplog.text) == (not told)
+    caplog.clear()
+    open_model("nanodet-g", "cpu", threads=2)  # its card says so
+    assert "does not tell" not in caplog.text
 
 
 RCNN = [output(None, 4), output(None, dtype="int64"), output(None)]

@@ -44,6 +44,8 @@ class Feeding:
     input: dict[str, Any] | None = None
     doubt: str | None = None
     color: str | None = None
+    color_told: bool = True
+    """Whether the trial run tells the colours' order, where it was asked."""
     better: dict[str, Any] | None = None
     """The input of which ``doubt`` speaks, taken or not."""
 
@@ -68,7 +70,7 @@ def better_fed(reading: Reading, trial: Trial, stated: Mapping[str, Any], labels
         colors = sum(found) if "color" in other else colors
         if sum(found) > sum(best):
             best, way, change = found, text, other
-    told_colors, doubt = _colors(reading, stated, usual, colors)
+    told_colors, color_told, doubt = _colors(reading, stated, usual, colors)
     compared = f"{sum(best) / 2:.0%}, to {usual / 2:.0%} as {reading.family.name} usually is"
     near = [
         f"{text}: {each / 2:.0%}" for text, each in sums.items() if text != way and each * _BETTER > sum(best)
@@ -80,7 +82,7 @@ def better_fed(reading: Reading, trial: Trial, stated: Mapping[str, Any], labels
     if far and min(best) >= _SEEN:
         return Feeding(otherwise, f"{told}: so it is fed {way}", better=otherwise)
     if not far and (min(best) < _SEEN or sum(best) < _BETTER * usual):
-        return Feeding(doubt=doubt, color=told_colors)
+        return Feeding(doubt=doubt, color=told_colors, color_told=color_told)
     card = ", ".join(f"{key} = {_toml(value)}" for key, value in change.items())
     doubt = f"{told}; if detections are poor, a card says it under [input]: {card}"
     return Feeding(doubt=doubt, better=otherwise)
@@ -88,17 +90,16 @@ def better_fed(reading: Reading, trial: Trial, stated: Mapping[str, Any], labels
 
 def _colors(
     reading: Reading, stated: Mapping[str, Any], usual: float, other: float | None
-) -> tuple[str | None, str | None]:
-    """Return what the trial run says of the colours' order, and the doubt where it matters most."""
+) -> tuple[str | None, bool, str | None]:
+    """Return what the trial run says of the colours' order, whether it tells, and the doubt."""
     if other is None:
-        return None, None
+        return None, True, None
     now, turned = reading.input["color"], _other_color(reading.input)
     compared = f"{usual / 2:.0%} as {now}, {other / 2:.0%} as {turned}"
     if usual >= _BETTER * other and usual > _LOOK:
-        return f"and as {now} it finds the person and the cat of the trial run better: {compared}", None
-    return f"the trial run does not tell: {compared}", _pixels_doubt(
-        reading, stated, f"does not tell: {compared}"
-    )
+        return f"and as {now} it finds the person and the cat of the trial run better: {compared}", True, None
+    doubt = _pixels_doubt(reading, stated, f"does not tell: {compared}")
+    return f"the trial run does not tell: {compared}", False, doubt
 
 
 def _pixels_doubt(reading: Reading, stated: Mapping[str, Any], why: str) -> str | None:

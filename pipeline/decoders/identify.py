@@ -67,6 +67,9 @@ class Identification:
         """Whether ``num_classes`` is how many there are; else it is a bound, because nothing tells."""
         return self.numbers is None or self.numbers.counted
 
+    color_told: bool = True
+    """Whether the colours' order is stated, beyond question, or told by the trial run."""
+
 
 def identify(
     inputs: Sequence[TensorInfo],
@@ -170,6 +173,7 @@ def identify(
         doubt="; ".join(filter(None, doubts)) or None,
         numbers=numbers,
         unlike_coco=unlike,
+        color_told=feeding.color_told or "color" in (stated or {}),
     )
 
 

@@ -107,6 +107,8 @@ def open_model(
         warm_up(opened, each)
     if opened.found is not None and opened.found.doubt is not None:
         log.warning("model %s: %s", opened.name, opened.found.doubt)
+    if opened.found is not None and not opened.found.color_told:
+        log.info("model %s is fed %s: %s", opened.name, opened.spec.color, opened.reasons["color"])
     for each in opened.sessions:
         log.info(
             "model %s (%s) runs on %s%s: %s",
