@@ -165,16 +165,19 @@ def test_a_password_is_in_no_output(cheap_model: str, tmp_path: Path, debug: boo
 
 
 @pytest.mark.timeout(120)
-def test_memory_is_flat_over_20_000_frames(cheap_model: str) -> None:
-    """RSS is read every 500 frames; the trend of the last 16,000 stays below 2 MB."""
+def test_memory_is_flat_over_60_000_frames(cheap_model: str) -> None:
+    """RSS is read every 500 frames; the trend of the last 40,000 stays below 2 MB.
+
+    Up to 500 small frames are under way at once; the first 20,000 find the most there can be.
+    """
     process = psutil.Process()
     readings: list[tuple[int, float]] = []
-    with Pipeline("synthetic:64x48?frames=20000", model=cheap_model, infer_workers=2) as line:
+    with Pipeline("synthetic:64x48?frames=60000", model=cheap_model, infer_workers=2) as line:
         for result in line:
             if result.frame.seq % 500 == 0:
                 gc.collect()
                 readings.append((result.frame.seq, process.memory_info().rss / 2**20))
-    assert line.accounts.totals().emitted == 20_000
-    frames, megabytes = np.array([reading for reading in readings if reading[0] >= 4000]).T
+    assert line.accounts.totals().emitted == 60_000
+    frames, megabytes = np.array([reading for reading in readings if reading[0] >= 20_000]).T
     slope = np.polyfit(frames, megabytes, 1)[0]
-    assert slope * 16_000 < 2.0
+    assert slope * 40_000 < 2.0
