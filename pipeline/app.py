@@ -151,7 +151,8 @@ def _add_second(
     looked_at = class_ids(model, config.classify_on, "classify_on")
     match = Match(second.labels, looked_at, config.classify_every)
     flow.stage("match", [match], results, bypass.entrance, limit=together)
-    flow.stage("classify", [Classify(second)], objects, bypass.exit, limit=MOST_CAPACITY)
+    # Nothing for a frame behind another, a run of the model for one with objects: others never wait for that.
+    flow.stage("classify", [Classify(second)], objects, bypass.exit, limit=MOST_CAPACITY, varies=True)
     return classified
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import math
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -139,7 +140,7 @@ def _print(report: Mapping[str, Any], out: Console) -> None:
             f"{each['peak_mb']:.0f}",
         )
     out.print(table)
-    say: Callable[[str], None] = lambda text: out.print(text, highlight=False, soft_wrap=True)  # noqa: E731
+    say = partial(out.print, highlight=False, soft_wrap=True)
     asked, count = report["asked"], report["cameras"]
     width, height = asked["resolution"]
     say(

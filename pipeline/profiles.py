@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import platform
 from dataclasses import dataclass
 from importlib import metadata
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import __version__
+from pipeline.caches import cache_folder
 from pipeline.config import Config, make_config
 from pipeline.errors import SinkWriteError
 from pipeline.runtime.catalog import locate
@@ -43,6 +43,10 @@ class Profile:
     """Against what AP was lost: labels, or the model's own detections, which is harsher."""
     date: str
     path: Path
+    provider: str
+    """The one that it was measured on."""
+    copy_sha256: str | None
+    """Of the smaller copy of the model that ``settings`` name, if they do."""
 
 
 def here() -> dict[str, Any]:
@@ -68,11 +72,11 @@ def cpu_name(info: Path = Path("/proc/cpuinfo")) -> str:
 
 
 def folder() -> Path:
-    """Where profiles lie: what FRAMERAIL_PROFILES says, else ``framerail/profiles`` among the caches."""
-    if stated := os.environ.get(FOLDER_VARIABLE):
-        return Path(stated).expanduser().absolute()
-    caches = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser().absolute()
-    return caches / "framerail" / "profiles"
+    """Where profiles lie. Raises SinkWriteError where there is no home, and nothing names another place."""
+    found = cache_folder("profiles", FOLDER_VARIABLE)
+    if found is None:
+        raise SinkWriteError(f"this user has no home folder for profiles; name one by {FOLDER_VARIABLE}")
+    return found
 
 
 def path_for(model_sha256: str, machine: dict[str, Any] | None = None) -> Path:
@@ -83,6 +87,9 @@ def path_for(model_sha256: str, machine: dict[str, Any] | None = None) -> Path:
 
 def load(model_sha256: str) -> Profile | None:
     """The profile of a model on this machine; None where it was not tuned here, with these versions."""
+    place = cache_folder("profiles", FOLDER_VARIABLE)
+    if place is None or not place.is_dir():  # nothing was ever tuned here
+        return None
     path = path_for(model_sha256)
     try:
         said = json.loads(path.read_text(encoding="utf-8"))
@@ -94,6 +101,8 @@ def load(model_sha256: str) -> Profile | None:
             str(said["truth"]),
             str(said["date"]),
             path,
+            str(said["provider"]),
+            said.get("copy_sha256"),
         )
     except FileNotFoundError:
         return None
@@ -133,15 +142,16 @@ def applied(config: Config) -> tuple[Config, Profile | None]:
         return config, None
     given = config.model_fields_set
     settings = {key: value for key, value in profile.settings.items() if key not in given}
-    if config.provider not in ("auto", profile.settings.get("provider", "cpu")):
+    if config.provider not in ("auto", profile.provider):
         return config, None
     if given & set(_TOGETHER):
         settings = {key: value for key, value in settings.items() if key not in _TOGETHER}
     if "model" in profile.settings:
         # The user names the model that was tuned; the profile a smaller copy of it.
         settings["model"] = profile.settings["model"]
-        if not Path(settings["model"]).is_file():
-            log.warning("the profile's copy of the model, %s, is gone: profile left out", settings["model"])
+        copy = Path(settings["model"])
+        if not copy.is_file() or locate(str(copy)).sha256 != profile.copy_sha256:
+            log.warning("the profile's copy of the model, %s, is gone or another: profile left out", copy)
             return config, None
     if not settings:
         return config, None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from pipeline.evaluation import against_labels, against_reference, check_evaluat
 from pipeline.frame import Frame
 from pipeline.quantize_loss import Options as Quantisation
 from pipeline.quantize_loss import aps, weighted
+from pipeline.runtime.catalog import locate
 from pipeline.runtime.model import Model, open_model
 from pipeline.runtime.providers import on_offer
 from pipeline.runtime.session import usable_cores
@@ -86,7 +88,7 @@ def tune(options: Options, out: Console, err: Console, *, as_json: bool) -> None
     if options.fresh:
         path.unlink(missing_ok=True)
     journal = Journal(path, key)
-    tell: Callable[[str], None] = lambda text: err.print(text, highlight=False, soft_wrap=True)  # noqa: E731
+    tell = partial(err.print, highlight=False, soft_wrap=True)
     if journal.resumed:
         tell(f"going on where an earlier tuning was interrupted, after {journal.resumed} trials")
     settings = Settings(warm_up=1.0, window=options.seconds / 3, most=options.seconds)
@@ -184,7 +186,9 @@ def _report(options: Options, model: Model, climb: Climb, best: Tried, default: 
         "machine": about,
         "model": {"name": model.name, "sha256": model.sha256},
         "source": options.source,
+        "provider": best.setting.get("provider", model.session.provider),
         "settings": dict(best.setting),
+        "copy_sha256": locate(best.setting["model"]).sha256 if "model" in best.setting else None,
         "speedup": best.rate / default.rate,
         "ap_loss": max(best.ap_loss or 0.0, 0.0),
         "truth": "labels" if options.images is not None else "its own detections on the source",

@@ -215,11 +215,13 @@ def test_quick_calls_share_a_take_and_slow_ones_do_not() -> None:
         assert (steps == {2}) == (not shared)
 
 
-@pytest.mark.parametrize(("work_seconds", "together"), [(0.0, False), (0.0005, True)])
-def test_cheap_stages_work_one_at_a_time_and_dear_ones_side_by_side(
-    work_seconds: float, together: bool
+@pytest.mark.parametrize(
+    ("work_seconds", "varies", "together"), [(0.0, False, False), (0.0005, False, True), (0.0, True, True)]
+)
+def test_cheap_stages_work_one_at_a_time_and_others_side_by_side(
+    work_seconds: float, varies: bool, together: bool
 ) -> None:
-    """Cheap ones would only fight for the interpreter's lock."""
+    """Cheap ones would only fight for the interpreter's lock; one whose work varies may be dear next time."""
     inside, meetings = 0, 0
     lock = threading.Lock()
 
@@ -239,8 +241,8 @@ def test_cheap_stages_work_one_at_a_time_and_dear_ones_side_by_side(
     flow = Flow(Books())
     first, second, third = (flow.channel(f"c{n}", "a", 8) for n in range(3))
     flow.feed("feed", "feed", lambda: iter(range(3 * COUNT)), first)
-    flow.stage("a", [work], first, second, limit=4)
-    flow.stage("b", [work] * 2, second, third, limit=4)
+    flow.stage("a", [work], first, second, limit=4, varies=varies)
+    flow.stage("b", [work] * 2, second, third, limit=4, varies=varies)
     assert run(flow, third) == list(range(3 * COUNT))
     assert (meetings > 0) == together
 

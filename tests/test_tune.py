@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import random
 
 import pytest
@@ -73,6 +75,13 @@ def test_one_lucky_trial_wins_nothing(tmp_path):
     assert climbing.best({}, [STEPS[1]]).setting == {}
 
 
+def test_what_is_taken_later_costs_what_the_best_so_far_did(tmp_path):
+    climbing, _ = climb(tmp_path, rate, loss=0.004)
+    best = climbing.best({}, [STEPS[2], *STEPS[:2]])
+    assert dict(best.setting) == {"model": "int8", "infer_workers": 2}
+    assert best.ap_loss == 0.004
+
+
 @pytest.mark.parametrize(("loss", "taken"), [(0.009, True), (0.011, False)])
 def test_what_costs_too_much_accuracy_is_left_out(tmp_path, loss, taken):
     climbing, _ = climb(tmp_path, rate, loss=loss)
@@ -86,7 +95,7 @@ def test_what_costs_too_much_accuracy_is_left_out(tmp_path, loss, taken):
 def test_what_cannot_run_is_left_out_and_the_defaults_must(tmp_path):
     def run(setting):
         if setting.get("batch") == 2:
-            raise PipelineError("no such batch")
+            raise ExceptionGroup("the line failed", [PipelineError("no such batch")])
         return 100.0
 
     climbing, _ = climb(tmp_path, run)
@@ -151,13 +160,15 @@ def found(tmp_path, monkeypatch, cheap_model):
     """A profile for the cheap model: three runs at once."""
     monkeypatch.setenv("FRAMERAIL_PROFILES", str(tmp_path))
 
-    def save(settings):
+    def save(settings, **more):
         report = {
             "settings": settings,
             "speedup": 1.9,
             "ap_loss": 0.004,
             "truth": "labels",
+            "provider": settings.get("provider", "cpu"),
             "date": "2026-11-21",
+            **more,
         }
         return profiles.save(locate(cheap_model).sha256, report)
 
@@ -197,6 +208,17 @@ def test_what_the_user_sets_stays(cheap_model, found, options, workers):
         assert getattr(config, key) == value
 
 
+def test_without_a_home_there_is_no_profile_and_none_is_kept(cheap_model, monkeypatch):
+    """As for a container's user whom no file knows: a run goes on, tune says where to keep it."""
+    for name in ("FRAMERAIL_PROFILES", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)
+    config = config_of(cheap_model)
+    assert profiles.applied(config) == (config, None)
+    with pytest.raises(SinkWriteError, match="FRAMERAIL_PROFILES"):
+        profiles.save("a" * 64, {})
+
+
 def test_a_profile_for_another_provider_says_nothing(cheap_model, found):
     found({"provider": "openvino", "infer_workers": 3})
     config = config_of(cheap_model, provider="cpu")
@@ -205,15 +227,17 @@ def test_a_profile_for_another_provider_says_nothing(cheap_model, found):
 
 def test_a_smaller_copy_takes_the_models_place_while_it_is_there(cheap_model, found, tmp_path, caplog):
     copy = tmp_path / "copy.onnx"
-    copy.write_bytes(b"")
-    found({"model": str(copy), "infer_workers": 2})
+    copy.write_bytes(b"small")
+    found({"model": str(copy), "infer_workers": 2}, copy_sha256=hashlib.sha256(b"small").hexdigest())
     config, profile = profiles.applied(config_of(cheap_model))
     assert (config.model, config.infer_workers) == (str(copy), 2)
     assert profile is not None
+    copy.write_bytes(b"other")
+    assert profiles.applied(config_of(cheap_model))[1] is None
     copy.unlink()
     config, profile = profiles.applied(config_of(cheap_model))
     assert (config.model, config.infer_workers, profile) == (cheap_model, None, None)
-    assert "is gone" in caplog.text
+    assert "is gone or another" in caplog.text
 
 
 def test_another_machine_model_or_version_has_another_profile(found):

@@ -10,7 +10,7 @@ import json
 import re
 import statistics
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +116,7 @@ class Climb:
             setting = {**best.setting, **change}
             if setting == dict(best.setting):
                 continue
-            tried = self._measure(setting, 1)
+            tried = self._measure(setting, 1, best.ap_loss)  # what changes no answer costs what the best does
             if tried.rate > PROMISING * best.rate:
                 rivals.append(tried)
         for rival in sorted(rivals, key=lambda tried: -tried.rate):
@@ -125,7 +125,7 @@ class Climb:
                 if loss > self.max_loss:
                     self._note(Tried(rival.setting, rival.rates, f"costs {loss:.4f} AP", loss))
                     continue
-                rival = Tried(rival.setting, rival.rates, "", loss)
+                rival = replace(rival, ap_loss=loss)
             best, rival = self._in_turn(best, rival)
             if rival.rate > FASTER * best.rate:
                 self.tell(f"{step.name}: {said(rival.setting)}: {rival.rate / best.rate:.2f} x as fast")
@@ -158,6 +158,8 @@ class Climb:
             return {"fps": self.run(setting)}
         except PipelineError as error:
             return {"error": str(error)}
+        except ExceptionGroup as group:
+            return {"error": "; ".join(str(error) for error in group.exceptions)}
 
     def _note(self, tried: Tried) -> None:
         self.tried = [each for each in self.tried if dict(each.setting) != dict(tried.setting)] + [tried]

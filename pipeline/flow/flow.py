@@ -113,11 +113,13 @@ class Flow:
         limit: int = 1,
         linger: float = 0.0,
         most: int = 1,
+        varies: bool = False,
     ) -> None:
         """Add a stage with one worker thread per entry of ``calls``: a list in, a list out, same order.
 
         A call gets up to ``limit`` items; up to ``most`` are taken in one go, and served by several calls,
-        where those are quick (see HAND_SECONDS).
+        where those are quick (see HAND_SECONDS). One whose work ``varies`` from item to item never counts
+        as cheap (see CHEAP_SECONDS).
 
         The output order is the order of taking, whatever the number of workers. An entry of a
         call's result may be :class:`Dropped`.
@@ -126,7 +128,7 @@ class Flow:
         if len(calls) > 1:
             turnstile = Turnstile(window=len(calls))
             self._turnstiles.append((name, turnstile))
-        crew = Crew(len(calls), target)
+        crew = Crew(len(calls), target, varies)
         for number, call in enumerate(calls):
             worker = Worker(self, name, call, source, target, turnstile, crew, limit, linger, most)
             label = name if len(calls) == 1 else f"{name}-{number}"

@@ -59,7 +59,8 @@ and 109 µs of CPU a frame, against 5,700 and 202 without (interleaved, medians)
 class Crew:
     """The workers of a stage; the last one to leave closes the next channel."""
 
-    def __init__(self, count: int, target: Target) -> None:
+    def __init__(self, count: int, target: Target, varies: bool) -> None:
+        self._varies = varies
         self._lock = threading.Lock()
         self._count = count
         self._target = target
@@ -67,8 +68,8 @@ class Crew:
 
     @property
     def cheap(self) -> bool:
-        """Whether an item takes less than CHEAP_SECONDS."""
-        return self._least_seconds < CHEAP_SECONDS
+        """Whether an item takes less than CHEAP_SECONDS, and the next one will, too."""
+        return self._least_seconds < CHEAP_SECONDS and not self._varies
 
     def served(self, item_seconds: float) -> None:
         """An item took so long. The least of late counts: more is often the wait for the interpreter."""

@@ -9,11 +9,11 @@ from __future__ import annotations
 import logging
 import os
 import shlex
-import sys
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.caches import cache_folder
 from pipeline.config import nearest
 from pipeline.decoders import DECODERS
 from pipeline.decoders.family import Task
@@ -50,20 +50,12 @@ def user_dir(folder: str | None = None) -> Path:
     platform's folder for caches (XDG_CACHE_HOME or ~/.cache; ~/Library/Caches; %LOCALAPPDATA%).
     Raises ModelError where there is no home.
     """
-    stated = folder or os.environ.get(FOLDER_VARIABLE)
-    if stated:
-        return Path(os.path.abspath(os.path.expanduser(stated)))
-    if sys.platform == "win32":
-        base = os.environ.get("LOCALAPPDATA") or os.path.expanduser(r"~\AppData\Local")
-    elif sys.platform == "darwin":
-        base = os.path.expanduser("~/Library/Caches")
-    else:
-        # The XDG base directory specification: a path that is not absolute is to be ignored.
-        xdg = os.environ.get("XDG_CACHE_HOME", "")
-        base = xdg if os.path.isabs(xdg) else os.path.expanduser("~/.cache")
-    if not os.path.isabs(base):
+    if folder:
+        return Path(os.path.abspath(os.path.expanduser(folder)))
+    found = cache_folder("models", FOLDER_VARIABLE)
+    if found is None:
         raise ModelError(f"this user has no home folder for models; give one: --dir or {FOLDER_VARIABLE}")
-    return Path(base) / "framerail" / "models"
+    return found
 
 
 @dataclass(frozen=True, slots=True)

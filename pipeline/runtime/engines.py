@@ -16,6 +16,7 @@ from pathlib import Path
 
 import onnxruntime as ort
 
+from pipeline.caches import cache_folder
 from pipeline.errors import ProviderError
 
 FOLDER_VARIABLE = "FRAMERAIL_ENGINES"
@@ -52,11 +53,10 @@ def engine_folder(
 
 
 def _root() -> Path:
-    if stated := os.environ.get(FOLDER_VARIABLE):
-        return Path(stated).expanduser().absolute()
-    return (
-        Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser().absolute() / "framerail" / "engines"
-    )
+    folder = cache_folder("engines", FOLDER_VARIABLE)
+    if folder is None:
+        raise ProviderError(f"this user has no home folder for engines; name one by {FOLDER_VARIABLE}")
+    return folder
 
 
 def gpu_name(device: int) -> str:
