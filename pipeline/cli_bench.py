@@ -27,6 +27,10 @@ LingerMs = Annotated[
     float | None,
     typer.Option("--linger-ms", metavar="MS", help="How long a run waits for its batch. Default: 0."),
 ]
+Profile = Annotated[
+    bool | None,
+    typer.Option("--profile/--no-profile", help="Go by what tune found here, where it ran. Default: yes."),
+]
 Json = Annotated[bool, typer.Option("--json", help="For machines.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Log everything; tracebacks too.")]
 
@@ -76,6 +80,7 @@ def bench(
         int | None,
         typer.Option("--infer-threads", metavar="N", help="Threads of each run. Default: for the machine."),
     ] = None,
+    profile: Profile = None,
     warm_up: Annotated[
         float, typer.Option("--warm-up", metavar="SECONDS", help="What is not counted.")
     ] = 2.0,
@@ -115,6 +120,7 @@ def bench(
                     "linger_ms": linger_ms,
                     "infer_workers": infer_workers,
                     "infer_threads": infer_threads,
+                    "profile": profile,
                 }
             ),
         )
@@ -148,6 +154,7 @@ def plan(
     every_nth: Annotated[
         int | None, typer.Option("--every-nth", metavar="N", help="Detect in every Nth frame only.")
     ] = None,
+    profile: Profile = None,
     most: Annotated[int, typer.Option("--most", metavar="N", help="Cameras to try at most.")] = 64,
     seconds: Annotated[float, typer.Option("--seconds", help="Length of a trial.")] = 10.0,
     confirm: Annotated[
@@ -182,6 +189,7 @@ def plan(
                     "input_size": input_size,
                     "batch": batch,
                     "linger_ms": linger_ms,
+                    "profile": profile,
                 }
             ),
         )

@@ -101,7 +101,7 @@ def plan(options: Options, out: Console, err: Console, *, as_json: bool) -> None
             return last
 
         report |= search(run, limits, options.most)
-    report |= {key: last[key] for key in ("model", "provider", "settings")}
+    report |= {key: last[key] for key in ("model", "provider", "settings", "profile")}
     if as_json:
         print(json.dumps(report, indent=2, ensure_ascii=False))
     else:
@@ -148,6 +148,8 @@ def _print(report: Mapping[str, Any], out: Console) -> None:
         f"{report['model']['name']} on {report['provider']['active']} ({report['machine']['cpu']}, "
         f"{report['machine']['cores']} cores)"
     )
+    if report["profile"] is not None:
+        say(f"by the profile that tune has made, {report['profile']} (--no-profile leaves it out)")
     if report["at_most"]:
         say("more were not tried (--most)")
     elif report["gives_out"]:

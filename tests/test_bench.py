@@ -24,6 +24,7 @@ from pipeline.bench.isolated import apart
 from pipeline.bench.machine import busy_seconds
 from pipeline.bench.plot import check_plot, write_plot
 from pipeline.bench.point import bottleneck
+from pipeline.bench.table import print_report
 from pipeline.bench_command import Options, SlowerError, bench
 from pipeline.config import make_config
 from pipeline.errors import ConfigError, ModelError, PipelineError, SinkOpenError
@@ -292,6 +293,15 @@ def test_the_command_measures_every_point_and_keeps_what_cannot_run(cheap_model,
     with pytest.raises(SlowerError, match="batch 1, 1 stream: throughput is slower"):
         run_bench(capsys, cheap_model, sweep=["batch=1"], streams="1", compare=str(again))
     assert json.loads(capsys.readouterr().out)["compared"][0]["verdict"] == "slower"
+
+
+def test_a_profile_that_was_gone_by_is_said(point):
+    for path, said in ((None, False), ("/p.json", True)):
+        report = report_of(point, 100)
+        report["points"][0] |= {"profile": path}
+        out = Console(file=io.StringIO(), width=200)
+        print_report(report, out)
+        assert ("/p.json" in out.file.getvalue()) == said
 
 
 def test_one_point_that_cannot_run_is_an_error(cheap_model, capsys):

@@ -59,6 +59,8 @@ def _print_point(point: Mapping[str, Any], out: Console) -> None:
         f"{provider['active']}: {settings['workers']} runs at once × {settings['threads']} threads, "
         f"batch {settings['batch']}; {point['source']}",
     )
+    if point["profile"] is not None:
+        say(f"by the profile that tune has made, {point['profile']} (--no-profile leaves it out)")
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("stage")
     for heading in ("alone, CPU ms", "alone, ms", "in line, ms", "p99 ms", "busy", "queue"):
