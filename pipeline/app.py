@@ -229,6 +229,7 @@ class Pipeline:
                 input_size=config.input_size,
                 options=config.provider_options,
                 spinning=config.infer_spinning,
+                rewrite=config.rewrite,
             )
             if config.classify is not None:
                 if self.model.family.task == "classify":
@@ -244,6 +245,7 @@ class Pipeline:
                         threads,
                         task="classify",
                         options=config.provider_options,
+                        rewrite=config.rewrite,
                     )
                 except ModelError as error:
                     raise ModelError(f"classify: {error}") from None

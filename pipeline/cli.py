@@ -262,6 +262,12 @@ def run(
             "--profile/--no-profile", help="Go by what framerail tune found here, where it ran. Default: yes."
         ),
     ] = None,
+    rewrite: Annotated[
+        Optional[bool],
+        typer.Option(
+            "--rewrite/--no-rewrite", help="Give the CPU a graph that computes the same faster. Default: yes."
+        ),
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Warnings and errors only.")] = False,
     log_format: Annotated[
         Optional[str],
@@ -311,6 +317,7 @@ def run(
         "infer_workers": infer_workers,
         "infer_threads": infer_threads,
         "profile": profile,
+        "rewrite": rewrite,
         "quiet": quiet or None,
         "log_format": log_format,
     }

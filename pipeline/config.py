@@ -159,6 +159,8 @@ class Config(_Strict):
     """Intra-op threads of each run; None: chosen for the machine."""
     infer_spinning: bool = False
     """Idle threads of a run wait busily for the next one: for runs of several, where cores are to spare."""
+    rewrite: bool = True
+    """The CPU may be given the model's graph in a form that computes the same faster."""
     profile: bool = True
     """Go by what `framerail tune` found for this model on this machine, in all that is left open here."""
     preprocess_workers: Annotated[int, Field(ge=1, le=64)] = 1

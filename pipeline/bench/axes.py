@@ -46,6 +46,7 @@ AXES: Mapping[str, Axis] = {
     "workers": Axis("infer_workers", lambda _model: _powers(2 * usable_cores())),
     "threads": Axis("infer_threads", lambda _model: _powers(usable_cores())),
     "input-size": Axis("input_size", _sizes),
+    "rewrite": Axis("rewrite", lambda _model: ["true", "false"]),
 }
 """By the name that ``--sweep`` takes."""
 

@@ -82,19 +82,29 @@ def open_model(
     input_size: tuple[int, int] | None = None,
     options: ProviderOptions | None = None,
     spinning: bool = False,
+    rewrite: bool = True,
 ) -> Model:
     """Locate, open on a provider, identify and warm up a model.
 
     ``task`` is what it has to be for (None: whatever it is for), ``input_size`` the height and width
     of its input, where the file leaves that open; ``options`` are what each provider is given. With
-    several devices there is a session on each, each verified by itself. ``spinning``: see Session.
+    several devices there is a session on each, each verified by itself. ``spinning``, ``rewrite``:
+    see Session.
 
     Raises ModelError (not found, not loadable, UnknownLayoutError), ProviderError, ConfigError.
     """
     located = locate(model)
     first, *further = [device] if isinstance(device, int) else device
     shape = "x".join(map(str, input_size or ()))
-    start = partial(Session, located.path, threads=threads, options=options, shape=shape, spinning=spinning)
+    start = partial(
+        Session,
+        located.path,
+        threads=threads,
+        options=options,
+        shape=shape,
+        spinning=spinning,
+        rewrite=rewrite,
+    )
     session = start(provider, first)
     opened = describe(located, session, input_size)
     if task is not None and opened.family.task != task:

@@ -89,9 +89,11 @@ class Session:
         options: ProviderOptions | None = None,
         shape: str = "",
         spinning: bool = False,
+        rewrite: bool = True,
     ) -> None:
         """``options`` is what each provider is given; ``shape`` what is fed where the file leaves it open;
-        ``spinning``: idle threads of a run wait busily for the next."""
+        ``spinning``: idle threads of a run wait busily for the next; ``rewrite``: the CPU may be given the
+        graph in a form that computes the same faster."""
         if provider != "auto" and provider not in PROVIDERS:
             raise ConfigError(f"unknown provider {provider!r}; this build has: {', '.join(on_offer())}")
         self.path = path
@@ -105,6 +107,7 @@ class Session:
             options=options or {},
             shape=shape,
             spinning=spinning,
+            rewrite=rewrite,
         )
         self._session, self.nodes, self.provider = open_session(provider, start)
         self.options = options_of(self._session, self.provider)

@@ -11,6 +11,7 @@ import onnxruntime as ort
 from pipeline.errors import ModelError, ProviderError
 from pipeline.runtime.provider_table import AUTO_ORDER
 from pipeline.runtime.providers import create_session, on_offer
+from pipeline.runtime.rewrite import rewritten
 
 log = logging.getLogger(__name__)
 
@@ -47,8 +48,12 @@ def create(
     options: ProviderOptions,
     shape: str,
     spinning: bool,
+    rewrite: bool,
 ) -> Started:
-    """Start a session on provider ``name``. Raises ProviderError; ModelError where the file is unfit."""
+    """Start a session on provider ``name``. Raises ProviderError; ModelError where the file is unfit.
+
+    ``rewrite``: see ``rewritten``; for the CPU alone, other providers have compilers of their own.
+    """
     session_options = ort.SessionOptions()
     session_options.log_severity_level = 4  # fatal only: errors reach us as exceptions, once
     session_options.intra_op_num_threads = threads
@@ -56,10 +61,13 @@ def create(
     # Idle intra-op threads spin by default and take the cores that other stages need.
     session_options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spinning)))
     try:
-        return create_session(str(path), name, device, session_options, options.get(name), shape)
+        data = rewritten(path) if rewrite and name == "cpu" else None
+        return create_session(data or str(path), name, device, session_options, options.get(name), shape)
     except ProviderError:
         if name != "cpu":
             _load_on_cpu(path)  # a broken file is a ModelError, whatever provider was asked
+        raise
+    except ModelError:
         raise
     except Exception as error:
         raise _unreadable(path, error) from None

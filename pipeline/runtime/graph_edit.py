@@ -1,0 +1,117 @@
+"""An ONNX graph while nodes of it are replaced: who makes what, who uses it, and its constants."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+_INT, _INTS = 2, 7  # of AttributeProto.AttributeType
+_INT64 = 7  # of TensorProto.DataType
+
+
+class Edit:
+    """One pass over a graph: ask, ``replace``, ``write``. Until then it speaks of the graph as it was.
+
+    ``nodes`` are the graph's nodes of ONNX's own operators, in order.
+    """
+
+    def __init__(self, graph: Any) -> None:
+        """``graph``: a GraphProto, as in ``onnx_messages``."""
+        self._graph = graph
+        self._all = list(graph.node)  # held, since they are told apart by identity
+        self.nodes = [node for node in self._all if node.domain in ("", "ai.onnx")]
+        self._constants = {tensor.name: tensor for tensor in graph.initializer}
+        self._fresh: list[Any] = []
+        self._count = 0
+        self._instead: dict[int, list[Any]] = {}
+        self._maker = {name: node for node in self.nodes for name in node.output}
+        self._uses = Counter(_names_used(graph))
+        self._users: dict[str, list[Any]] = {}
+        for node in self.nodes:
+            for name in node.input:
+                self._users.setdefault(name, []).append(node)
+
+    def maker(self, name: str) -> Any | None:
+        """The node that makes ``name``; None for inputs and constants."""
+        return self._maker.get(name)
+
+    def only_used_by(self, name: str, *users: Any) -> bool:
+        """Whether no other node, no subgraph uses ``name``, nor is it an output."""
+        found = self._users.get(name, [])
+        return self._uses[name] == len(found) and {id(node) for node in found} == {id(node) for node in users}
+
+    def transposition_of(self, name: str) -> Any | None:
+        """The transposition that alone uses ``name``; None where there is none."""
+        for node in self._users.get(name, [])[:1]:
+            if node.op_type == "Transpose" and self.only_used_by(name, node):
+                return node
+        return None
+
+    def integers(self, name: str) -> list[int] | None:
+        """The values of a constant of int64; None where ``name`` is no such constant."""
+        tensor = self._constants.get(name)
+        if tensor is None or tensor.data_type != _INT64 or not tensor.raw_data:
+            return None
+        return [int(value) for value in np.frombuffer(tensor.raw_data, "<i8")]
+
+    def cut(self, name: str, sizes: Sequence[int]) -> list[str] | None:
+        """Names of the parts of a constant, cut along its first axis; None where it cannot be cut so."""
+        tensor = self._constants.get(name)
+        if tensor is None or not tensor.raw_data or not tensor.dims or tensor.dims[0] != sum(sizes):
+            return None
+        row = len(tensor.raw_data) // tensor.dims[0]
+        names, start = [], 0
+        for count in sizes:
+            part = type(tensor)(name=f"{name}/{start}", data_type=tensor.data_type)
+            part.dims.extend([count, *tensor.dims[1:]])
+            part.raw_data = tensor.raw_data[start * row : (start + count) * row]
+            self._fresh.append(part)
+            names.append(part.name)
+            start += count
+        return names
+
+    def replace(self, old: Sequence[Any], new: Sequence[Any]) -> None:
+        """``new`` stands where the last of ``old`` stood."""
+        self._instead.update({id(node): [] for node in old})
+        self._instead[id(old[-1])] = list(new)
+        self._count += 1
+
+    def write(self) -> int:
+        """Put what was replaced into the graph; constants that nobody uses any more go. Returns how many."""
+        nodes = [new for node in self._all for new in self._instead.get(id(node), [node])]
+        del self._graph.node[:]
+        self._graph.node.extend(nodes)
+        used = set(_names_used(self._graph))
+        constants = [tensor for tensor in (*self._graph.initializer, *self._fresh) if tensor.name in used]
+        del self._graph.initializer[:]
+        self._graph.initializer.extend(constants)
+        return self._count
+
+
+def like(node: Any, inputs: Sequence[str], output: str, **attributes: int | list[int]) -> Any:
+    """A copy of ``node`` between other names; ``attributes`` are put in the place of its own."""
+    copy = type(node)(name=output, op_type=node.op_type, domain=node.domain, input=inputs, output=[output])
+    copy.attribute.extend(each for each in node.attribute if each.name not in attributes)
+    for name, value in attributes.items():
+        if isinstance(value, int):
+            copy.attribute.add(name=name, type=_INT, i=value)
+        else:
+            copy.attribute.add(name=name, type=_INTS, ints=value)
+    return copy
+
+
+def stated(node: Any, name: str) -> Any | None:
+    """The attribute of that name; None where the node does not state it."""
+    return next((each for each in node.attribute if each.name == name), None)
+
+
+def _names_used(graph: Any) -> Iterator[str]:
+    yield from (output.name for output in graph.output)
+    for node in graph.node:
+        yield from node.input
+        for attribute in node.attribute:
+            for inner in (attribute.g, *attribute.graphs):
+                yield from _names_used(inner)
