@@ -53,6 +53,7 @@ from pipeline.decide import (
     may_be_live,
     name_streams,
     run_concurrency,
+    shows_pictures,
     thresholds,
 )
 from pipeline.errors import ConfigError, ModelError
@@ -113,7 +114,8 @@ def build(
 
     workers, _ = run_concurrency(config, model.session.provider)
     pool = BlobPool(model.spec.dtype)
-    preprocess = [Preprocess(model.spec, pool) for _ in range(config.preprocess_workers)]
+    keep = shows_pictures(config)
+    preprocess = [Preprocess(model.spec, pool, keep=keep) for _ in range(config.preprocess_workers)]
     sessions = islice(cycle(model.sessions), workers)
     infer = [Infer(session.bound(batch, model.spec), pool) for session in sessions]
     postprocess = Postprocess(model, thresholds(config, model))

@@ -137,3 +137,8 @@ def no_class(model: Model, label: str) -> str:
     listed = ", ".join(first) + (f", … ({len(has)} in all)" if len(has) > MOST_LISTED else "")
     near = nearest(label.casefold(), [word for each in has for word in words_of(each)])
     return f"model {model.name!r} has no class {label!r}; did you mean {near!r}? It has: {listed}"
+
+
+def shows_pictures(config: Config) -> bool:
+    """Whether something behind inference looks at the pictures themselves: a sink, a second model."""
+    return bool(config.video or config.pictures or config.display or config.classify)

@@ -7,7 +7,8 @@ to the item that carries them and are not written to after the hand-over, except
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
@@ -22,21 +23,48 @@ if TYPE_CHECKING:
 Image = NDArray[np.uint8]
 
 
+class Decoded:
+    """A picture as the video decoder left it, which is half of what it takes as BGR.
+
+    ``shape`` is (height, width, 3) of the picture upright, ``nbytes`` what it takes as it is.
+    """
+
+    __slots__ = ("_bgr", "_convert", "_lock", "nbytes", "shape")
+
+    def __init__(self, shape: tuple[int, int, int], nbytes: int, convert: Callable[[], Image]) -> None:
+        """``convert`` makes the picture, uint8 of ``shape``, BGR; it may be called from any thread."""
+        self.shape, self.nbytes = shape, nbytes
+        self._convert = convert
+        self._lock = threading.Lock()
+        self._bgr: Image | None = None
+
+    def bgr(self, *, keep: bool = True) -> Image:
+        """The picture, uint8 [height, width, 3], BGR; where ``keep``, it is made once, for all who ask."""
+        with self._lock:
+            if self._bgr is not None:
+                return self._bgr
+            if keep:
+                self._bgr = self._convert()
+                return self._bgr
+        return self._convert()
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Frame:
     """One decoded picture and its timing.
 
-    ``image`` is uint8 [height, width, 3], BGR. ``seq`` counts the captured frames of the
-    stream from 0. ``pts`` is in units of ``time_base`` seconds, None where the source has no
-    clock. ``captured_at`` is monotonic seconds, ``wall_time`` Unix seconds (for people only).
-    ``timings`` maps a stage's name to the seconds it took over this frame; the line's
-    observer writes it, stages don't. ``source`` is the name of the file that this picture alone is
-    in, within the folder or glob that was given; None where there is none, as in a video.
+    ``pixels`` is the picture, uint8 [height, width, 3], BGR, or what it is made of when somebody asks for
+    ``image``. ``seq`` counts the captured frames of the stream from 0. ``pts`` is in units of
+    ``time_base`` seconds, None where the source has no clock. ``captured_at`` is monotonic seconds,
+    ``wall_time`` Unix seconds (for people only). ``timings`` maps a stage's name to the seconds it took
+    over this frame; the line's observer writes it, stages don't. ``source`` is the name of the file that
+    this picture alone is in, within the folder or glob that was given; None where there is none, as in a
+    video.
     """
 
     stream: str
     seq: int
-    image: Image
+    pixels: Image | Decoded
     pts: int | None
     time_base: Fraction | None
     captured_at: float
@@ -50,14 +78,19 @@ class Frame:
         return self
 
     @property
+    def image(self) -> Image:
+        """The picture, uint8 [height, width, 3], BGR; that of a video is made when first asked for."""
+        return self.pixels.bgr() if isinstance(self.pixels, Decoded) else self.pixels
+
+    @property
     def height(self) -> int:
         """Pixels."""
-        return int(self.image.shape[0])
+        return int(self.pixels.shape[0])
 
     @property
     def width(self) -> int:
         """Pixels."""
-        return int(self.image.shape[1])
+        return int(self.pixels.shape[1])
 
     @property
     def pts_seconds(self) -> float | None:

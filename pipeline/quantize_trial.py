@@ -70,7 +70,7 @@ class Eyes:
             outputs = self._model.session.run(prepared.blob)
             found = self._seen(self._postprocess, frame, prepared.letterbox, outputs)
             # The picture itself is not needed again, and three times the size of its blob.
-            bare = replace(frame, image=np.empty((0, 0, 3), np.uint8))
+            bare = replace(frame, pixels=np.empty((0, 0, 3), np.uint8))
             yield Sight(bare, prepared.blob, prepared.letterbox, found)
 
     def agreement(self, copy: Path, sights: Sequence[Sight]) -> float:

@@ -167,7 +167,7 @@ def test_display_rotation_is_undone(tmp_path, degrees, hflip):
     clip = make_clip(tmp_path / "r.mp4", images=images, size=(width, height), rotation=degrees, hflip=hflip)
     with opened(clip) as source:
         pictures = list(source)
-    assert [p.image.shape for p in pictures] == [(96, 128, 3)] * 4
+    assert [p.pixels.shape for p in pictures] == [p.image.shape for p in pictures] == [(96, 128, 3)] * 4
     assert [read_number(p.image) for p in pictures] == list(range(4))
     assert all(p.image.flags.c_contiguous for p in pictures)
 

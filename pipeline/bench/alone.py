@@ -78,7 +78,7 @@ def _captured(spec: SourceSpec, stream: StreamConfig, most_bytes: int) -> tuple[
             else:
                 decoding += frame.timings["capture"]
             count += 1
-            if count % SPREAD == 1 and len(kept) < max(2, min(SAMPLED, most_bytes // frame.image.nbytes)):
+            if count % SPREAD == 1 and len(kept) < max(2, min(SAMPLED, most_bytes // frame.pixels.nbytes)):
                 kept.append(frame)
             if time.perf_counter() - begun > MOST_SECONDS:
                 break

@@ -49,7 +49,7 @@ def record(result: Result, dropped_before: int, now: float) -> dict[str, Any]:
     time from its capture until ``now``. A NaN stays one.
     """
     frame, detections = result.frame, result.detections
-    height, width = frame.image.shape[:2]
+    height, width = frame.height, frame.width
     # A copy, because a stage that runs beside this one may be adding its own time. Video decode is
     # left out: a frame's latency begins when it has been captured.
     latency_ms = {

@@ -7,24 +7,30 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Protocol, Self
 
-from pipeline.frame import Image
+from pipeline.frame import Decoded, Image
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Picture:
     """One decoded picture.
 
-    ``image`` is uint8 [height, width, 3], BGR, C-contiguous and the receiver's own: no source
-    writes to it again. ``pts`` counts ``time_base`` seconds; both are None where the source
-    has no clock. ``decode_seconds`` is what video decode and colour conversion of this picture
-    took; waiting for data is not in it. ``name`` is that of a file with this picture alone.
+    ``pixels`` are uint8 [height, width, 3], BGR, C-contiguous and the receiver's own: no source
+    writes to them again; those of a video are not converted yet. ``pts`` counts ``time_base``
+    seconds; both are None where the source has no clock. ``decode_seconds`` is what video decode
+    of this picture took; waiting for data is not in it. ``name`` is that of a file with this
+    picture alone.
     """
 
-    image: Image
+    pixels: Image | Decoded
     pts: int | None
     time_base: Fraction | None
     decode_seconds: float
     name: str | None = None
+
+    @property
+    def image(self) -> Image:
+        """The picture itself; see ``Frame.image``."""
+        return self.pixels.bgr() if isinstance(self.pixels, Decoded) else self.pixels
 
 
 @dataclass(frozen=True, slots=True)

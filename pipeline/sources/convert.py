@@ -1,4 +1,4 @@
-"""From a decoded frame to a BGR picture, the fastest way that gets the colours right.
+"""From a decoded frame to BGR, the fastest way that gets the colours right, and no sooner than needed.
 
 Measured on 1080p H.264 (yuv420p), one thread: swscale into a fresh frame, whose memory becomes
 the picture without a copy, 0.85 ms; with two threads the same wall time and 1.4 times the CPU.
@@ -10,6 +10,8 @@ system between frames, the page faults of the next 6 MB cost 1.2 ms more, by whi
 from __future__ import annotations
 
 import logging
+import threading
+from functools import partial
 
 import av.error
 import numpy as np
@@ -18,18 +20,37 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
 
 from pipeline.errors import SourceReadError
-from pipeline.frame import Image
+from pipeline.frame import Decoded, Image
 from pipeline.sources.orient import UPRIGHT, Orientation, from_display_matrix
 
 LOG = logging.getLogger(__name__)
 
 
 class Converter:
-    """Converts the frames of one source, in one thread; keeps its swscale context."""
+    """Converts the frames of one source, from any thread, one at a time; keeps its swscale context."""
 
     def __init__(self) -> None:
+        self._lock = threading.Lock()
         self._reformatter = VideoReformatter()
+        self._proven: set[str] = set()
         self._orientations: dict[int, Orientation] = {}
+
+    def pixels(self, frame: VideoFrame) -> Image | Decoded:
+        """The frame, to be converted by who wants it; the picture itself where that takes less memory.
+
+        Raises SourceReadError for a pixel format that cannot be converted, so the first frame of each is.
+        """
+        height, width = frame.height, frame.width
+        nbytes = sum(plane.buffer_size for plane in frame.planes)
+        if nbytes > 3 * height * width:
+            return self.to_bgr(frame)
+        if self._orientation(frame).transpose:
+            height, width = width, height
+        decoded = Decoded((height, width, 3), nbytes, partial(self.to_bgr, frame))
+        if frame.format.name not in self._proven:
+            decoded.bgr()
+            self._proven.add(frame.format.name)
+        return decoded
 
     def to_bgr(self, frame: VideoFrame) -> Image:
         """Return uint8 [height, width, 3] BGR, C-contiguous, upright, and nobody else's memory.
@@ -37,7 +58,8 @@ class Converter:
         Raises SourceReadError for a pixel format that cannot be converted.
         """
         try:
-            converted = self._reformatter.reformat(frame, format="bgr24", threads=1)
+            with self._lock:
+                converted = self._reformatter.reformat(frame, format="bgr24", threads=1)
         except (av.error.FFmpegError, ValueError) as error:
             reason = f"cannot convert pixel format {frame.format.name} to BGR: {error}"
             raise SourceReadError(reason, cause="format") from error

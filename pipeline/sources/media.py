@@ -119,11 +119,11 @@ class MediaSource(Once):
                 spent += clock() - begun
             for n, frame in enumerate(frames):
                 begun = clock()
-                image = converter.to_bgr(frame)
+                pixels = converter.pixels(frame)
                 seconds = clock() - begun + spent / (len(frames) - n)
                 spent -= spent / (len(frames) - n)
                 progress.pictures += 1
-                yield Picture(image, frame.pts, frame.time_base, seconds)
+                yield Picture(pixels, frame.pts, frame.time_base, seconds)
                 if self._stop.is_set():
                     return
         if not self._stop.is_set():

@@ -90,13 +90,13 @@ class Capture:
             else:
                 if not told:
                     told = True
-                    self._opened(live, picture.image.nbytes)
+                    self._opened(live, picture.pixels.nbytes)
                 if pace is not None:
                     pace.wait(picture)
                 frame = Frame(
                     name,
                     seq,
-                    picture.image,
+                    picture.pixels,
                     picture.pts,
                     picture.time_base,
                     time.monotonic(),

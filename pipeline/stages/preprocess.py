@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.frame import Frame, Prepared
+from pipeline.frame import Decoded, Frame, Prepared
 from pipeline.vision.blobber import Blobber
 from pipeline.vision.letterbox import InputSpec
 
@@ -39,8 +39,10 @@ class BlobPool:
 class Preprocess:
     """One per worker: it holds scratch pictures."""
 
-    def __init__(self, spec: InputSpec, pool: BlobPool) -> None:
+    def __init__(self, spec: InputSpec, pool: BlobPool, *, keep: bool = False) -> None:
+        """``keep``: somebody further down wants the full-size picture too, so the one made here stays."""
         self._spec = spec
+        self._keep = keep
         self._whole = Blobber(spec)
         self._fitted: dict[InputSpec, Blobber] = {}
         self._pool = pool
@@ -51,7 +53,9 @@ class Preprocess:
 
     def _prepare(self, frame: Frame) -> Prepared:
         blobber = self._whole if self._spec.stride is None else self._for_size(frame.height, frame.width)
-        blob, letterbox = blobber(frame.image, self._pool.take(blobber.shape))
+        pixels = frame.pixels
+        image = pixels.bgr(keep=self._keep) if isinstance(pixels, Decoded) else pixels
+        blob, letterbox = blobber(image, self._pool.take(blobber.shape))
         return Prepared(frame, blob, letterbox)
 
     def _for_size(self, height: int, width: int) -> Blobber:
