@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import random
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -142,6 +143,22 @@ def test_a_journal_that_cannot_be_read_is_begun_anew(tmp_path):
         assert Journal(path, {"key": "k"}).resumed == 0
     with pytest.raises(SinkWriteError, match="cannot write"):
         Journal(tmp_path / "trials.json" / "below", {}).trial({}, 0, lambda: {"fps": 1.0})
+
+
+def test_interrupted_in_the_midst_of_writing_the_trials_before_are_kept(tmp_path, monkeypatch):
+    path = tmp_path / "trials.json"
+    Journal(path, {}).trial({"batch": 2}, 0, lambda: {"fps": 1.0})
+
+    def half(self, text, **_):
+        with self.open("w") as file:
+            file.write(text[: len(text) // 2])
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_text", half)
+        with pytest.raises(KeyboardInterrupt):
+            Journal(path, {}).trial({"batch": 4}, 0, lambda: {"fps": 1.0})
+    assert Journal(path, {}).resumed == 1
 
 
 @pytest.mark.parametrize("cores", [1, 2, 4, 7, 32])

@@ -77,7 +77,10 @@ class Journal:
         known.append(make())
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._path.write_text(json.dumps({"key": self._key, "trials": self._known}), encoding="utf-8")
+            # In one step: interrupted in the midst of writing, the trials before would be lost.
+            part = self._path.with_suffix(".part")
+            part.write_text(json.dumps({"key": self._key, "trials": self._known}), encoding="utf-8")
+            part.replace(self._path)
         except OSError as error:
             raise SinkWriteError(f"cannot write {self._path}: {error.strerror}") from None
         return known[-1]
@@ -175,7 +178,7 @@ def _shown(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, str) and value.endswith(".onnx"):
-        precision = re.search(r"-(int8|fp16)-", Path(value).name)
+        precision = re.search(r"-(int8|fp16)-[0-9a-f]+\.onnx$", value)
         return f"in {precision[1]}" if precision is not None else Path(value).name
     return str(value)
 
