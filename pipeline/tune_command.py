@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -14,14 +13,14 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline import profiles
-from pipeline.bench.axes import AXES
+from pipeline.bench.axes import usual
 from pipeline.bench.isolated import apart
 from pipeline.bench.machine import machine
 from pipeline.bench.point import trial
 from pipeline.bench.steady import Settings
 from pipeline.bench.tune import Climb, Journal, Setting, Step, Tried, concurrencies, said
 from pipeline.config import Config, make_config
-from pipeline.errors import PipelineError
+from pipeline.copies import Copy, made
 from pipeline.evaluation import against_labels, against_reference, check_evaluator
 from pipeline.frame import Frame
 from pipeline.quantize_loss import Options as Quantisation
@@ -31,6 +30,10 @@ from pipeline.runtime.model import Model, open_model
 from pipeline.runtime.providers import on_offer
 from pipeline.runtime.session import usable_cores
 from pipeline.sources import parse_source
+
+_PRECISIONS = {"cpu": ("int8",), "openvino": ("int8", "fp16")}
+"""Copies worth trying by provider, as ``models quantize`` names them; float16 alone on all others, which are
+for GPUs. OpenVINO is for processors and GPUs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,9 +101,17 @@ def tune(options: Options, out: Console, err: Console, *, as_json: bool) -> None
         return float(found["fps"])
 
     climb = Climb(run, _Loss(options.asked()), options.asked().limit, journal, tell)
-    best = climb.best({}, _steps(options, model, err, tell))
-    default = next(tried for tried in climb.tried if not tried.setting)
-    report = _report(options, model, climb, best, default)
+    copies: list[Copy] = []
+
+    def copied(precision: str) -> Copy:
+        asked = replace(options.asked(), precision=precision)
+        copies.append(made(asked, model, err, tell, fresh=options.fresh))
+        if copies[-1].path is None:
+            tell(f"no copy in {precision}: {copies[-1].why}")
+        return copies[-1]
+
+    best = climb.best({}, _steps(options, model, copied))
+    report = _report(options, model, climb, best, copies)
     report["profile"] = str(profiles.save(model.sha256, report))
     journal.remove()
     if as_json:
@@ -109,44 +120,26 @@ def tune(options: Options, out: Console, err: Console, *, as_json: bool) -> None
         _print(report, out)
 
 
-def _steps(options: Options, model: Model, err: Console, tell: Callable[[str], None]) -> Iterator[Step]:
-    """What there is to try, of all that is not given; a smaller copy of the model is made in its turn."""
+def _steps(options: Options, model: Model, copied: Callable[[str], Copy]) -> Iterator[Step]:
+    """What there is to try, of all that is not given; smaller copies of the model are made in their turn."""
     given, cores = options.run, usable_cores()
     others = [name for name in on_offer() if name != model.session.provider]
     if "provider" not in given and others:
         yield Step("provider", [{"provider": name} for name in others])
-    copy = _smaller(options, model, err, tell)
-    if copy is not None:
-        yield Step("precision", [{"model": str(copy)}], changes_answers=True)
+    copies = [copied(precision) for precision in _PRECISIONS.get(model.session.provider, ("fp16",))]
+    smaller = [{"model": str(copy.path)} for copy in copies if copy.path is not None]
+    if smaller:
+        yield Step("precision", smaller, changes_answers=True)
     if not {"infer_workers", "infer_threads"} & set(given):
         yield Step("concurrency", list(concurrencies(cores)))
         yield Step("spinning", [{"infer_spinning": True}])
     if "batch" not in given and model.max_batch is None:
-        yield Step("batch", [{"batch": int(size)} for size in AXES["batch"].usual(model) if size != "1"])
+        yield Step(
+            "batch", [{"batch": int(size)} for size in usual(model, {"batch": ()})["batch"] if size != "1"]
+        )
     if "input_size" not in given and model.spec.stride is not None:
-        sizes = list(AXES["input-size"].usual(model))[:-1]
+        sizes = usual(model, {"input-size": ()})["input-size"][:-1]
         yield Step("input size", [{"input_size": size} for size in sizes], changes_answers=True)
-
-
-def _smaller(options: Options, model: Model, err: Console, tell: Callable[[str], None]) -> Path | None:
-    """A copy in int8, or float16 for a GPU, that loses little enough; None where there is none."""
-    from pipeline.quantize_command import copied
-
-    precision = "int8" if model.session.provider == "cpu" else "fp16"
-    path = profiles.folder() / f"{model.name}-{precision}-{model.sha256[:12]}.onnx"
-    if path.is_file():  # of an earlier tuning of this very file
-        return path
-    tell(f"making a copy in {precision}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        report, why = copied(replace(options.asked(), output=str(path), precision=precision), err)
-    except (PipelineError, OSError) as error:
-        tell(f"no copy in {precision}: {error}")
-        return None
-    if not report["accepted"]:
-        tell(f"no copy in {precision}: {why}")
-        return None
-    return path
 
 
 class _Loss:
@@ -178,8 +171,11 @@ def _quietly(frames: Iterable[Frame], _total: int | None) -> Iterable[Frame]:
     return frames
 
 
-def _report(options: Options, model: Model, climb: Climb, best: Tried, default: Tried) -> dict[str, Any]:
+def _report(
+    options: Options, model: Model, climb: Climb, best: Tried, copies: Sequence[Copy]
+) -> dict[str, Any]:
     about = machine()
+    default = next(tried for tried in climb.tried if not tried.setting)
     return {
         "kind": "framerail profile",
         "date": about["date"],
@@ -195,8 +191,25 @@ def _report(options: Options, model: Model, climb: Climb, best: Tried, default: 
         "fps": best.rate,
         "default_fps": default.rate,
         "tried": [
-            {"setting": dict(each.setting), "fps": each.rate, "rates": list(each.rates), "error": each.error}
+            {
+                "setting": dict(each.setting),
+                "fps": each.rate,
+                "rates": list(each.rates),
+                "error": each.error,
+                "ap_loss": each.ap_loss,
+            }
             for each in climb.tried
+        ],
+        "copies": [
+            {
+                "precision": copy.precision,
+                "sha256": copy.sha256,
+                "ap_loss": copy.ap_loss,
+                "measured": copy.report.get("measured"),
+                "accepted": copy.report.get("accepted", False),
+                "why": copy.why,
+            }
+            for copy in copies
         ],
     }
 
@@ -210,6 +223,9 @@ def _print(report: Mapping[str, Any], out: Console) -> None:
         times = f"{each['fps'] / report['default_fps']:.2f}" if each["rates"] else ""
         best = "taken" if each["setting"] == report["settings"] else ""
         table.add_row(said(each["setting"]), rate, times, each["error"] or best)
+    for copy in report["copies"]:
+        if not copy["accepted"]:
+            table.add_row(f"in {copy['precision']}", "–", "", f"no copy: {copy['why']}")
     out.print(table)
     out.print(
         f"{report['model']['name']}: {said(report['settings'])}: {report['fps']:,.1f} frames/s, "

@@ -27,28 +27,15 @@ from pipeline.quantize_trial import Telling, agreement, rank
 from pipeline.runtime.damage import damage
 from pipeline.runtime.model import open_model
 from pipeline.runtime.operators import operators, quantised
-from tests.tiny_detector import NAMES, SIZE, write_tiny_detector
+from tests.tiny_detector import NAMES, coloured, write_coloured, write_tiny_detector
 
 pytest.importorskip("faster_coco_eval", reason="needs the extra eval")
-
-
-def picture(seed: int) -> np.ndarray:
-    """Coloured cells on black, BGR."""
-    random = np.random.default_rng(seed)
-    image = np.zeros((SIZE, SIZE, 3), np.uint8)
-    for row, column in {(int(a), int(b)) for a, b in random.integers(0, 3, (4, 2))}:
-        cell = np.s_[8 + row * 16 : 16 + row * 16, 8 + column * 16 : 16 + column * 16]
-        image[cell][..., int(random.integers(3))] = random.integers(170, 256)
-    return image
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Twelve pictures to calibrate on."""
-    where = tmp_path_factory.mktemp("pictures")
-    for index in range(12):
-        cv2.imwrite(str(where / f"{index:02}.png"), picture(index))
-    return where
+    return write_coloured(tmp_path_factory.mktemp("pictures"))
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +64,7 @@ def test_a_copy_detects_the_same_and_needs_nothing_beside_it(
     assert report["ms_one_thread"].keys() == {"source", "copy"}
     whole, small = Detector(str(tiny)), Detector(str(tmp_path / "small.onnx"))
     for seed in range(100, 105):
-        common, there = agreement(whole.detect(picture(seed)), small.detect(picture(seed)))
+        common, there = agreement(whole.detect(coloured(seed)), small.detect(coloured(seed)))
         assert common / there > 0.9
     model = small.model
     assert (model.family.name, tuple(model.labels), model.stated) == ("yolov8", NAMES, True)
@@ -139,7 +126,7 @@ def test_labelled_pictures_say_what_is_lost(tiny: Path, folder: Path, tmp_path: 
     annotations, images = [], []
     for index in range(8):
         images.append({"id": index, "file_name": f"{index:02}.png"})
-        found = whole.detect(picture(index))
+        found = whole.detect(coloured(index))
         for box, _, class_id, _ in found:
             x, y, right, bottom = map(float, box)
             annotations.append(
@@ -166,7 +153,7 @@ def test_float16_takes_half_and_gives_float32(tiny: Path, folder: Path, tmp_path
     assert model.graph.output[0].type.tensor_type.elem_type == onnx.TensorProto.FLOAT
     # One cast, where the tail begins: the converter's own pairs would round the coordinates.
     assert operators(tmp_path / "half.onnx")["Cast"] == 1
-    boxes = [Detector(str(path)).detect(picture(1)).xyxy for path in (tiny, tmp_path / "half.onnx")]
+    boxes = [Detector(str(path)).detect(coloured(1)).xyxy for path in (tiny, tmp_path / "half.onnx")]
     np.testing.assert_allclose(*boxes, atol=0.05)
 
 

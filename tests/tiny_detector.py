@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
@@ -16,12 +17,37 @@ SIZE, STRIDE = 64, 8
 NAMES = ("red", "green", "blue")
 
 
-def write_tiny_detector(path: Path, *, outlier: float = 0.0, opset: int = 17, names: bool = True) -> Path:
+def coloured(seed: int) -> np.ndarray:
+    """A picture with something for it: coloured cells on black; uint8 [SIZE, SIZE, 3], BGR."""
+    random = np.random.default_rng(seed)
+    image = np.zeros((SIZE, SIZE, 3), np.uint8)
+    for row, column in {(int(a), int(b)) for a, b in random.integers(0, 3, (4, 2))}:
+        cell = np.s_[8 + row * 16 : 16 + row * 16, 8 + column * 16 : 16 + column * 16]
+        image[cell][..., int(random.integers(3))] = random.integers(170, 256)
+    return image
+
+
+def write_coloured(folder: Path, count: int = 12) -> Path:
+    """So many of them, as PNG."""
+    for index in range(count):
+        cv2.imwrite(str(folder / f"{index:02}.png"), coloured(index))
+    return folder
+
+
+def write_tiny_detector(
+    path: Path,
+    *,
+    outlier: float = 0.0,
+    everywhere: bool = False,
+    opset: int = 17,
+    names: bool = True,
+) -> Path:
     """Write it. A cell of 8×8 pixels that is red, green or blue is an object of 24 pixels a side there.
 
     With an ``outlier`` one channel of the second convolution is so large that 256 steps over it leave
-    nothing of the others, and the third takes no notice of it: its quantisation alone does harm. Without
-    ``names`` some nodes have none.
+    nothing of the others, and the third takes no notice of it: its quantisation alone does harm. With one
+    ``everywhere`` the first has it, too: whichever layer is quantised does. Without ``names`` some nodes
+    have none.
     """
     grid = SIZE // STRIDE
     # The mean of a cell's colours, each in a channel of its own.
@@ -35,15 +61,16 @@ def write_tiny_detector(path: Path, *, outlier: float = 0.0, opset: int = 17, na
     bias = np.array([1, 1, 1, 1, -6, -6, -6], np.float32)
     middle = np.zeros(4, np.float32)
     middle[3] = outlier
+    start = middle * everywhere
     centres = (np.stack(np.meshgrid(np.arange(grid), np.arange(grid))).reshape(2, -1) + 0.5) * STRIDE
     weights = {
-        "w1": first, "w2": second, "b2": middle, "w3": third, "b3": bias,
+        "w1": first, "b1": start, "w2": second, "b2": middle, "w3": third, "b3": bias,
         "centres": np.asarray(centres[None], np.float32), "reach": np.array(12, np.float32),
         "flat": np.array([0, 7, -1], np.int64), "sides": np.array([2, 2, 3], np.int64),
         "others": np.repeat(np.array([[[8], [8], [16], [16], [0], [0], [0]]], np.float32), 20, axis=2),
     }  # fmt: skip
     nodes = [
-        helper.make_node("Conv", ["images", "w1"], ["c1"], name="first", strides=[STRIDE, STRIDE]),
+        helper.make_node("Conv", ["images", "w1", "b1"], ["c1"], name="first", strides=[STRIDE, STRIDE]),
         helper.make_node("Relu", ["c1"], ["a1"], name="first/relu" if names else ""),
         helper.make_node("Conv", ["a1", "w2", "b2"], ["c2"], name="second"),
         helper.make_node("Relu", ["c2"], ["a2"], name="second/relu" if names else ""),

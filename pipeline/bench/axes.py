@@ -18,10 +18,15 @@ Values = tuple[str, ...]
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """Something that can be varied: the Config key that it sets, and the values to try by itself."""
+    """Something that can be varied: the Config key that it sets, and the values to try by itself.
 
-    key: str
-    usual: Callable[[Model], Sequence[str]]
+    ``usual`` is given the names of the providers that are measured, too. ``key`` None: it sets none by
+    itself, its value is only asked for. ``known``: the values that there are, where they are few.
+    """
+
+    key: str | None
+    usual: Callable[[Model, Sequence[str]], Sequence[str]]
+    known: tuple[str, ...] = ()
 
 
 def _powers(most: int) -> list[str]:
@@ -40,13 +45,26 @@ def _sizes(model: Model) -> list[str]:
     return list(dict.fromkeys(f"{width}x{height}" for width, height in sides))
 
 
+def _precisions(_model: Model, providers: Sequence[str]) -> list[str]:
+    return [name for name in PRECISIONS if name != "float16" or not set(providers) <= _FLOAT32]
+
+
+_FLOAT32 = frozenset({"cpu", "xnnpack"})
+"""Providers whose kernels are for float32: they compute float16 in it, with casts around."""
+PRECISIONS: Mapping[str, str | None] = {"float32": None, "int8": "int8", "float16": "fp16"}
+"""What ``models quantize`` calls the copy that is measured; None: the file as it is."""
+
 AXES: Mapping[str, Axis] = {
-    "provider": Axis("provider", lambda _model: on_offer()),
-    "batch": Axis("batch", lambda model: _powers(8) if model.max_batch is None else [str(model.max_batch)]),
-    "workers": Axis("infer_workers", lambda _model: _powers(2 * usable_cores())),
-    "threads": Axis("infer_threads", lambda _model: _powers(usable_cores())),
-    "input-size": Axis("input_size", _sizes),
-    "rewrite": Axis("rewrite", lambda _model: ["true", "false"]),
+    "provider": Axis("provider", lambda _model, _providers: on_offer()),
+    "batch": Axis(
+        "batch",
+        lambda model, _providers: _powers(8) if model.max_batch is None else [str(model.max_batch)],
+    ),
+    "workers": Axis("infer_workers", lambda _model, _providers: _powers(2 * usable_cores())),
+    "threads": Axis("infer_threads", lambda _model, _providers: _powers(usable_cores())),
+    "input-size": Axis("input_size", lambda model, _providers: _sizes(model)),
+    "rewrite": Axis("rewrite", lambda _model, _providers: ["true", "false"]),
+    "precision": Axis(None, _precisions, tuple(PRECISIONS)),
 }
 """By the name that ``--sweep`` takes."""
 
@@ -73,6 +91,11 @@ def parse_sweep(texts: Sequence[str]) -> dict[str, Values]:
             if name in swept:
                 raise ConfigError(f"--sweep: {name} stands twice; write {name}=A,B")
             swept[name] = (value,) if equals else ()
+    for name, values in swept.items():
+        known = AXES[name].known
+        for value in values:
+            if known and value not in known:
+                raise ConfigError(f"--sweep: {name} is one of {', '.join(known)}; got {value!r}")
     return swept
 
 
@@ -110,16 +133,23 @@ def points(
     config: Config, model: Model, swept: Mapping[str, Values], counts: Sequence[int]
 ) -> Iterator[Planned]:
     """Every combination of the values, each checked. ``counts`` of streams repeat the config's in turn."""
-    axes = {name: values or tuple(AXES[name].usual(model)) for name, values in swept.items()}
+    axes = usual(model, swept)
     base = config.model_dump(exclude_unset=True)
     for values in itertools.product(*axes.values()):
         asked: dict[str, Any] = dict(zip(axes, values, strict=True))
-        options = {AXES[name].key: _number(value) for name, value in asked.items()}
+        keys = {name: key for name in asked if (key := AXES[name].key) is not None}
+        options = {key: _number(asked[name]) for name, key in keys.items()}
         if not counts:
             yield Planned(make_config({**base, **options}, where="bench"), asked)
         for count in counts:
             config = make_config({**base, **options, "streams": repeated(base["streams"], count)})
             yield Planned(config, {**asked, "streams": count})
+
+
+def usual(model: Model, swept: Mapping[str, Values]) -> dict[str, Values]:
+    """``swept`` with the usual values of each axis that was given none."""
+    providers = swept.get("provider", (model.session.provider,)) or tuple(on_offer())
+    return {name: values or tuple(AXES[name].usual(model, providers)) for name, values in swept.items()}
 
 
 def repeated(streams: Sequence[Mapping[str, Any]], count: int) -> list[dict[str, Any]]:
