@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from rich.console import Console
@@ -18,6 +19,7 @@ from pipeline.bench.plot import check_plot, write_plot
 from pipeline.bench.point import measure
 from pipeline.bench.steady import Settings
 from pipeline.bench.table import print_changes, print_report
+from pipeline.bench_precision import Prepared, prepared, unchanged
 from pipeline.config import Config, make_config
 from pipeline.errors import PipelineError
 from pipeline.redact import redact
@@ -55,7 +57,8 @@ def bench(options: Options, out: Console, err: Console, *, as_json: bool) -> Non
 
     Raises what a Pipeline raises, before anything is measured where that can be told; SlowerError (exit
     code 4), after printing, where something is slower than in the result to compare with. A point of a
-    sweep that cannot run is part of the result, with its error; a single point raises it.
+    sweep that cannot run is part of the result, with its error; a single point raises it. Precisions are
+    copies, made or found before anything is measured (see :mod:`pipeline.bench_precision`).
     """
     swept, counts = parse_sweep(options.sweep), parse_streams(options.streams)
     old = load(options.compare) if options.compare is not None else None
@@ -70,13 +73,16 @@ def bench(options: Options, out: Console, err: Console, *, as_json: bool) -> Non
         options=config.provider_options,
     )
     planned = list(points(config, model, swept, counts))
-    del model
     if old is not None:
         check_comparable(old, [dict(point.asked) for point in planned])
+    tell = partial(err.print, highlight=False, soft_wrap=True)
+    ready = prepared(planned, model, err, tell) if "precision" in swept else unchanged(planned)
+    del model
     report: dict[str, Any] = {"kind": "framerail bench", "machine": machine(), "points": []}
-    with _Showing(err) as tell:
-        for number, point in enumerate(planned):
-            report["points"].append(_measured(point, options.settings, tell(number, len(planned), point)))
+    with _Showing(err) as show:
+        for number, point in enumerate(ready):
+            told = show(number, len(ready), point.planned)
+            report["points"].append(_measured(point, options.settings, told))
     failed = [point for point in report["points"] if "error" in point]
     if len(failed) == len(report["points"]):
         raise PipelineError(failed[0]["error"])
@@ -99,18 +105,25 @@ def bench(options: Options, out: Console, err: Console, *, as_json: bool) -> Non
         raise SlowerError("; ".join(map(str, slower)))
 
 
-def _measured(planned: Planned, settings: Settings, told: Callable[[list[float]], None]) -> dict[str, Any]:
+def _measured(point: Prepared, settings: Settings, told: Callable[[list[float]], None]) -> dict[str, Any]:
+    planned = point.planned
     about = {
         "asked": dict(planned.asked),
         "label": planned.label,
         "source": ", ".join(dict.fromkeys(redact(each.source) for each in planned.config.streams)),
     }
+    if point.about:
+        about["precision"] = dict(point.about)
+    if point.error:
+        return {**about, "error": point.error}
     try:
-        return {**about, **apart(measure, planned.config, settings, told)}
+        found = {**about, **apart(measure, planned.config, settings, told)}
     except PipelineError as error:
         return {**about, "error": str(error)}
     except ExceptionGroup as group:
         return {**about, "error": "; ".join(str(error) for error in group.exceptions)}
+    found["notes"] = [*found["notes"], *point.noted(found)]
+    return found
 
 
 class _Showing:

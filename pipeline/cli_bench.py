@@ -50,8 +50,8 @@ def bench(
         typer.Option(
             "--sweep",
             metavar="AXIS[=A,B][,AXIS…]",
-            help="Measure every combination of provider, batch, workers, threads, input-size; each with "
-            "usual values unless some are given: --sweep workers=1,2,threads=1,2",
+            help="Measure every combination of provider, batch, workers, threads, input-size, precision; "
+            "each with usual values unless some are given: --sweep workers=1,2,precision=float32,int8",
         ),
     ] = None,
     compare: Annotated[
@@ -227,7 +227,8 @@ def tune(
     ] = None,
     seconds: Annotated[float, typer.Option("--seconds", help="Length of a trial.")] = 4.0,
     fresh: Annotated[
-        bool, typer.Option("--fresh", help="Do not go on where an interrupted tuning was.")
+        bool,
+        typer.Option("--fresh", help="Begin anew: no trial or copy of an earlier tuning counts."),
     ] = False,
     as_json: Json = False,
     debug: Debug = False,

@@ -18,6 +18,7 @@ FLOORS = {
     "convert_command": 4, "quantize_command": 4, "quantize_loss": 4, "quantize_trial": 4,
     "quantize_report": 4,
     "eval_command": 4, "evaluation": 4, "bench_command": 4, "plan_command": 4, "tune_command": 4,
+    "bench_precision": 4, "copies": 4,
     "app": 4, "decide": 4, "iteration": 4, "detector": 4, "summary": 4, "shutdown": 4, "bench": 4,
     "stages": 3, "profiles": 3,
     "sources": 2, "runtime": 2, "sinks": 2, "accounts": 2, "metrics": 2,
@@ -31,7 +32,9 @@ FLOORS = {
 NEIGHBOURS = {
     ("cli", "cli_bench"), ("cli_bench", "command"), ("bench_command", "bench"), ("plan_command", "bench"),
     ("tune_command", "bench"), ("tune_command", "evaluation"),
-    ("tune_command", "quantize_command"), ("tune_command", "quantize_loss"),
+    ("tune_command", "copies"), ("tune_command", "quantize_loss"),
+    ("bench_command", "bench_precision"), ("bench_precision", "bench"), ("bench_precision", "copies"),
+    ("bench_precision", "quantize_loss"), ("copies", "quantize_command"), ("copies", "quantize_loss"),
     ("cli", "cli_eval"), ("cli", "cli_models"), ("cli", "command"), ("cli_eval", "command"),
     ("cli_models", "command"), ("evaluation", "decide"), ("eval_command", "evaluation"),
     ("bench", "app"), ("bench", "decide"), ("bench", "doctor"), ("bench", "summary"),

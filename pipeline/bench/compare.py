@@ -83,16 +83,34 @@ def check_comparable(old: Mapping[str, Any], planned: Sequence[Mapping[str, Any]
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """What else differs: another machine or other versions explain what the code does not."""
+    """What else differs: another machine, versions or copy of the model explain what the code does not."""
     before, after = old["machine"], new["machine"]
     found = [f"{key}: {before[key]} → {after[key]}" for key in ("cpu", "cores") if before[key] != after[key]]
     names = sorted({*before["versions"], *after["versions"]})
     pairs = [(name, before["versions"].get(name), after["versions"].get(name)) for name in names]
-    return found + [f"{name}: {one} → {two}" for name, one, two in pairs if one != two]
+    found += [f"{name}: {one} → {two}" for name, one, two in pairs if one != two]
+    return found + list(_copies(old, new))
+
+
+def _copies(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
+    """Points of one precision whose copies are not the same, with what each has lost."""
+    then = {_key(point): point["precision"] for point in old["points"] if "precision" in point}
+    for point in new["points"]:
+        now = point.get("precision")
+        before = then.get(_key(point)) if now is not None else None
+        if before is not None and before["copy_sha256"] != now["copy_sha256"]:
+            lost = (f"{said(each['ap_loss'])} AP lost" for each in (before, now))
+            yield f"{point['label']}: another copy of the model: {' → '.join(lost)}"
+
+
+def said(ap_loss: float | None) -> str:
+    """AP (0..1) that is lost, for people; a copy may do better than its model, if by chance."""
+    return "unknown" if ap_loss is None else f"{ap_loss:.4f}"
 
 
 def _key(point: Mapping[str, Any]) -> str:
-    model = point["model"]
+    # A copy is made anew with every version: its point is that of the model it was made of.
+    model = point["precision"]["of"] if "precision" in point else point["model"]
     return json.dumps([point["asked"], point["source"], model["sha256"]], sort_keys=True)
 
 

@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.bench.compare import said
 from pipeline.errors import ConfigError, DependencyError, SinkOpenError
 
 if TYPE_CHECKING:
@@ -83,8 +84,8 @@ def _against_streams(left: Axes, right: Axes, points: Sequence[Mapping[str, Any]
     """A line for each setting that is not the number of streams."""
     lines: dict[str, list[Mapping[str, Any]]] = {}
     for point in points:
-        others = (f"{key} {value}" for key, value in point["asked"].items() if key != "streams")
-        lines.setdefault(", ".join(others), []).append(point)
+        others = [f"{key} {value}" for key, value in point["asked"].items() if key != "streams"]
+        lines.setdefault(", ".join(others + _price(point)), []).append(point)
     for label, along in lines.items():
         streams = [point["asked"]["streams"] for point in along]
         (line,) = left.plot(streams, [point["fps"] for point in along], "o-", label=label or "frames/s")
@@ -101,7 +102,8 @@ def _against_streams(left: Axes, right: Axes, points: Sequence[Mapping[str, Any]
 def _side_by_side(left: Axes, right: Axes, points: Sequence[Mapping[str, Any]]) -> None:
     """A bar for each point."""
     places = list(range(len(points)))
-    labels = [point["label"].replace(", ", "\n") or "as given" for point in points]
+    named = (", ".join([point["label"], *_price(point)]) for point in points)
+    labels = [name.replace(", ", "\n") or "as given" for name in named]
     left.bar(places, [point["fps"] for point in points], 0.6, label="frames/s")
     left.plot(places, [point["bound_fps"] for point in points], "_", ms=40, color="black", label="bound")
     for shift, quantile in ((-0.2, "p50"), (0.2, "p99")):
@@ -111,12 +113,30 @@ def _side_by_side(left: Axes, right: Axes, points: Sequence[Mapping[str, Any]]) 
         axes.set_xticks(places, labels, fontsize=8)
 
 
+def _price(point: Mapping[str, Any]) -> list[str]:
+    """What a point's precision costs: a rate without it is half the truth."""
+    return [f"{said(point['precision']['ap_loss'])} AP lost"] if "precision" in point else []
+
+
 def _page(picture: str, report: Mapping[str, Any], points: Sequence[Mapping[str, Any]]) -> str:
-    headings = ("", "frames/s", "bound", "reached", "p50 ms", "p99 ms", "CPU ms a frame", "MB", "bottleneck")
+    lost = any("precision" in point for point in points)
+    headings = (
+        "",
+        "frames/s",
+        *(["AP lost"] if lost else []),
+        "bound",
+        "reached",
+        "p50 ms",
+        "p99 ms",
+        "CPU ms a frame",
+        "MB",
+        "bottleneck",
+    )
     rows = [
         (
             point["label"] or "as given",
             f"{point['fps']:,.1f}",
+            *([said(point["precision"]["ap_loss"])] if lost else []),
             f"{point['bound_fps']:,.1f}",
             f"{point['ratio']:.1%}",
             f"{point['latency_ms']['p50']:.1f}",

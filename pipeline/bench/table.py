@@ -10,7 +10,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.bench.compare import Change
+from pipeline.bench.compare import Change, said
 
 
 def print_report(report: Mapping[str, Any], out: Console) -> None:
@@ -27,16 +27,28 @@ def print_report(report: Mapping[str, Any], out: Console) -> None:
         return
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("")
-    for heading in ("frames/s", "of bound", "bottleneck", "p50 ms", "p99 ms", "MB"):
+    lost = any("precision" in point for point in report["points"])
+    for heading in (
+        "frames/s",
+        *(["AP lost"] if lost else []),
+        "of bound",
+        "bottleneck",
+        "p50 ms",
+        "p99 ms",
+        "MB",
+    ):
         table.add_column(heading, justify="left" if heading == "bottleneck" else "right")
     for point in report["points"]:
+        cost = [said(point["precision"]["ap_loss"])] if lost else []
         if "error" in point:
-            table.add_row(point["label"], "–", "", "cannot run", "", "", "")
+            refused = lost and point["precision"]["accepted"] is False
+            table.add_row(point["label"], "–", *cost, "", "refused" if refused else "cannot run")
             continue
         latency = point["latency_ms"]
         table.add_row(
             point["label"] + (" *" if point["notes"] else ""),
             f"{point['fps']:,.1f}",
+            *cost,
             f"{point['ratio']:.2f}",
             point["bottleneck"]["what"],
             f"{latency['p50']:.1f}",
@@ -48,7 +60,16 @@ def print_report(report: Mapping[str, Any], out: Console) -> None:
         for note in [point["error"]] if "error" in point else point["notes"]:
             out.print(f"{point['label']}: {note}", highlight=False, soft_wrap=True)
     best = max(measured, key=lambda point: point["fps"])
-    out.print(f"fastest: {best['label']}, {best['fps']:,.1f} frames/s", highlight=False)
+    price = f", {said(best['precision']['ap_loss'])} AP lost" if lost else ""
+    out.print(f"fastest: {best['label']}, {best['fps']:,.1f} frames/s{price}", highlight=False)
+    for truth in dict.fromkeys(
+        point["precision"]["measured"]["truth"] for point in report["points"] if _lossy(point)
+    ):
+        out.print(f"AP lost: against {truth}", highlight=False)
+
+
+def _lossy(point: Mapping[str, Any]) -> bool:
+    return point.get("precision", {}).get("measured") is not None
 
 
 def _print_point(point: Mapping[str, Any], out: Console) -> None:
@@ -61,6 +82,10 @@ def _print_point(point: Mapping[str, Any], out: Console) -> None:
     )
     if point["profile"] is not None:
         say(f"by the profile that tune has made, {point['profile']} (--no-profile leaves it out)")
+    if "precision" in point:
+        precision = point["precision"]
+        against = f" against {precision['measured']['truth']}" if _lossy(point) else ""
+        say(f"{point['label']}: {said(precision['ap_loss'])} AP lost{against}")
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("stage")
     for heading in ("alone, CPU ms", "alone, ms", "in line, ms", "p99 ms", "busy", "queue"):
