@@ -38,8 +38,10 @@ def reporting(hint: str = "--debug shows where") -> Iterator[None]:
         signal.default_int_handler(number, frame)
 
     if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
-        # From here on Ctrl-C has to let go of what is held: a progress bar, an unfinished file.
+        # From here on Ctrl-C has to let go of what is held: a progress bar, an unfinished file. So has
+        # SIGTERM, which `timeout` sends: it would leave a folder with a model half quantised behind.
         signal.signal(signal.SIGINT, interrupt)
+        signal.signal(signal.SIGTERM, interrupt)
     try:
         yield
     except (typer.Exit, SystemExit):

@@ -6,6 +6,8 @@ import hashlib
 import io
 import json
 import os
+import signal
+import subprocess
 import sys
 import tempfile
 
@@ -30,6 +32,7 @@ from pipeline.quantization import int8
 from pipeline.quantize_loss import Options
 from pipeline.runtime.card import sha256_of
 from pipeline.runtime.model import open_model
+from tests.conftest import ROOT
 from tests.tiny_detector import write_coloured, write_tiny_detector
 
 pytest.importorskip("faster_coco_eval", reason="needs the extra eval")
@@ -131,6 +134,26 @@ def test_interrupted_it_leaves_nothing_and_is_made_next_time(tiny, footage, kept
             copy_of(tiny, footage)
     assert list(kept.iterdir()) == list((tmp_path / "work").iterdir()) == []
     assert copy_of(tiny, footage)[0].path.is_file()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_lets_go_of_the_unfinished_copy(tiny, footage, tmp_path, number):
+    """As ``timeout`` sends it, after the calibration: whole models lie in the folder for temporary files."""
+    (tmp_path / "work").mkdir()
+    start = (
+        "import signal; from pipeline import __main__; from pipeline.quantization import int8\n"
+        f"def interrupted(*_): signal.raise_signal({int(number)})\n"
+        "int8.quantised_copy = interrupted; __main__.main()"
+    )
+    arguments = ["models", "quantize", str(tiny), "--calibrate", str(footage), "--output", "small.onnx"]
+    done = subprocess.run(
+        [sys.executable, "-c", start, *arguments],
+        capture_output=True, text=True, timeout=50, cwd=tmp_path,
+        env={**os.environ, "TMPDIR": str(tmp_path / "work"), "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+    assert list((tmp_path / "work").iterdir()) == []
+    assert not (tmp_path / "small.onnx").exists()
 
 
 def test_a_refusal_is_kept_with_its_figures_and_can_be_undone(hopeless, footage, kept):

@@ -94,7 +94,7 @@ class Part:
     def close(self) -> None:
         """Leave nothing behind but what is resumable. The lock is held until then.
 
-        What others left that ended without this (SIGKILL, SIGTERM) goes too: parts without a lock.
+        What others left that ended without this (SIGKILL) goes too: parts without a lock.
         """
         if sys.platform == "win32":
             self._file.close()
