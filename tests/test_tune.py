@@ -93,6 +93,22 @@ def test_what_costs_too_much_accuracy_is_left_out(tmp_path, loss, taken):
         assert "costs 0.0110 AP" in {each.error for each in climbing.tried}
 
 
+@pytest.mark.parametrize(
+    "error", [PipelineError("nothing seen"), ExceptionGroup("sources", [PipelineError("nothing seen")])]
+)
+def test_what_cannot_be_judged_is_left_out_and_the_rest_goes_on(tmp_path, error):
+    def unknown(_setting):
+        raise error
+
+    climbing, _ = climb(tmp_path, rate)
+    climbing.loss_of = unknown
+    best = climbing.best({}, [STEPS[2], STEPS[0]])
+    assert dict(best.setting) == {"infer_workers": 2}
+    (left_out,) = (each for each in climbing.tried if each.error)
+    assert (left_out.setting, left_out.rate) == ({"model": "int8"}, 200)
+    assert left_out.error == "its loss of AP cannot be measured: nothing seen"
+
+
 def test_what_cannot_run_is_left_out_and_the_defaults_must(tmp_path):
     def run(setting):
         if setting.get("batch") == 2:

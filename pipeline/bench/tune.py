@@ -124,7 +124,12 @@ class Climb:
                 rivals.append(tried)
         for rival in sorted(rivals, key=lambda tried: -tried.rate):
             if step.changes_answers:
-                loss = self.loss_of(rival.setting)
+                try:
+                    loss = self.loss_of(rival.setting)
+                except (PipelineError, ExceptionGroup) as error:
+                    # Such as footage in which nothing is seen: what else was found still counts.
+                    self._note(replace(rival, error=f"its loss of AP cannot be measured: {_said_by(error)}"))
+                    continue
                 if loss > self.max_loss:
                     self._note(Tried(rival.setting, rival.rates, f"costs {loss:.4f} AP", loss))
                     continue
@@ -159,13 +164,15 @@ class Climb:
         self.tell(said(setting))
         try:
             return {"fps": self.run(setting)}
-        except PipelineError as error:
-            return {"error": str(error)}
-        except ExceptionGroup as group:
-            return {"error": "; ".join(str(error) for error in group.exceptions)}
+        except (PipelineError, ExceptionGroup) as error:
+            return {"error": _said_by(error)}
 
     def _note(self, tried: Tried) -> None:
         self.tried = [each for each in self.tried if dict(each.setting) != dict(tried.setting)] + [tried]
+
+
+def _said_by(error: Exception) -> str:
+    return "; ".join(map(str, error.exceptions)) if isinstance(error, ExceptionGroup) else str(error)
 
 
 def said(setting: Setting) -> str:
