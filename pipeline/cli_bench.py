@@ -50,8 +50,8 @@ def bench(
         typer.Option(
             "--sweep",
             metavar="AXIS[=A,B][,AXIS…]",
-            help="Measure every combination of provider, batch, workers, threads, input-size, precision; "
-            "each with usual values unless some are given: --sweep workers=1,2,precision=float32,int8",
+            help="Measure every combination of provider, batch, workers, threads, input-size, rewrite, "
+            "precision; each with usual values unless some are given: --sweep workers=1,2,precision=float32,int8",
         ),
     ] = None,
     compare: Annotated[

@@ -8,6 +8,7 @@ import os
 import signal
 import threading
 import time
+from typing import get_type_hints
 
 import cv2
 import pytest
@@ -16,9 +17,9 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from benchmarks.cheap_model import write_cheap_model
-from pipeline import Pipeline
+from pipeline import Pipeline, cli_bench
 from pipeline.bench import Cost, Settings, bounds, isolated, measure
-from pipeline.bench.axes import parse_streams, parse_sweep, points
+from pipeline.bench.axes import AXES, parse_streams, parse_sweep, points
 from pipeline.bench.compare import compare, differences, load
 from pipeline.bench.isolated import apart
 from pipeline.bench.machine import busy_seconds
@@ -196,6 +197,12 @@ def test_a_sweep_is_read(texts, meant):
 def test_a_sweep_that_cannot_be_meant_is_refused(parse, text, says):
     with pytest.raises(ConfigError, match=says):
         parse(text)
+
+
+def test_the_help_lists_every_axis():
+    (option,) = get_type_hints(cli_bench.bench, include_extras=True)["sweep"].__metadata__
+    listed = option.help.partition(";")[0].removeprefix("Measure every combination of ")
+    assert listed.split(", ") == list(AXES)
 
 
 def test_every_combination_is_a_point(tmp_path):
