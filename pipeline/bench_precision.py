@@ -65,7 +65,8 @@ def prepared(
         }
         kind = PRECISIONS[asked]
         if kind is None:
-            about |= {"ap_loss": 0.0, "measured": None, "accepted": None}
+            # Of what a quantised file has lost against its original nothing is known here.
+            about |= {"ap_loss": None if as_it_is else 0.0, "measured": None, "accepted": None}
             found.append(Prepared(replace(point, config=config), about, [*as_it_is, *notes]))
             continue
         size = _size(config)

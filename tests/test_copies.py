@@ -215,6 +215,7 @@ def test_a_file_that_is_not_float32_is_measured_and_says_so(tiny, footage, kept)
         (point,) = ready(small, planned(small, footage, "float32"))
         assert point.error == ""
         assert f"not float32: {word}" in point.notes[0]
+        assert point.about["ap_loss"] is None, "what it has lost is not known"
         (point,) = ready(small, planned(small, footage, "int8"))
         assert point.error.startswith("no int8: model ")
     assert ready(tiny, planned(tiny, footage, "float32"))[0].notes == []

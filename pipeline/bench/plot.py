@@ -85,7 +85,7 @@ def _against_streams(left: Axes, right: Axes, points: Sequence[Mapping[str, Any]
     lines: dict[str, list[Mapping[str, Any]]] = {}
     for point in points:
         others = [f"{key} {value}" for key, value in point["asked"].items() if key != "streams"]
-        lines.setdefault(", ".join(others + _price(point)), []).append(point)
+        lines.setdefault(", ".join(others) + _price(point), []).append(point)
     for label, along in lines.items():
         streams = [point["asked"]["streams"] for point in along]
         (line,) = left.plot(streams, [point["fps"] for point in along], "o-", label=label or "frames/s")
@@ -102,8 +102,8 @@ def _against_streams(left: Axes, right: Axes, points: Sequence[Mapping[str, Any]
 def _side_by_side(left: Axes, right: Axes, points: Sequence[Mapping[str, Any]]) -> None:
     """A bar for each point."""
     places = list(range(len(points)))
-    named = (", ".join([point["label"], *_price(point)]) for point in points)
-    labels = [name.replace(", ", "\n") or "as given" for name in named]
+    named = (f"{point['label']}{_price(point)}" for point in points)
+    labels = [name.replace(", ", "\n").replace(" (", "\n(") or "as given" for name in named]
     left.bar(places, [point["fps"] for point in points], 0.6, label="frames/s")
     left.plot(places, [point["bound_fps"] for point in points], "_", ms=40, color="black", label="bound")
     for shift, quantile in ((-0.2, "p50"), (0.2, "p99")):
@@ -113,9 +113,9 @@ def _side_by_side(left: Axes, right: Axes, points: Sequence[Mapping[str, Any]]) 
         axes.set_xticks(places, labels, fontsize=8)
 
 
-def _price(point: Mapping[str, Any]) -> list[str]:
+def _price(point: Mapping[str, Any]) -> str:
     """What a point's precision costs: a rate without it is half the truth."""
-    return [f"{said(point['precision']['ap_loss'])} AP lost"] if "precision" in point else []
+    return f" ({said(point['precision']['ap_loss'])} AP lost)" if "precision" in point else ""
 
 
 def _page(picture: str, report: Mapping[str, Any], points: Sequence[Mapping[str, Any]]) -> str:
