@@ -114,11 +114,15 @@ def test_pictures_of_two_threads_are_converted_one_after_the_other(tmp_path):
         np.testing.assert_array_equal(image, other)
 
 
-def test_the_line_detects_what_the_detector_does_in_the_full_picture():
+def test_each_of_several_streams_detects_what_the_detector_does_in_the_full_picture():
     detect = partial(Detector().detect, conf=0.3)
-    config = Config(streams=[{"source": "sample:", "max_frames": 12}], conf_threshold=0.3)
-    with Pipeline(config) as line:
+    streams = [{"source": "sample:", "name": name, "max_frames": 8} for name in "abc"]
+    seen: dict[str, list[int]] = {}
+    with Pipeline(Config(streams=streams, conf_threshold=0.3)) as line:
         for result in line:
+            seen.setdefault(result.stream, []).append(result.frame.seq)
             alone = detect(result.frame.image)
             np.testing.assert_array_equal(result.detections.xyxy, alone.xyxy)
             np.testing.assert_array_equal(result.detections.confidence, alone.confidence)
+            np.testing.assert_array_equal(result.detections.class_id, alone.class_id)
+    assert seen == {name: list(range(8)) for name in "abc"}
