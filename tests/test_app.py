@@ -235,6 +235,24 @@ def test_live_latency_does_not_grow_under_overload(cheap_model: str) -> None:
     assert np.median(ages[-20:]) < 2 * np.median(ages[20:40]) + 0.1
 
 
+@pytest.mark.parametrize(
+    ("live", "batch", "most_prepared"), [(True, 1, {1}), (True, 2, {2}), (False, 1, set(range(3, 65)))]
+)
+def test_a_live_frame_is_prepared_when_inference_asks(
+    tmp_path: Path, live: bool, batch: int, most_prepared: set[int]
+) -> None:
+    """Otherwise it would wait where no fresher one can take its place; a batch is gathered beforehand."""
+    model = str(write_cheap_model(tmp_path / "b.onnx", dynamic_batch=True))
+    stream = {"source": "synthetic:64x48@1000?frames=200", "live": live}
+    config = make_config({"streams": [stream], "model": model, "batch": batch})
+    with Pipeline(config, sinks=[Recorder(delay=0.005)]) as line:
+        line.run()
+        assert line.flow is not None
+        prepared = {channel.name: channel.high_watermark for channel in line.flow.statistics()}["blobs"]
+    assert prepared in most_prepared
+    assert_conserved(line)
+
+
 def test_batching_takes_frames_together_and_keeps_each_its_own(tmp_path: Path) -> None:
     model = str(write_cheap_model(tmp_path / "b.onnx", dynamic_batch=True))
     with Pipeline([SOURCE, SOURCE], model=model, batch=4, linger_ms=20, channel_capacity=8) as line:

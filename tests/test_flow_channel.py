@@ -6,6 +6,7 @@ import random
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -49,17 +50,75 @@ def test_cancel_clears_reports_and_refuses() -> None:
     assert channel.statistics().depth == 0
 
 
-def test_drop_oldest_keeps_the_freshest() -> None:
+def test_drop_oldest_that_is_behind_keeps_the_freshest_alone() -> None:
     dropped: list[tuple[int, str]] = []
     channel: Channel[int] = Channel(
         "c", 2, "drop_oldest", on_drop=lambda item, reason: dropped.append((item, reason))
     )
     for item in range(5):
         channel.put(item)
-    assert dropped == [(0, "drop_oldest"), (1, "drop_oldest"), (2, "drop_oldest")]
-    assert channel.take(limit=9) == [3, 4]
+    assert dropped == [(item, "drop_oldest") for item in range(4)]
+    assert channel.take(limit=9) == [4]
+    channel.put(5)  # the taker came late again: it did not wait
+    channel.put(6)
+    assert channel.take(limit=9) == [6]
     statistics = channel.statistics()
-    assert (statistics.puts, statistics.drops, statistics.high_watermark) == (5, 3, 2)
+    assert (statistics.puts, statistics.drops, statistics.high_watermark) == (7, 5, 2)
+
+
+@pytest.mark.parametrize("merged", [False, True])
+def test_a_burst_that_fits_loses_nothing_once_the_taker_has_caught_up(merged: bool) -> None:
+    dropped: list[int] = []
+    merge: Merge[int] = Merge(lambda item, _: dropped.append(item))
+    make = merge.channel if merged else Channel
+    channel = make("c", 3, "drop_oldest", lambda item, _: dropped.append(item))
+    outlet = merge if merged else channel
+    for item in range(4):
+        channel.put(item)
+    assert (dropped, outlet.take()) == ([0, 1, 2], [3])
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(outlet.take)
+        until(lambda: outlet._asked)
+        channel.put(4)
+        assert waiting.result(timeout=5) == [4]
+    for item in (5, 6, 7):
+        channel.put(item)
+    assert (dropped, outlet.take(limit=9)) == ([0, 1, 2], [5, 6, 7])
+
+
+def until(true: Callable[[], object]) -> None:
+    """Wait for another thread, 5 s at most."""
+    deadline = time.monotonic() + 5
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+def test_what_is_promised_is_what_the_taker_waits_for() -> None:
+    channel: Channel[int] = Channel("c", 9)
+    with ThreadPoolExecutor(3) as pool:
+        first = pool.submit(channel.promise)
+        with pytest.raises(TimeoutError):
+            first.result(timeout=0.02)  # nobody waits for anything
+        taking = pool.submit(channel.take)
+        first.result(timeout=5)
+        second = pool.submit(channel.promise)
+        with pytest.raises(TimeoutError):
+            second.result(timeout=0.02)  # it waits for one
+        channel.put(1)
+        channel.settle()
+        assert taking.result(timeout=5) == [1]
+        assert not second.done()
+        taking = pool.submit(channel.take)
+        second.result(timeout=5)
+        channel.promise(spare=1)
+        channel.settle()  # one that cannot be kept leaves room for another
+        channel.promise(spare=1)
+        third = pool.submit(channel.promise)
+        channel.cancel()
+        for ended in (third, taking):
+            with pytest.raises(Cancelled):
+                ended.result(timeout=5)
 
 
 def test_block_waits_for_space() -> None:

@@ -76,6 +76,7 @@ def one_flow(rng: random.Random, label: str) -> None:
             limit=rng.randint(1, 4),
             linger=rng.choice([0, 0, 0.001]),
             most=rng.choice([1, 20]),
+            demand=rng.choice([None, target]),
         )
     actions = {
         "cancel": flow.cancel,

@@ -1,9 +1,10 @@
 """Bounded channels, workers in order, drain, cancel and failure. Knows nothing of video."""
 
 from pipeline.flow.bypass import Bypass
-from pipeline.flow.channel import Cancelled, Channel, ChannelStatistics, EndOfStream, Policy
+from pipeline.flow.channel import Channel, ChannelStatistics, Policy
 from pipeline.flow.flow import Flow, Observer
 from pipeline.flow.merge import Merge
+from pipeline.flow.outlet import Cancelled, EndOfStream
 from pipeline.flow.turnstile import Turnstile
 from pipeline.flow.window import Windowed
 from pipeline.flow.worker import Call, Dropped

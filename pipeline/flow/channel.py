@@ -11,28 +11,17 @@ to one taker and serves them in turn. Both end the same two ways, with no sentin
 from __future__ import annotations
 
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Literal
+
+from pipeline.flow.outlet import Cancelled, OnDrop, Outlet, T
 
 if TYPE_CHECKING:
     from pipeline.flow.merge import Merge
 
-T = TypeVar("T")
-
 Policy = Literal["block", "drop_oldest"]
-OnDrop = Callable[[T, str], None]
-"""Called with an item that the channel discards and the reason; never under the channel's lock."""
-
-
-class EndOfStream(Exception):  # noqa: N818 - an ending, not an error
-    """A closed channel has been drained."""
-
-
-class Cancelled(Exception):  # noqa: N818 - an ending, not an error
-    """The channel was cancelled, or closed while somebody still wanted to put."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,68 +36,15 @@ class ChannelStatistics:
     drops: int
 
 
-def _ignore(_item: object, _reason: str) -> None:
-    """For channels whose drops nobody counts (tests)."""
-
-
-class Outlet(Generic[T]):
-    """The taking side, shared by a channel alone and by a merge of several."""
-
-    def __init__(self, on_drop: OnDrop[T] | None) -> None:
-        self._lock = threading.Lock()
-        self._ready = threading.Condition(self._lock)
-        self._cancelled = False
-        self._on_drop: OnDrop[T] = on_drop or _ignore
-
-    def take(self, limit: int = 1, linger: float = 0.0, patience: float | None = None) -> list[T]:
-        """Block for one item, take what is ready up to ``limit``, wait at most ``linger`` s for more.
-
-        Waits at most ``patience`` s for the first one (None: as long as it takes), then returns
-        an empty list. Raises EndOfStream when closed and drained, Cancelled when cancelled.
-        """
-        taken: list[T] = []
-        deadline = 0.0
-        with self._lock:
-            while not self._cancelled:
-                while len(taken) < limit and self._available():
-                    taken.append(self._pop())
-                if len(taken) >= limit or (taken and linger <= 0):
-                    return taken
-                if self._finished():
-                    if taken:
-                        return taken
-                    raise EndOfStream
-                if not taken:
-                    if not self._ready.wait(patience):
-                        return taken
-                    continue
-                # Lingering: the items are in hand already, so that their places in the channel
-                # are free for the ones that are waited for.
-                now = time.monotonic()
-                deadline = deadline or now + linger
-                if now >= deadline:
-                    return taken
-                self._ready.wait(deadline - now)
-        for item in taken:
-            self._on_drop(item, "cancelled")
-        raise Cancelled
-
-    def _available(self) -> bool:
-        raise NotImplementedError
-
-    def _pop(self) -> T:
-        raise NotImplementedError
-
-    def _finished(self) -> bool:
-        raise NotImplementedError
-
-
 class Channel(Outlet[T]):
     """A bounded first-in-first-out hand-off. All methods may be called from any thread.
 
     ``policy`` says what ``put`` does when ``capacity`` items wait: ``block`` makes the putter
-    wait (nothing is lost), ``drop_oldest`` discards the item that has waited longest (the taker
-    always gets the freshest). It may be changed until the first put.
+    wait (nothing is lost), ``drop_oldest`` discards what has waited. It may be changed until the first put.
+
+    A ``drop_oldest`` channel that is full is behind: it keeps the freshest item alone, until its taker
+    waits for items again. So a burst that the taker can work off loses nothing; but a taker that is too
+    slow finds items of the putter's last period, since a queue that always stands only adds to their age.
     """
 
     def __init__(
@@ -138,6 +74,29 @@ class Channel(Outlet[T]):
         self._window: int | None = None
         self._outside = 0
         self._has_turn = False
+        self._behind = False
+        self._promised = 0
+
+    def promise(self, spare: int = 0) -> None:
+        """Wait until the taker waits for an item that nobody has promised, and promise one.
+
+        Whoever promises calls :meth:`settle` once. ``spare``: so many more may be promised, or lie here,
+        than are waited for. For a channel of which one takes at a time. Raises Cancelled if nobody will
+        ever take it.
+        """
+        with self._lock:
+            while not (self._cancelled or self._closed):
+                if len(self._items) + self._promised < self._asked + spare:
+                    self._promised += 1
+                    return
+                self._space.wait()
+        raise Cancelled
+
+    def settle(self) -> None:
+        """A promise has been kept, or cannot be."""
+        with self._lock:
+            self._promised -= 1
+            self._space.notify_all()
 
     def put(self, item: T) -> None:
         """Hand over ``item``. Raises Cancelled if nobody will ever take it; it is then the caller's."""
@@ -163,9 +122,13 @@ class Channel(Outlet[T]):
                             self._blocked -= 1
                 if self._cancelled or self._closed:
                     break
-                if len(waiting) >= self.capacity:
-                    evicted.append(waiting.popleft())
-                    self._drops += 1
+                if self._behind and not waiting and (self._merge or self)._asked:
+                    self._behind = False
+                if len(waiting) >= (1 if self._behind else self.capacity):
+                    evicted += waiting
+                    self._drops += len(waiting)
+                    waiting.clear()
+                    self._behind = True
                 waiting.append(items[done])
                 done += 1
                 if self._merge is not None and not self._has_turn:
@@ -245,8 +208,13 @@ class Channel(Outlet[T]):
 
     def _pop(self) -> T:
         item = self._items.popleft()
-        self._space.notify()
+        self._space.notify_all()  # who waits to put and who waits to promise are not the same
         return item
+
+    def _ask(self, count: int) -> None:
+        super()._ask(count)
+        if count:
+            self._space.notify_all()
 
     def _finished(self) -> bool:
         return self._closed

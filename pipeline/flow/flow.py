@@ -20,8 +20,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
-from pipeline.flow.channel import Cancelled, Channel, ChannelStatistics, EndOfStream, Policy
+from pipeline.flow.channel import Channel, ChannelStatistics, Policy
 from pipeline.flow.merge import Merge
+from pipeline.flow.outlet import Cancelled, EndOfStream
 from pipeline.flow.turnstile import Turnstile
 from pipeline.flow.worker import Call, Crew, Dropped, Source, Target, Worker
 
@@ -114,12 +115,14 @@ class Flow:
         linger: float = 0.0,
         most: int = 1,
         varies: bool = False,
+        demand: Channel[Any] | None = None,
     ) -> None:
         """Add a stage with one worker thread per entry of ``calls``: a list in, a list out, same order.
 
         A call gets up to ``limit`` items; up to ``most`` are taken in one go, and served by several calls,
         where those are quick (see HAND_SECONDS). One whose work ``varies`` from item to item never counts
-        as cheap (see CHEAP_SECONDS).
+        as cheap (see CHEAP_SECONDS). With ``demand``, its target, a worker takes only when that channel's
+        taker waits: the items stay where a fresher one may still replace them.
 
         The output order is the order of taking, whatever the number of workers. An entry of a
         call's result may be :class:`Dropped`.
@@ -130,7 +133,7 @@ class Flow:
             self._turnstiles.append((name, turnstile))
         crew = Crew(len(calls), target, varies)
         for number, call in enumerate(calls):
-            worker = Worker(self, name, call, source, target, turnstile, crew, limit, linger, most)
+            worker = Worker(self, name, call, source, target, turnstile, crew, limit, linger, most, demand)
             label = name if len(calls) == 1 else f"{name}-{number}"
             self._workers.append(threading.Thread(target=worker.run, name=label, daemon=True))
 

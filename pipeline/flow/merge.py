@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import deque
 
-from pipeline.flow.channel import Channel, OnDrop, Outlet, Policy, T
+from pipeline.flow.channel import Channel, Policy
+from pipeline.flow.outlet import OnDrop, Outlet, T
 
 
 class Merge(Outlet[T]):

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
-from pipeline.flow.channel import Cancelled
+from pipeline.flow.outlet import Cancelled
 
 T = TypeVar("T")
 R = TypeVar("R")

@@ -9,8 +9,9 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from pipeline.flow.channel import Cancelled, Channel, EndOfStream
+from pipeline.flow.channel import Channel
 from pipeline.flow.merge import Merge
+from pipeline.flow.outlet import Cancelled, EndOfStream
 from pipeline.flow.turnstile import Turnstile
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ class Crew:
     def __init__(self, count: int, target: Target, varies: bool) -> None:
         self._varies = varies
         self._lock = threading.Lock()
-        self._count = count
+        self.size = self._count = count
         self._target = target
         self._least_seconds = 1.0
 
@@ -99,6 +100,7 @@ class Worker:
         limit: int,
         linger: float,
         most: int,
+        demand: Channel[Any] | None,
     ) -> None:
         self._flow = flow
         self._name = name
@@ -110,6 +112,8 @@ class Worker:
         self._limit = limit
         self._linger = linger
         self._most = 1 if linger else max(1, most // limit)
+        self._demand = demand
+        self._spare = crew.size - 1
         self._calls = 1
         """How many calls' items are taken in one go: as many as are served in HAND_SECONDS."""
 
@@ -126,7 +130,14 @@ class Worker:
             observer.retired(self._name, time.thread_time())
 
     def _take(self) -> list[Any]:
-        return self._source.take(self._limit * self._calls, self._linger)
+        if self._demand is not None:
+            self._demand.promise(self._spare)
+        try:
+            return self._source.take(self._limit * self._calls, self._linger)
+        except BaseException:
+            if self._demand is not None:
+                self._demand.settle()
+            raise
 
     def _serve(self) -> bool:
         """Take, call, hand on. False when there is nothing more to do."""
@@ -182,3 +193,5 @@ class Worker:
             self._flow.drop(self._name, given_up)
             results = [result for result in results if type(result) is not Dropped]
         self._flow.drop(self._name, self._target.put_all(results))
+        if self._demand is not None:
+            self._demand.settle()
