@@ -84,6 +84,8 @@ def plan(options: Options, out: Console, err: Console, *, as_json: bool) -> None
             "resolution": list(size),
             "p99_age_ms": options.p99_age_ms,
             "max_drop": limits.max_drop,
+            "seconds": options.seconds,
+            "confirm_seconds": options.confirm,
             "source": options.source or "sample:",
         },
     }
@@ -147,6 +149,7 @@ def _print(report: Mapping[str, Any], out: Console) -> None:
         f"{count} camera{'s' * (count != 1)} of {width}x{height} at {asked['fps']:g} frames/s with "
         f"{report['model']['name']} on {report['provider']['active']} ({report['machine']['cpu']}, "
         f"{report['machine']['cores']} cores)"
+        + (f": held for {report['held_seconds']:.0f} s" if count else "")
     )
     if report["profile"] is not None:
         say(f"by the profile that tune has made, {report['profile']} (--no-profile leaves it out)")
@@ -154,6 +157,7 @@ def _print(report: Mapping[str, Any], out: Console) -> None:
         say("more were not tried (--most)")
     elif report["gives_out"]:
         first, bound = report["gives_out"], report["gives_out"]["bottleneck"]
-        say(f"with one more: {'; '.join(first['broken'].values())}. {bound['what']}: {bound['why']}")
+        broken = "; ".join(first["broken"].values())
+        say(f"with one more, for {first['seconds']:.0f} s: {broken}. {bound['what']}: {bound['why']}")
     for note in dict.fromkeys(note for each in report["trials"] for note in each["notes"]):
         out.print(f"note: {note}", style="yellow", highlight=False, soft_wrap=True)

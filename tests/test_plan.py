@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from pipeline import Pipeline
+from pipeline import Pipeline, plan_command
 from pipeline.bench.clip import SECONDS, make_clip, resolution
 from pipeline.bench.plan import Limits, search
 from pipeline.config import make_config
@@ -23,11 +23,11 @@ from pipeline.plan_command import NotOneError, Options, plan, share
 LIMITS = Limits(fps=10, p99_age_ms=100, max_drop=0.01)
 
 
-def found(*streams, fps=10.0):
+def found(*streams, fps=10.0, seconds=10.0):
     """What matters of a trial. A stream: captured frames/s, dropped share, p99 age."""
     return {
         "fps": fps,
-        "seconds": 10.0,
+        "seconds": seconds,
         "streams": {
             str(number): {"captured_fps": captured, "dropped_share": dropped, "p99_latency_ms": age}
             for number, (captured, dropped, age) in enumerate(streams)
@@ -52,7 +52,8 @@ def test_the_answer_holds_in_a_long_trial_and_one_more_does_not(short, longer, m
     def run(count, confirm):
         runs.append((count, confirm))
         assert 1 <= count <= most
-        return found(*[GOOD if count <= (truth if confirm else short) else BAD] * count)
+        good = count <= (truth if confirm else short)
+        return found(*[GOOD if good else BAD] * count, seconds=300.0 if confirm else 10.0)
 
     answer = search(run, LIMITS, most, first)
     assert answer["cameras"] == min(truth, most)
@@ -60,11 +61,13 @@ def test_the_answer_holds_in_a_long_trial_and_one_more_does_not(short, longer, m
     confirmed = {count for count, confirm in runs if confirm}
     if answer["cameras"]:
         assert answer["cameras"] in confirmed
+        assert answer["held_seconds"] == 300.0
         if not answer["at_most"]:
             assert answer["cameras"] + 1 in confirmed
     if not answer["at_most"]:
         assert "drops" in answer["gives_out"]["broken"]
         assert answer["gives_out"]["bottleneck"]["what"] == "capture"
+        assert answer["gives_out"]["seconds"] == 300.0
     assert len(set(runs)) == len(runs) <= 20
     assert [trial["streams"] for trial in answer["trials"]] == [count for count, _ in runs]
 
@@ -139,6 +142,8 @@ def test_the_command_finds_an_answer_and_tells_machines(cheap_model: str, tmp_pa
     assert (report["kind"], report["cameras"], report["at_most"]) == ("framerail plan", 2, True)
     assert [(trial["streams"], trial["confirming"]) for trial in report["trials"]][-1] == (2, True)
     assert report["trials"][-1]["fps"] == pytest.approx(20, rel=0.4)
+    assert (report["asked"]["seconds"], report["asked"]["confirm_seconds"]) == (0.6, 0.9)
+    assert report["held_seconds"] == report["trials"][-1]["seconds"] >= 0.9
     assert report["provider"]["active"] == "CPUExecutionProvider"
     impossible = Options(
         source="synthetic:64x48?frames=5", fps=10, resolution="128x96", p99_age_ms=0.001,
@@ -146,4 +151,8 @@ def test_the_command_finds_an_answer_and_tells_machines(cheap_model: str, tmp_pa
     )  # fmt: skip
     with pytest.raises(NotOneError, match="p99 age"):
         plan(impossible, quiet, quiet, as_json=True)
-    assert json.loads(capsys.readouterr().out)["cameras"] == 0
+    nothing = json.loads(capsys.readouterr().out)
+    assert (nothing["cameras"], nothing["held_seconds"]) == (0, None)
+    shown = Console(file=io.StringIO(), width=200)
+    plan_command._print({**report, "held_seconds": 300.2}, shown)
+    assert "2 cameras of 128x96" in (text := shown.file.getvalue()) and "held for 300 s" in text

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Mapping
 from typing import Any
 
-from pipeline.bench.steady import Settings, Steady, since
+from pipeline.bench.steady import Settings, Snapshot, Steady, since
 from pipeline.histogram import Histogram
 from pipeline.runtime.session import usable_cores
 
@@ -32,7 +32,8 @@ def figures(seen: Steady, settings: Settings, threads: Mapping[str, int]) -> dic
         "seconds": seen.last.at - seen.first.at,
         "steady": seen.steady,
         "streams": _streams(seen),
-        "latency_ms": _latency(seen),
+        "latency_ms": _latency(seen.first, seen.last),
+        "over_time": _over_time(seen),
         "stages": _stages(seen, threads),
         "channels": {
             name: {"capacity": capacity, "mean_depth": depth, "fill": depth / capacity}
@@ -82,11 +83,23 @@ def _streams(seen: Steady) -> dict[str, dict[str, float | None]]:
     }
 
 
-def _latency(seen: Steady) -> dict[str, float | None]:
+def _over_time(seen: Steady) -> list[dict[str, float | None]]:
+    """Latency and memory in each window that counts."""
+    return [
+        {
+            "seconds": after.at - seen.first.at,
+            "p99_latency_ms": _latency(before, after)["p99"],
+            "peak_mb": peak / 1e6,
+        }
+        for before, after, peak in zip(seen.edges, seen.edges[1:], seen.peaks, strict=False)
+    ]
+
+
+def _latency(before: Snapshot, after: Snapshot) -> dict[str, float | None]:
     """From capture to emit, over all streams."""
     whole = Histogram()
-    for name, latency in seen.last.latency.items():
-        whole.add(latency.since(seen.first.latency[name]))
+    for name, latency in after.latency.items():
+        whole.add(latency.since(before.latency[name]))
     return {f"p{round(q * 100)}": _ms(whole.quantile(q)) for q in (0.5, 0.95, 0.99)}
 
 

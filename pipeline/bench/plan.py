@@ -75,7 +75,8 @@ def search(run: Run, limits: Limits, most: int, first: int = 1) -> dict[str, Any
     return {
         "cameras": good,
         "at_most": good == most,
-        "gives_out": worst and {"broken": worst["broken"], "bottleneck": worst["bottleneck"]},
+        "held_seconds": next((t["seconds"] for t in reversed(trials) if t["streams"] == good), None),
+        "gives_out": worst and {key: worst[key] for key in ("broken", "bottleneck", "seconds")},
         "trials": trials,
     }
 
@@ -85,6 +86,7 @@ def _told(count: int, confirm: bool, found: Mapping[str, Any], broken: Mapping[s
     return {
         "streams": count,
         "confirming": confirm,
+        "seconds": found["seconds"],
         "holds": not broken,
         "broken": dict(broken),
         "fps": found["fps"],

@@ -64,6 +64,10 @@ class Steady:
     capacities: dict[str, int]
     peak_bytes: int
     """Resident memory of the process, the most that was seen."""
+    edges: list[Snapshot]
+    """The books at the beginning of the windows that count, and at the end of each."""
+    peaks: list[int]
+    """The most resident memory in each of those windows."""
 
 
 @dataclass(slots=True)
@@ -148,6 +152,8 @@ def _watch(
                 },
                 capacities=counted[-1].capacities,
                 peak_bytes=max(each.peak_bytes for each in samples),
+                edges=edges[-settings.windows - 1 :],
+                peaks=[each.peak_bytes for each in counted],
             )
 
 
