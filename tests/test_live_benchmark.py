@@ -1,0 +1,106 @@
+"""The benchmark of ages: its arithmetic on trials that are made up, and a short run of the real line."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from benchmarks.cheap_model import write_cheap_model
+from benchmarks.live import ABOVE, BELOW, WINDOWS, Asked, growth, limits, main, table
+
+
+def found(ages, given, memory=(100.0,), p99=None, conserved=True):
+    return {
+        "latency_ms": {"p99": p99 or max(ages)},
+        "streams": {str(number): {"fps": fps} for number, fps in enumerate(given)},
+        "over_time": [
+            {"p99_latency_ms": age, "peak_mb": memory[min(number, len(memory) - 1)]}
+            for number, age in enumerate(ages)
+        ],
+        "conserved": conserved,
+    }
+
+
+FLAT = (100.0,) * WINDOWS
+
+
+@pytest.mark.parametrize(
+    ("below", "above", "broken"),
+    [
+        ({}, {}, []),
+        ({"p99": 101.0}, {}, ["p99 age ÷ service times at 70%"]),
+        ({}, {"p99": 151.0}, ["p99 age ÷ service times at 400%"]),
+        ({}, {"ages": (100.0,) * 8 + (112.0,) * 4}, ["growth of p99 age"]),
+        ({}, {"ages": (100.0,) * 11 + (140.0,)}, []),  # one bad moment is not growth
+        ({}, {"memory": (100.0,) * 11 + (106.0,)}, ["growth of memory"]),
+        ({}, {"given": (5.0, 6.1, 5.5)}, ["delivered, most ÷ least of a stream"]),
+        ({}, {"given": (5.0, 0.0)}, ["delivered, most ÷ least of a stream"]),
+        ({"conserved": False}, {}, ["runs with frames unaccounted for"]),
+        ({}, {"conserved": False}, ["runs with frames unaccounted for"]),
+    ],
+)
+def test_each_limit_is_broken_by_what_it_is_for(below, above, broken):
+    usual = {"ages": FLAT, "given": (5.0, 5.9), "p99": 99.0}
+    rows = limits(50.0, found(**{**usual, **below}), found(**{**usual, **above}))
+    assert [row["what"] for row in rows if not row["holds"]] == broken
+
+
+def test_what_is_not_there_holds_nothing():
+    empty = found((None,) * WINDOWS, (5.0, 5.0), p99=1.0)
+    empty["latency_ms"]["p99"] = None
+    rows = limits(50.0, empty, empty)
+    assert [row["holds"] for row in rows] == [False, False, False, True, True, True]
+
+
+@given(st.lists(st.floats(1, 1000), min_size=1, max_size=12), st.floats(0.1, 10))
+def test_growth_is_the_factor_between_the_ends(third, factor):
+    values = [*third, *[7.0] * len(third), *(factor * each for each in third)]
+    assert growth(values, statistics.median) == pytest.approx(factor)
+    assert growth(values, max) == pytest.approx(factor)
+
+
+@given(st.integers(1, 16), st.floats(10, 1000))
+def test_the_streams_rates_differ_a_little_and_add_up(count, total):
+    config = Asked(model="m", clip="synthetic:64x48", streams=count, options={}).config(total)
+    paces = [stream.pace for stream in config.streams]
+    assert sum(paces) == pytest.approx(total)
+    assert len(set(paces)) == count
+    assert max(paces) <= min(paces) * 1.021
+
+
+def test_a_short_run_measures_all_of_it(tmp_path: Path, capsys) -> None:
+    model = write_cheap_model(tmp_path / "cheap.onnx", size=320)
+    result = tmp_path / "result.json"
+    main(
+        ["--model", str(model), "--clip", "synthetic:1280x720", "--streams", "2", "--seconds", "1.2",
+         "--long-seconds", "1.2", "--bound-seconds", "0.6", "--json", str(result)]
+    )  # fmt: skip
+    report = json.loads(result.read_text(encoding="utf-8"))
+    assert capsys.readouterr().out == table(report)
+    assert report["kind"] == "framerail live"
+    alone = report["service"]["alone_ms"]
+    assert set(alone) == {"capture", "preprocess", "infer", "postprocess", "emit"}
+    assert report["service"]["alone_sum_ms"] == pytest.approx(sum(alone.values()))
+    for share in (BELOW, ABOVE):
+        trial = report["trials"][f"{share:.0%}"]
+        assert trial["asked_fps"] == pytest.approx(share * report["bound"]["bound_fps"])
+        assert len(trial["over_time"]) == WINDOWS
+        assert [window["seconds"] for window in trial["over_time"]] == pytest.approx(
+            [0.1 * (number + 1) for number in range(WINDOWS)], rel=0.6
+        )
+        assert trial["conserved"] is True
+        assert trial["channels"]["frames:camera-1"]["capacity"] == 2  # a live line's
+    assert report["trials"]["400%"]["streams"]["camera-1"]["dropped"] > 0
+    assert len(report["limits"]) == 6
+
+
+def test_what_cannot_be_measured_is_said(capsys) -> None:
+    assert main(["--model", "nanodet-g", "--clip", "no-such.mp4"]) == 1
+    assert "no-such.mp4" in capsys.readouterr().err
+    assert main(["--model", "nanodet-g", "--clip", "synthetic:64x48", "--streams", "0"]) == 1
+    assert "expected more than 0" in capsys.readouterr().err
