@@ -86,6 +86,21 @@ def test_a_burst_that_fits_loses_nothing_once_the_taker_has_caught_up(merged: bo
     assert (dropped, outlet.take(limit=9)) == ([0, 1, 2], [5, 6, 7])
 
 
+def test_a_channel_whose_window_is_full_has_not_caught_up() -> None:
+    """Its taker waits, but not for what lies here."""
+    merge: Merge[int] = Merge()
+    channel = merge.channel("c", 2, "drop_oldest", window=1)
+    channel.put(0)
+    assert merge.take() == [0]
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(merge.take)
+        until(lambda: merge._asked)
+        for item in range(1, 5):
+            channel.put(item)
+        channel.release()
+        assert waiting.result(timeout=5) == [4]  # and not 3, with 4 behind it
+
+
 def until(true: Callable[[], object]) -> None:
     """Wait for another thread, 5 s at most."""
     deadline = time.monotonic() + 5
@@ -119,6 +134,22 @@ def test_what_is_promised_is_what_the_taker_waits_for() -> None:
         for ended in (third, taking):
             with pytest.raises(Cancelled):
                 ended.result(timeout=5)
+
+
+def test_who_waits_to_promise_takes_nobodys_space() -> None:
+    channel: Channel[int] = Channel("c", 1)
+    channel.put(1)
+    with ThreadPoolExecutor(2) as pool:
+        promising = pool.submit(channel.promise)
+        until(lambda: len(channel._space._waiters) == 1)  # type: ignore[attr-defined]
+        putting = pool.submit(channel.put, 2)
+        until(lambda: channel.back_pressure)
+        assert channel.take() == [1]
+        putting.result(timeout=5)
+        assert channel.take() == [2]
+        channel.cancel()
+        with pytest.raises(Cancelled):
+            promising.result(timeout=5)
 
 
 def test_block_waits_for_space() -> None:

@@ -114,6 +114,7 @@ class Worker:
         self._most = 1 if linger else max(1, most // limit)
         self._demand = demand
         self._spare = crew.size - 1
+        """All of the crew may be at work, also where others ended without keeping their last promise."""
         self._calls = 1
         """How many calls' items are taken in one go: as many as are served in HAND_SECONDS."""
 
@@ -132,12 +133,7 @@ class Worker:
     def _take(self) -> list[Any]:
         if self._demand is not None:
             self._demand.promise(self._spare)
-        try:
-            return self._source.take(self._limit * self._calls, self._linger)
-        except BaseException:
-            if self._demand is not None:
-                self._demand.settle()
-            raise
+        return self._source.take(self._limit * self._calls, self._linger)
 
     def _serve(self) -> bool:
         """Take, call, hand on. False when there is nothing more to do."""
