@@ -349,6 +349,31 @@ def test_back_pressure_reaches_the_feeder() -> None:
     books.check()
 
 
+@pytest.mark.parametrize(("items", "left", "ahead"), [(3, [0, 1, 2], 1), (4, [3], 0)])
+def test_on_demand_one_is_made_ready_ahead_unless_the_source_is_behind(
+    items: int, left: list[int], ahead: int
+) -> None:
+    """The first channel holds three; a fourth one makes it run over."""
+    flow = Flow(Books())
+    first = flow.channel("first", "feed", 3, "drop_oldest")
+    target = flow.channel("target", "work", 9)
+    flow.stage("work", [wobble] * 2, first, target, demand=target)
+    for item in range(items):
+        first.put(item)
+    flow.start()
+    for taken, item in enumerate(left):
+        # Two workers: one promise each beside those ahead.
+        wanted = min(ahead + 1, len(left) - taken)
+        deadline = time.monotonic() + 5
+        while target.statistics().depth != wanted:
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+        assert first.statistics().depth == len(left) - taken - wanted
+        assert target.take() == [item]
+    flow.cancel()
+    flow.join_workers()
+
+
 def test_the_consumer_may_do_something_else_while_nothing_comes() -> None:
     books = Books()
     idled = threading.Event()

@@ -192,6 +192,11 @@ class Channel(Outlet[T]):
             self._on_drop(item, "cancelled")
 
     @property
+    def behind(self) -> bool:
+        """Whether it ran over, and the taker has not caught up since."""
+        return self._behind
+
+    @property
     def back_pressure(self) -> bool:
         """Whether somebody waits for space right now."""
         return self._blocked > 0

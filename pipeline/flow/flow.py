@@ -122,7 +122,8 @@ class Flow:
         A call gets up to ``limit`` items; up to ``most`` are taken in one go, and served by several calls,
         where those are quick (see HAND_SECONDS). One whose work ``varies`` from item to item never counts
         as cheap (see CHEAP_SECONDS). With ``demand``, its target, a worker takes only when that channel's
-        taker waits: the items stay where a fresher one may still replace them.
+        taker waits (and one more ahead, unless the source is behind): the items stay where a fresher one
+        may still replace them.
 
         The output order is the order of taking, whatever the number of workers. An entry of a
         call's result may be :class:`Dropped`.

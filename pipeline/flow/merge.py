@@ -66,6 +66,11 @@ class Merge(Outlet[T]):
         self._served.clear()
         return super().take(limit, linger, patience)
 
+    @property
+    def behind(self) -> bool:
+        """Whether one of the channels is."""
+        return any(channel.behind for channel in self._channels)
+
     def _available(self) -> bool:
         return bool(self._turns) and not (self._one_each and id(self._turns[0]) in self._served)
 

@@ -132,7 +132,8 @@ class Worker:
 
     def _take(self) -> list[Any]:
         if self._demand is not None:
-            self._demand.promise(self._spare)
+            # One is made ready ahead while the line keeps up: then it waits for a worker alone.
+            self._demand.promise(self._spare + (not self._source.behind))
         return self._source.take(self._limit * self._calls, self._linger)
 
     def _serve(self) -> bool:
