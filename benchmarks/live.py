@@ -220,19 +220,15 @@ def _described(clip: str) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print, write the JSON; 0 where every limit holds."""
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.live",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model", required=True, help="name or ONNX file")
     parser.add_argument("--clip", required=True, help="video file; the published figures are of 1080p H.264")
     parser.add_argument("--streams", type=int, default=4, help="default: 4")
     parser.add_argument("--seconds", type=float, default=60.0, help="of the trial at 70 %%; default: 60")
+    parser.add_argument("--long-seconds", type=float, default=600.0, help="at 400 %%; default: 600")
     parser.add_argument(
-        "--long-seconds", type=float, default=600.0, help="of the trial at 400 %%; default: 600"
-    )
-    parser.add_argument(
-        "--bound-seconds", type=float, default=60.0, help="at most, until files run steadily; default: 60"
+        "--bound-seconds", type=float, default=60.0, help="for the bound, at most; default: 60"
     )
     parser.add_argument("--options", type=json.loads, default={}, metavar="JSON", help="keys of Config")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the result")
