@@ -43,21 +43,17 @@ def test_ap_is_what_the_model_is_known_for(
     assert measured["AP50"] == pytest.approx(ap50, abs=0.01)
 
 
-def test_the_bundled_model_has_the_same_ap(assets: Path) -> None:
+def test_the_bundled_model_has_the_ap_of_its_card(assets: Path) -> None:
+    """Fed with as little padding as its strides allow, it loses nothing against squares (.289)."""
     detector = Detector()
-    found = [
-        (d.xyxy, d.confidence, d.class_id)
-        for path in sorted((assets / "coco-val128" / "images").glob("*.jpg"))[:8]
-        for d in [detector.detect(cv2.imread(str(path)), conf=0.01)]
-    ]
-    reference = Detector(str(assets / "models" / "nanodet_g_416.onnx"))
-    for path, (boxes, scores, classes) in zip(
-        sorted((assets / "coco-val128" / "images").glob("*.jpg"))[:8], found, strict=True
-    ):
-        other = reference.detect(cv2.imread(str(path)), conf=0.01)
-        np.testing.assert_array_equal(boxes, other.xyxy)
-        np.testing.assert_array_equal(scores, other.confidence)
-        np.testing.assert_array_equal(classes, other.class_id)
+
+    def detect(image: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        found = detector.detect(image, conf=0.01, max_detections=100)
+        return found.xyxy, found.confidence, found.class_id
+
+    measured = coco_ap(detect, assets)
+    assert measured["AP"] == pytest.approx(0.291, abs=0.005)
+    assert measured["AP50"] == pytest.approx(0.433, abs=0.01)
 
 
 @pytest.fixture(scope="module")

@@ -76,7 +76,7 @@ def test_weights_are_stored_as_float16_behind_casts() -> None:
 
 
 @pytest.mark.assets
-def test_float16_storage_changes_no_bit_of_the_outputs(assets: Path) -> None:
+def test_outputs_are_those_of_the_plain_export_with_a_fixed_input(assets: Path) -> None:
     ours, reference = session(MODEL), session(assets / "models" / "nanodet_g_416.onnx")
     names = [output.name for output in reference.get_outputs()]
     assert [output.name for output in ours.get_outputs()] == names
@@ -87,7 +87,15 @@ def test_float16_storage_changes_no_bit_of_the_outputs(assets: Path) -> None:
         for mine, theirs in zip(
             ours.run(names, {"images": images}), reference.run(names, {"images": images}), strict=True
         ):
-            assert mine.shape == theirs.shape and mine.tobytes() == theirs.tobytes()
+            # An input of open size is laid out otherwise, so sums are rounded otherwise.
+            assert mine.shape == theirs.shape
+            np.testing.assert_allclose(mine, theirs, rtol=1e-5, atol=2e-6)
+
+
+def test_the_input_takes_any_multiple_of_32() -> None:
+    ours = session(MODEL)
+    outputs = ours.run(None, {"images": np.zeros((1, 3, 64, 96), np.float32)})
+    assert [output.shape[:2] for output in outputs] == 2 * [(1, 96), (1, 24), (1, 6)]
 
 
 # The recipe.

