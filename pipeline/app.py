@@ -236,6 +236,7 @@ class Pipeline:
                 options=config.provider_options,
                 spinning=config.infer_spinning,
                 rewrite=config.rewrite,
+                fuse=config.fuse,
             )
             if config.classify is not None:
                 if self.model.family.task == "classify":

@@ -268,6 +268,12 @@ def run(
             "--rewrite/--no-rewrite", help="Give the CPU a graph that computes the same faster. Default: yes."
         ),
     ] = None,
+    fuse: Annotated[
+        Optional[bool],
+        typer.Option(
+            "--fuse/--no-fuse", help="Let the model's graph cast, scale and transpose pictures. Default: no."
+        ),
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Warnings and errors only.")] = False,
     log_format: Annotated[
         Optional[str],
@@ -318,6 +324,7 @@ def run(
         "infer_threads": infer_threads,
         "profile": profile,
         "rewrite": rewrite,
+        "fuse": fuse,
         "quiet": quiet or None,
         "log_format": log_format,
     }

@@ -51,7 +51,7 @@ def bench(
             "--sweep",
             metavar="AXIS[=A,B][,AXIS…]",
             help="Measure every combination of provider, batch, workers, threads, input-size, rewrite, "
-            "precision; each with usual values unless some are given: --sweep workers=1,2,precision",
+            "fuse, precision; each with usual values unless some are given: --sweep workers=1,2,precision",
         ),
     ] = None,
     compare: Annotated[

@@ -161,6 +161,8 @@ class Config(_Strict):
     """Idle threads of a run wait busily for the next one: for runs of several, where cores are to spare."""
     rewrite: bool = True
     """The CPU may be given the model's graph in a form that computes the same faster."""
+    fuse: bool = False
+    """The model's graph does what it can of preprocessing: it takes bytes, casts, scales and transposes."""
     profile: bool = True
     """Go by what `framerail tune` found for this model on this machine, in all that is left open here."""
     preprocess_workers: Annotated[int, Field(ge=1, le=64)] = 1

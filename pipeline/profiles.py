@@ -26,7 +26,16 @@ from pipeline.runtime.session import runtime_version, usable_cores
 log = logging.getLogger(__name__)
 
 FOLDER_VARIABLE = "FRAMERAIL_PROFILES"
-SETTINGS = ("provider", "infer_workers", "infer_threads", "infer_spinning", "batch", "input_size", "model")
+SETTINGS = (
+    "provider",
+    "infer_workers",
+    "infer_threads",
+    "infer_spinning",
+    "batch",
+    "fuse",
+    "input_size",
+    "model",
+)
 """Keys of Config that a profile may set."""
 _TOGETHER = ("infer_workers", "infer_threads", "infer_spinning")
 """One of these by itself means nothing beside another's value."""

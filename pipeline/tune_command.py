@@ -21,12 +21,13 @@ from pipeline.bench.steady import Settings
 from pipeline.bench.tune import Climb, Journal, Setting, Step, Tried, concurrencies, said
 from pipeline.config import Config, make_config
 from pipeline.copies import Copy, made
+from pipeline.errors import ModelError
 from pipeline.evaluation import against_labels, against_reference, check_evaluator
 from pipeline.frame import Frame
 from pipeline.quantize_loss import Options as Quantisation
 from pipeline.quantize_loss import aps, weighted
 from pipeline.runtime.catalog import locate
-from pipeline.runtime.model import Model, open_model
+from pipeline.runtime.model import Model, fusion_for, open_model
 from pipeline.runtime.providers import on_offer
 from pipeline.runtime.session import usable_cores
 from pipeline.sources import parse_source
@@ -110,7 +111,7 @@ def tune(options: Options, out: Console, err: Console, *, as_json: bool) -> None
             tell(f"no copy in {precision}: {copies[-1].why}")
         return copies[-1]
 
-    best = climb.best({}, _steps(options, model, copied))
+    best = climb.best({}, _steps(options, model, copied, tell))
     report = _report(options, model, climb, best, copies)
     report["profile"] = str(profiles.save(model.sha256, report))
     journal.remove()
@@ -120,7 +121,9 @@ def tune(options: Options, out: Console, err: Console, *, as_json: bool) -> None
         _print(report, out)
 
 
-def _steps(options: Options, model: Model, copied: Callable[[str], Copy]) -> Iterator[Step]:
+def _steps(
+    options: Options, model: Model, copied: Callable[[str], Copy], tell: Callable[[str], None]
+) -> Iterator[Step]:
     """What there is to try, of all that is not given; smaller copies of the model are made in their turn."""
     given, cores = options.run, usable_cores()
     others = [name for name in on_offer() if name != model.session.provider]
@@ -137,6 +140,12 @@ def _steps(options: Options, model: Model, copied: Callable[[str], Copy]) -> Ite
         yield Step(
             "batch", [{"batch": int(size)} for size in usual(model, {"batch": ()})["batch"] if size != "1"]
         )
+    if "fuse" not in given:
+        try:
+            fusion_for(model)
+            yield Step("fused preprocessing", [{"fuse": True}])
+        except ModelError as error:
+            tell(f"not tried: {error}")
     if "input_size" not in given and model.spec.stride is not None:
         sizes = usual(model, {"input-size": ()})["input-size"][:-1]
         yield Step("input size", [{"input_size": size} for size in sizes], changes_answers=True)

@@ -64,6 +64,7 @@ AXES: Mapping[str, Axis] = {
     "threads": Axis("infer_threads", lambda _model, _providers: _powers(usable_cores())),
     "input-size": Axis("input_size", lambda model, _providers: _sizes(model)),
     "rewrite": Axis("rewrite", lambda _model, _providers: ["true", "false"]),
+    "fuse": Axis("fuse", lambda _model, _providers: ["false", "true"]),
     "precision": Axis(None, _precisions, tuple(PRECISIONS)),
 }
 """By the name that ``--sweep`` takes."""

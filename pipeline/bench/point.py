@@ -127,7 +127,16 @@ def _on_one_thread(line: Pipeline) -> Model:
     assert model is not None
     if model.session.provider != "cpu" or run_concurrency(config, "cpu")[1] == 1:
         return model
-    return open_model(config.model, "cpu", config.device, 1, task=config.task, input_size=config.input_size)
+    return open_model(
+        config.model,
+        "cpu",
+        config.device,
+        1,
+        task=config.task,
+        input_size=config.input_size,
+        rewrite=config.rewrite,
+        fuse=config.fuse,
+    )
 
 
 def _mean(first: Mapping[str, Cost], second: Mapping[str, Cost]) -> dict[str, Cost]:

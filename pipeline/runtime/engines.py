@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import io
 import os
 import re
 from importlib import metadata
@@ -25,14 +26,15 @@ _NAME_BYTES = 256
 
 
 def engine_folder(
-    model: Path, shape: str, device: int, *, gpu: str | None = None, tensorrt: str | None = None
+    model: Path | bytes, shape: str, device: int, *, gpu: str | None = None, tensorrt: str | None = None
 ) -> Path:
-    """The folder of the engines of ``model``, fed so, on GPU ``device``; it is made if need be.
+    """The folder of the engines of ``model``, a file or its content, fed so, on GPU ``device``; it is made
+    if need be.
 
     ``gpu`` and ``tensorrt`` are its name and TensorRT's version, None: as this machine says. Raises
     ProviderError where the folder cannot be made.
     """
-    with model.open("rb") as file:
+    with io.BytesIO(model) if isinstance(model, bytes) else model.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     parts = (
         digest[:16],

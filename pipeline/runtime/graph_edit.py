@@ -7,9 +7,13 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-_INT, _INTS = 2, 7  # of AttributeProto.AttributeType
+from pipeline.runtime.onnx_messages import NodeMessage
+
+_INT, _TENSOR, _INTS = 2, 4, 7  # of AttributeProto.AttributeType
 _INT64 = 7  # of TensorProto.DataType
+_TYPES = {np.dtype(np.float32): 1, np.dtype(np.int64): _INT64}
 
 
 class Edit:
@@ -101,6 +105,23 @@ def like(node: Any, inputs: Sequence[str], output: str, **attributes: int | list
         else:
             copy.attribute.add(name=name, type=_INTS, ints=value)
     return copy
+
+
+def made(
+    operator: str, inputs: Sequence[str], output: str, **attributes: int | list[int] | NDArray[Any]
+) -> Any:
+    """A node of one of ONNX's own operators; an array is of float32 or int64."""
+    new = NodeMessage(name=output, op_type=operator, input=inputs, output=[output])
+    for name, value in attributes.items():
+        if isinstance(value, int):
+            new.attribute.add(name=name, type=_INT, i=value)
+        elif isinstance(value, np.ndarray):
+            held = new.attribute.add(name=name, type=_TENSOR).t
+            held.dims.extend(value.shape)
+            held.data_type, held.raw_data = _TYPES[value.dtype], value.tobytes()
+        else:
+            new.attribute.add(name=name, type=_INTS, ints=value)
+    return new
 
 
 def stated(node: Any, name: str) -> Any | None:

@@ -11,11 +11,13 @@ from typing import Any
 from numpy.typing import NDArray
 
 from pipeline.decoders import Candidates, Family, Identification
+from pipeline.decoders.contract import image_input
 from pipeline.decoders.family import Task
 from pipeline.errors import ModelError
 from pipeline.runtime.card import embedded_card, not_unicode
 from pipeline.runtime.catalog import Located, known_for, locate
 from pipeline.runtime.diagnosis import identified
+from pipeline.runtime.fusion import Fusion
 from pipeline.runtime.labels import card_labels, default_labels
 from pipeline.runtime.provider_table import PROVIDERS
 from pipeline.runtime.session import Session
@@ -83,13 +85,15 @@ def open_model(
     options: ProviderOptions | None = None,
     spinning: bool = False,
     rewrite: bool = True,
+    fuse: bool = False,
 ) -> Model:
     """Locate, open on a provider, identify and warm up a model.
 
     ``task`` is what it has to be for (None: whatever it is for), ``input_size`` the height and width
     of its input, where the file leaves that open; ``options`` are what each provider is given. With
     several devices there is a session on each, each verified by itself. ``spinning``, ``rewrite``:
-    see Session.
+    see Session. ``fuse``: the graph is given what it can do of preprocessing (see Fusion), and ``spec``
+    says how it is fed then. Its file is identified on the CPU, since a provider may take minutes for a graph.
 
     Raises ModelError (not found, not loadable, UnknownLayoutError), ProviderError, ConfigError.
     """
@@ -105,20 +109,29 @@ def open_model(
         spinning=spinning,
         rewrite=rewrite,
     )
-    session = start(provider, first)
+    session = start(provider, first) if not fuse else start("cpu", 0, options={}, rewrite=False)
     opened = describe(located, session, input_size)
     if task is not None and opened.family.task != task:
         raise ModelError(
             f"model {opened.name!r} is for the task {opened.family.task} (family {opened.family.name}); "
             f"asked for was {task}: give such a model{known_for(task)}"
         )
-    opened = replace(opened, others=tuple(_on_further(session, further, start)))
+    if fuse:
+        fusion = fusion_for(opened)
+        start = partial(start, fusion=fusion)
+        told = dict.fromkeys(("dtype", "layout", "color", "mean", "std"), "its graph does the rest (fuse)")
+        opened = replace(
+            opened, session=start(provider, first), spec=fusion.fed, reasons=opened.reasons | told
+        )
+    opened = replace(opened, others=tuple(_on_further(opened.session, further, start)))
     for each in opened.sessions:
         warm_up(opened, each)
     if opened.found is not None and opened.found.doubt is not None:
         log.warning("model %s: %s", opened.name, opened.found.doubt)
     if opened.found is not None and not opened.found.color_told:
-        log.info("model %s is fed %s: %s", opened.name, opened.spec.color, opened.reasons["color"])
+        log.info(
+            "model %s is fed %s: %s", opened.name, opened.found.input["color"], opened.found.reasons["color"]
+        )
     for each in opened.sessions:
         log.info(
             "model %s (%s) runs on %s%s: %s",
@@ -144,6 +157,13 @@ def _on_further(
         return
     for device in devices:
         yield start(session.provider, device)
+
+
+def fusion_for(model: Model) -> Fusion:
+    """What of preprocessing the graph of ``model`` can do, opened as it is. Raises ModelError: nothing."""
+    image = image_input(model.session.inputs)
+    assert image is not None  # or it would not have been identified
+    return Fusion.of(model.session.path, image, model.spec)
 
 
 def describe(located: Located, session: Session, input_size: tuple[int, int] | None = None) -> Model:

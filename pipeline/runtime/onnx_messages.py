@@ -22,7 +22,11 @@ _FIELDS: dict[str, list[tuple[str, int, int, bool, str]]] = {
         ("input", 11, _MESSAGE, True, "Value"),
         ("output", 12, _MESSAGE, True, "Value"),
     ],
-    "Value": [("name", 1, _STRING, False, "")],
+    "Value": [("name", 1, _STRING, False, ""), ("type", 2, _MESSAGE, False, "Type")],
+    "Type": [("tensor_type", 1, _MESSAGE, False, "TensorType")],
+    "TensorType": [("elem_type", 1, _INT32, False, ""), ("shape", 2, _MESSAGE, False, "Shape")],
+    "Shape": [("dim", 1, _MESSAGE, True, "Side")],
+    "Side": [("dim_value", 1, _INT64, False, ""), ("dim_param", 2, _STRING, False, "")],
     "Node": [
         ("input", 1, _STRING, True, ""),
         ("output", 2, _STRING, True, ""),
@@ -34,6 +38,7 @@ _FIELDS: dict[str, list[tuple[str, int, int, bool, str]]] = {
     "Attribute": [
         ("name", 1, _STRING, False, ""),
         ("i", 3, _INT64, False, ""),
+        ("t", 5, _MESSAGE, False, "Tensor"),
         ("g", 6, _MESSAGE, False, "Graph"),
         ("ints", 8, _INT64, True, ""),
         ("graphs", 11, _MESSAGE, True, "Graph"),
@@ -49,7 +54,7 @@ _FIELDS: dict[str, list[tuple[str, int, int, bool, str]]] = {
 }
 
 
-def _model_class() -> Any:
+def _classes(*names: str) -> tuple[Any, ...]:
     file = descriptor_pb2.FileDescriptorProto(name="onnx.proto", package="framerail", syntax="proto2")
     for message, fields in _FIELDS.items():
         declared = file.message_type.add(name=message)
@@ -59,8 +64,9 @@ def _model_class() -> Any:
                 field.type_name = f".framerail.{of}"
     pool = descriptor_pool.DescriptorPool()
     pool.Add(file)
-    return message_factory.GetMessageClass(pool.FindMessageTypeByName("framerail.Model"))
+    found = (pool.FindMessageTypeByName(f"framerail.{name}") for name in names)
+    return tuple(message_factory.GetMessageClass(each) for each in found)
 
 
-ModelMessage = _model_class()
-"""ONNX's ModelProto: ``ModelMessage.FromString(data)``, ``message.SerializeToString()``."""
+ModelMessage, NodeMessage = _classes("Model", "Node")
+"""ONNX's ModelProto and NodeProto: ``ModelMessage.FromString(data)``, ``message.SerializeToString()``."""

@@ -10,8 +10,10 @@ import onnxruntime as ort
 from pipeline.errors import ModelError
 
 
-def write_optimised(path: Path, target: Path) -> None:
+def write_optimised(path: Path, target: Path, data: bytes | None = None) -> None:
     """Write what the optimisations that keep to ONNX's operators (``ORT_ENABLE_BASIC``) make of ``path``.
+
+    ``data`` is what is taken in the place of the file's content.
 
     This is what the vendor advises before quantisation. Its own ``quant_pre_process`` does the same, but
     with ``skip_symbolic_shape=True`` (else it needs sympy) throws the result away (onnxruntime 1.28).
@@ -23,7 +25,9 @@ def write_optimised(path: Path, target: Path) -> None:
     options.optimized_model_filepath = str(target)
     options.intra_op_num_threads = 1
     try:
-        ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"], enable_fallback=0)
+        ort.InferenceSession(
+            data or str(path), options, providers=["CPUExecutionProvider"], enable_fallback=0
+        )
     except Exception as error:
         raise ModelError(
             f"ONNX Runtime {ort.__version__} cannot simplify model {path.name}: {error}"

@@ -19,11 +19,11 @@ CPU = "CPUExecutionProvider"
 class Placement:
     """What is to run where; what a provider's options may depend on.
 
-    ``model`` is None for a model that is no file. ``shape`` says what the input is fed, where the file
-    leaves that open: an engine that was built for another is of no use.
+    ``model`` is the file, or its content where the graph was edited. ``shape`` says what the input is fed,
+    where the file leaves that open: an engine that was built for another is of no use.
     """
 
-    model: Path | None = None
+    model: Path | bytes | None = None
     device: int = 0
     shape: str = ""
 

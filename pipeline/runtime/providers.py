@@ -121,7 +121,7 @@ def _accelerated(
         if provider.ort_name in ort.get_available_providers() and provider.name not in _registered:
             if provider.name in ("cuda", "tensorrt"):
                 _preload_cuda()
-            where = Placement(Path(model) if isinstance(model, str) else None, device, shape)
+            where = Placement(Path(model) if isinstance(model, str) else model, device, shape)
             started = {**provider.options(where), **asked}
             return ort.InferenceSession(
                 model, options, providers=[(provider.ort_name, started), CPU], enable_fallback=0

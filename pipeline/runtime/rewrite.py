@@ -26,21 +26,23 @@ from pipeline.runtime.rewrite_rules import ease_softmaxes, split_convolutions
 
 log = logging.getLogger(__name__)
 
-_LARGEST = 512 << 20
+LARGEST = 512 << 20
 """Bytes. A message of protobuf ends at 2 GB, and a model of that size gains nothing here."""
 _WORTH = frozenset({"Split", "Softmax"})
 
 
-def rewritten(path: Path) -> bytes | None:
+def rewritten(path: Path, data: bytes | None = None) -> bytes | None:
     """The model in ``path`` with the rules applied; None where there is nothing to gain, or it is too large.
+
+    ``data`` is what is taken in the place of the file's content.
 
     It is simplified first, as in ``write_optimised``, so that a bias that stands beside its convolution, or
     sizes that are computed, do not hide what is there. Raises ModelError for a file that cannot be loaded.
     """
-    if path.stat().st_size > _LARGEST:
+    if path.stat().st_size > LARGEST:
         return None
     try:
-        graph = ModelMessage.FromString(path.read_bytes()).graph
+        graph = ModelMessage.FromString(data or path.read_bytes()).graph
     except DecodeError:  # ONNX Runtime says it better
         return None
     if not _WORTH & {node.op_type for node in graph.node}:
@@ -51,7 +53,7 @@ def rewritten(path: Path) -> bytes | None:
         return None
     with tempfile.TemporaryDirectory(prefix="framerail-") as folder:
         plain = Path(folder) / "plain.onnx"
-        write_optimised(path, plain)
+        write_optimised(path, plain, data)
         model = ModelMessage.FromString(plain.read_bytes())
     opset = next((each.version for each in model.opset_import if each.domain in ("", "ai.onnx")), 1)
     done = {
@@ -65,5 +67,5 @@ def rewritten(path: Path) -> bytes | None:
         path.name,
         ", ".join(f"{count} {what}" for what, count in done.items() if count),
     )
-    data: bytes = model.SerializeToString()
-    return data
+    simplified: bytes = model.SerializeToString()
+    return simplified

@@ -18,6 +18,7 @@ from pipeline.decoders import TensorInfo
 from pipeline.decoders.contract import extra_feeds, image_input
 from pipeline.errors import ConfigError, ProviderError
 from pipeline.runtime.binding import Binding, Bound, Graphs, Memory, Runner, batch_sizes, without_graph
+from pipeline.runtime.fusion import Fusion
 from pipeline.runtime.provider_table import PROVIDERS
 from pipeline.runtime.providers import on_offer, options_of
 from pipeline.runtime.start import ProviderOptions, create, open_session
@@ -90,10 +91,12 @@ class Session:
         shape: str = "",
         spinning: bool = False,
         rewrite: bool = True,
+        fusion: Fusion | None = None,
     ) -> None:
         """``options`` is what each provider is given; ``shape`` what is fed where the file leaves it open;
         ``spinning``: idle threads of a run wait busily for the next; ``rewrite``: the CPU may be given the
-        graph in a form that computes the same faster."""
+        graph in a form that computes the same faster; ``fusion``: the graph is given what this says of
+        preprocessing, and takes bytes, [B, H, W, 3]."""
         if provider != "auto" and provider not in PROVIDERS:
             raise ConfigError(f"unknown provider {provider!r}; this build has: {', '.join(on_offer())}")
         self.path = path
@@ -108,6 +111,7 @@ class Session:
             shape=shape,
             spinning=spinning,
             rewrite=rewrite,
+            fusion=fusion,
         )
         self._session, self.nodes, self.provider = open_session(provider, start)
         self.options = options_of(self._session, self.provider)

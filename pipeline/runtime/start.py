@@ -9,6 +9,7 @@ from pathlib import Path
 import onnxruntime as ort
 
 from pipeline.errors import ModelError, ProviderError
+from pipeline.runtime.fusion import Fusion
 from pipeline.runtime.provider_table import AUTO_ORDER
 from pipeline.runtime.providers import create_session, on_offer
 from pipeline.runtime.rewrite import rewritten
@@ -49,10 +50,12 @@ def create(
     shape: str,
     spinning: bool,
     rewrite: bool,
+    fusion: Fusion | None,
 ) -> Started:
     """Start a session on provider ``name``. Raises ProviderError; ModelError where the file is unfit.
 
     ``rewrite``: see ``rewritten``; for the CPU alone, other providers have compilers of their own.
+    ``fusion``: what of preprocessing the graph does, None: nothing.
     """
     session_options = ort.SessionOptions()
     session_options.log_severity_level = 4  # fatal only: errors reach us as exceptions, once
@@ -61,7 +64,9 @@ def create(
     # Idle intra-op threads spin by default and take the cores that other stages need.
     session_options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spinning)))
     try:
-        data = rewritten(path) if rewrite and name == "cpu" else None
+        data = fusion.applied(path, on_cpu=name == "cpu") if fusion is not None else None
+        if rewrite and name == "cpu":
+            data = rewritten(path, data) or data
         return create_session(data or str(path), name, device, session_options, options.get(name), shape)
     except ProviderError:
         if name != "cpu":
