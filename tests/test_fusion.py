@@ -19,6 +19,7 @@ from benchmarks.cheap_model import write_cheap_model
 from pipeline import profiles
 from pipeline.app import Pipeline
 from pipeline.bench.axes import parse_sweep, points
+from pipeline.bench.point import _on_one_thread
 from pipeline.config import Config, make_config
 from pipeline.errors import ModelError
 from pipeline.runtime import engines, fusion
@@ -376,6 +377,18 @@ def test_a_profile_may_say_it_and_the_user_has_the_last_word(tmp_path, monkeypat
     base = {"streams": [{"source": "synthetic:64x48"}], "model": cheap_model}
     assert profiles.applied(make_config(base))[0].fuse
     assert not profiles.applied(make_config({**base, "fuse": False}))[0].fuse
+
+
+def test_the_bound_is_of_the_same_graph(cheap_model):
+    """A model that is opened again for it, on one thread, is fused, too."""
+    config = make_config(
+        {"streams": [{"source": "synthetic:64x48"}], "model": cheap_model, "provider": "cpu"}
+        | {"infer_workers": 1, "infer_threads": 2, "fuse": True}
+    )
+    with Pipeline(config) as line:
+        bare = _on_one_thread(line)
+        assert bare is not line.model
+        assert bare.spec.dtype == np.uint8
 
 
 def test_a_sweep_measures_both(cheap_model):
