@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import tempfile
 from itertools import permutations, product
 from pathlib import Path
 
@@ -101,12 +102,14 @@ def test_a_bias_beside_its_convolution_hides_nothing(tmp_path):
     assert "Split" not in compared(write(tmp_path / "m.onnx", nodes, ["y"], constants=constants))
 
 
-def in_subgraph():
-    """A branch that reads the activated convolution from outside."""
+def in_subgraph(read="h", inner="i"):
+    """A branch that reads a value from outside, and one of its own by the name of ``inner``."""
 
     def branch(name):
         out = helper.make_tensor_value_info(name, TensorProto.FLOAT, None)
-        return helper.make_graph([helper.make_node("Neg", ["h"], [name])], name, [], [out])
+        first = inner if name == "a" else "j"
+        nodes = [helper.make_node("Neg", [read], [first]), helper.make_node("Abs", [first], [name])]
+        return helper.make_graph(nodes, name, [], [out])
 
     return [
         *block(),
@@ -149,6 +152,75 @@ def test_weights_in_another_file_are_left_alone(tmp_path):
     assert rewritten(path) is None
 
 
+SHARED = [
+    helper.make_node("Conv", ["x", "w", "b"], ["c"], pads=[1, 1, 1, 1]),
+    helper.make_node("Split", ["c", "sizes"], ["p", "q"], axis=1),
+    helper.make_node("Conv", ["x", "w"], ["d"]),
+    helper.make_node("Split", ["d", "others"], ["r", "s"], axis=1),
+    helper.make_node("Conv", ["x", "w"], ["whole"], strides=[2, 2]),
+]
+
+
+def test_weights_that_convolutions_share_are_cut_for_each(tmp_path):
+    constants = weights(64) | {"others": np.array([32, 32], np.int64)}
+    path = write(tmp_path / "m.onnx", SHARED, ["p", "q", "r", "s", "whole"], constants=constants)
+    assert compared(path).count("Conv") == 5
+
+
+def renamed(nodes, **names):
+    nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
+    for node in nodes:
+        node.input[:] = [names.get(name, name) for name in node.input]
+        node.output[:] = [names.get(name, name) for name in node.output]
+    return nodes
+
+
+@pytest.mark.parametrize("name", ["p/Conv", "q/Sigmoid", "w/0", "b/16"])
+@pytest.mark.parametrize("what", ["tensor", "constant", "output", "node", "inner"])
+def test_names_that_are_taken_stay_what_they_are(tmp_path, name, what):
+    constants, outputs = weights(), ["y", "z"]
+    nodes = [helper.make_node("Neg", ["x"], ["taken"]), *block(), helper.make_node("Abs", ["taken"], ["z"])]
+    if what == "constant":
+        nodes = [*block(), helper.make_node("Mul", ["x", "taken"], ["z"])]
+        constants[name] = np.ones((1, 3, 1, 1), np.float32)
+    elif what == "output":
+        outputs = ["y", "z", name]
+    elif what == "node":
+        nodes[0].name = name
+    elif what == "inner":
+        nodes = in_subgraph("x", name)
+        constants["zero"] = np.float32(0)
+    nodes = nodes if what == "node" else renamed(nodes, taken=name)
+    assert "Split" not in compared(write(tmp_path / "m.onnx", nodes, outputs, constants=constants))
+
+
+def test_a_node_that_is_called_as_a_part_is(tmp_path):
+    nodes = block()
+    nodes[0].name, nodes[-1].name = "p", "q"
+    assert "Split" not in compared(write(tmp_path / "m.onnx", nodes, ["y"], constants=weights()))
+
+
+def test_parts_that_nobody_takes_or_that_are_empty_are_left_alone(tmp_path):
+    nodes = block()
+    nodes[-3].output[1] = ""
+    nodes[-1] = helper.make_node("Neg", ["t"], ["y"])
+    assert rewritten(write(tmp_path / "m.onnx", nodes, ["y"], constants=weights())) is None
+    constants = weights() | {"sizes": np.array([32, 0], np.int64)}
+    assert rewritten(write(tmp_path / "n.onnx", block(), ["y"], constants=constants)) is None
+
+
+def test_constants_that_become_inputs_in_a_file_of_old_are_left_alone(tmp_path):
+    """In files of IR version 3 every weight is an input; ONNX Runtime makes folded constants so too."""
+    nodes = [helper.make_node("Constant", [], ["w"], value=numpy_helper.from_array(weights()["w"])), *block()]
+    nodes[1] = helper.make_node("Conv", ["x", "w"], ["c"], pads=[1, 1, 1, 1])
+    nodes[-3] = helper.make_node("Split", ["h"], ["p", "q"], axis=1, split=[16, 16])
+    path = write(tmp_path / "m.onnx", nodes, ["y"], opset=9)
+    model = onnx.load(path)
+    model.ir_version = 3
+    onnx.save(model, path)
+    assert Session(path).run(np.zeros((1, 3, 16, 16), np.float32))[0].shape == (1, CHANNELS, 16, 16)
+
+
 def distributions(first, axis, second):
     nodes = [
         helper.make_node("Transpose", ["x"], ["t"], perm=first),
@@ -181,6 +253,37 @@ def test_a_softmax_over_all_further_axes_is_left_alone(tmp_path):
     """Before opset 13 one over axis 1 was over all from there on."""
     nodes = distributions([0, 2, 1, 3], 1, None)
     assert rewritten(write(tmp_path / "m.onnx", nodes, ["y"], opset=12, shape=(1, 4, 16, 21))) is None
+
+
+def test_a_transposition_between_two_softmaxes_goes_once(tmp_path):
+    """Before opset 13, where ONNX Runtime does not move it away itself."""
+    nodes = [
+        helper.make_node("Transpose", ["x"], ["t"], perm=[3, 1, 0, 2]),
+        helper.make_node("Softmax", ["t"], ["s"], axis=3),
+        helper.make_node("Transpose", ["s"], ["u"], perm=[3, 2, 0, 1]),
+        helper.make_node("Softmax", ["u"], ["v"], axis=3),
+        helper.make_node("Transpose", ["v"], ["y"], perm=[0, 2, 1, 3]),
+    ]
+    shape = (2, 4, 6, 5)
+    operators = compared(write(tmp_path / "m.onnx", nodes, ["y"], opset=12, shape=shape), shape)
+    assert operators.count("Softmax") == 2
+
+
+@pytest.mark.parametrize("name", ["y/there", "y/last"])
+def test_names_beside_a_softmax_that_are_taken_stay_what_they_are(tmp_path, name):
+    nodes = [
+        helper.make_node("Abs", ["x"], [name]),
+        helper.make_node("Transpose", ["x"], ["t"], perm=[0, 2, 1, 3]),
+        helper.make_node("Softmax", ["t"], ["y"], axis=1),
+    ]
+    shape = (1, 4, 16, 21)
+    assert "Softmax" in compared(write(tmp_path / "m.onnx", nodes, ["y", name], shape=shape), shape)
+
+
+def test_softmaxes_of_many_axes_are_left_alone(tmp_path):
+    """Nine axes but one have 40,320 orders."""
+    nodes = distributions([0, *range(8, 0, -1)], 1, None)
+    assert rewritten(write(tmp_path / "m.onnx", nodes, ["y"], shape=(2,) * 9)) is None
 
 
 @pytest.mark.parametrize("axis", range(4))
@@ -217,6 +320,52 @@ def test_a_session_runs_the_rewritten_graph_unless_told_not_to(tmp_path, caplog)
     assert sum(told.nodes.values()) != sum(plain.nodes.values())
     blob = RNG.standard_normal((1, 3, 16, 16)).astype(np.float32)
     np.testing.assert_allclose(told.run(blob)[0], plain.run(blob)[0], rtol=1e-5, atol=1e-6)
+
+
+def external(values: list[float], folder: Path):
+    """A tensor ``e`` that is in a file of its own, and its file."""
+    tensor = numpy_helper.from_array(np.asarray(values, np.float32), "e")
+    (folder / "e.bin").write_bytes(tensor.raw_data)
+    tensor.ClearField("raw_data")
+    tensor.data_location = TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="e.bin")
+    return tensor
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_constants_in_another_file_are_left_alone(tmp_path, inside):
+    tensor = external([2.0], tmp_path)
+    if inside:
+        nodes = in_subgraph("x", "i")
+        for branch in nodes[-1].attribute:
+            branch.g.initializer.append(tensor)
+            branch.g.node[0].CopyFrom(helper.make_node("Mul", ["x", "e"], branch.g.node[0].output))
+    else:
+        constant = helper.make_node("Constant", [], ["e"], value=tensor)
+        nodes = [constant, *block(), helper.make_node("Mul", ["x", "e"], ["z"])]
+    constants = weights() | {"zero": np.float32(0)}
+    session = Session(write(tmp_path / "m.onnx", nodes, ["y", "z"], constants=constants))
+    blob = RNG.standard_normal((1, 3, 16, 16)).astype(np.float32)
+    np.testing.assert_allclose(session.run(blob)[1], np.abs(2 * blob) if inside else 2 * blob)
+
+
+def test_without_a_folder_for_temporary_files_the_graph_runs_as_it_is(tmp_path, monkeypatch, caplog):
+    path = write(tmp_path / "m.onnx", block(), ["y"], constants=weights())
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
+    session = Session(path)
+    assert sum(session.nodes.values()) == sum(Session(path, rewrite=False).nodes.values())
+    (said,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert said.startswith("m.onnx: its graph runs as it is in the file")
+    assert "nowhere" in said
+
+
+def test_a_rewritten_session_keeps_no_copy_of_the_file(tmp_path):
+    constants = {name: np.repeat(value, 64, axis=0) for name, value in weights().items() if name != "sizes"}
+    constants["sizes"] = np.array([1024, 1024], np.int64)
+    path = write(tmp_path / "m.onnx", block(), ["y"], constants=constants)
+    session = Session(path)
+    held = [value for value in vars(session._session).values() if isinstance(value, bytes)]
+    assert sum(map(len, held)) < path.stat().st_size / 2
 
 
 @pytest.mark.assets

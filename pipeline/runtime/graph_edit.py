@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from itertools import chain, count
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,8 @@ class Edit:
         self._all = list(graph.node)  # held, since they are told apart by identity
         self.nodes = [node for node in self._all if node.domain in ("", "ai.onnx")]
         self._constants = {tensor.name: tensor for tensor in graph.initializer}
-        self._fresh: list[Any] = []
+        self._cuts: dict[tuple[str, ...], list[Any]] = {}
+        self._taken = set(_names(graph))
         self._count = 0
         self._instead: dict[int, list[Any]] = {}
         self._maker = {name: node for node in self.nodes for name in node.output}
@@ -66,16 +68,30 @@ class Edit:
         tensor = self._constants.get(name)
         if tensor is None or not tensor.raw_data or not tensor.dims or tensor.dims[0] != sum(sizes):
             return None
-        row = len(tensor.raw_data) // tensor.dims[0]
-        names, start = [], 0
-        for count in sizes:
-            part = type(tensor)(name=f"{name}/{start}", data_type=tensor.data_type)
-            part.dims.extend([count, *tensor.dims[1:]])
-            part.raw_data = tensor.raw_data[start * row : (start + count) * row]
-            self._fresh.append(part)
-            names.append(part.name)
-            start += count
-        return names
+        key = (name, *map(str, sizes))
+        if key not in self._cuts:
+            row = len(tensor.raw_data) // tensor.dims[0]
+            starts = [sum(sizes[:n]) for n in range(len(sizes))]
+            self._cuts[key] = [
+                type(tensor)(
+                    name=self.fresh(f"{name}/{start}"),
+                    data_type=tensor.data_type,
+                    dims=[count, *tensor.dims[1:]],
+                    raw_data=tensor.raw_data[start * row : (start + count) * row],
+                )
+                for start, count in zip(starts, sizes, strict=True)
+            ]
+        return [part.name for part in self._cuts[key]]
+
+    def fresh(self, name: str) -> str:
+        """``name``, or that with a number where something has it, be it in a subgraph: each is made once."""
+        chosen = next(each for n in count() if (each := f"{name}/{n}" if n else name) not in self._taken)
+        self._taken.add(chosen)
+        return chosen
+
+    def is_replaced(self, node: Any) -> bool:
+        """Whether ``node`` is gone already, so that what it said holds no more."""
+        return id(node) in self._instead
 
     def replace(self, old: Sequence[Any], new: Sequence[Any]) -> None:
         """``new`` stands where the last of ``old`` stood."""
@@ -89,15 +105,19 @@ class Edit:
         del self._graph.node[:]
         self._graph.node.extend(nodes)
         used = set(_names_used(self._graph))
-        constants = [tensor for tensor in (*self._graph.initializer, *self._fresh) if tensor.name in used]
+        parts = chain.from_iterable(self._cuts.values())
+        constants = [tensor for tensor in (*self._graph.initializer, *parts) if tensor.name in used]
         del self._graph.initializer[:]
         self._graph.initializer.extend(constants)
         return self._count
 
 
 def like(node: Any, inputs: Sequence[str], output: str, **attributes: int | list[int]) -> Any:
-    """A copy of ``node`` between other names; ``attributes`` are put in the place of its own."""
-    copy = type(node)(name=output, op_type=node.op_type, domain=node.domain, input=inputs, output=[output])
+    """A copy of ``node`` between other names; ``attributes`` are put in the place of its own.
+
+    It has no name, as none is needed and ONNX Runtime refuses two nodes of one name.
+    """
+    copy = type(node)(op_type=node.op_type, domain=node.domain, input=inputs, output=[output])
     copy.attribute.extend(each for each in node.attribute if each.name not in attributes)
     for name, value in attributes.items():
         if isinstance(value, int):
@@ -129,10 +149,25 @@ def stated(node: Any, name: str) -> Any | None:
     return next((each for each in node.attribute if each.name == name), None)
 
 
-def _names_used(graph: Any) -> Iterator[str]:
-    yield from (output.name for output in graph.output)
+def subgraphs(graph: Any) -> Iterator[Any]:
+    """``graph`` and all within it."""
+    yield graph
     for node in graph.node:
-        yield from node.input
         for attribute in node.attribute:
             for inner in (attribute.g, *attribute.graphs):
-                yield from _names_used(inner)
+                yield from subgraphs(inner)
+
+
+def _names(graph: Any) -> Iterator[str]:
+    for each in subgraphs(graph):
+        for node in each.node:
+            yield from (*node.input, *node.output)
+        for named in (*each.initializer, *each.input, *each.output, *each.value_info):
+            yield named.name
+
+
+def _names_used(graph: Any) -> Iterator[str]:
+    for each in subgraphs(graph):
+        yield from (output.name for output in each.output)
+        for node in each.node:
+            yield from node.input

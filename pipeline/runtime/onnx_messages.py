@@ -21,6 +21,7 @@ _FIELDS: dict[str, list[tuple[str, int, int, bool, str]]] = {
         ("initializer", 5, _MESSAGE, True, "Tensor"),
         ("input", 11, _MESSAGE, True, "Value"),
         ("output", 12, _MESSAGE, True, "Value"),
+        ("value_info", 13, _MESSAGE, True, "Value"),
     ],
     "Value": [("name", 1, _STRING, False, ""), ("type", 2, _MESSAGE, False, "Type")],
     "Type": [("tensor_type", 1, _MESSAGE, False, "TensorType")],

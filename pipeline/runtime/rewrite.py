@@ -17,9 +17,11 @@ from __future__ import annotations
 import logging
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from google.protobuf.message import DecodeError
 
+from pipeline.runtime.graph_edit import subgraphs
 from pipeline.runtime.onnx_messages import ModelMessage
 from pipeline.runtime.optimised import write_optimised
 from pipeline.runtime.rewrite_rules import ease_softmaxes, split_convolutions
@@ -37,7 +39,8 @@ def rewritten(path: Path, data: bytes | None = None) -> bytes | None:
     ``data`` is what is taken in the place of the file's content.
 
     It is simplified first, as in ``write_optimised``, so that a bias that stands beside its convolution, or
-    sizes that are computed, do not hide what is there. Raises ModelError for a file that cannot be loaded.
+    sizes that are computed, do not hide what is there. Raises ModelError for a file that ONNX Runtime
+    cannot load or write so, OSError where there is no folder for temporary files.
     """
     if path.stat().st_size > LARGEST:
         return None
@@ -47,14 +50,15 @@ def rewritten(path: Path, data: bytes | None = None) -> bytes | None:
         return None
     if not _WORTH & {node.op_type for node in graph.node}:
         return None
-    elsewhere = any(tensor.data_location for tensor in graph.initializer)
-    # Exports of old list all weights as inputs; a caller may feed others.
-    if elsewhere or {tensor.name for tensor in graph.initializer} & {each.name for each in graph.input}:
+    if _has_weights_elsewhere(graph) or _lists_weights_as_inputs(graph):
         return None
+    del graph  # which is as large as the file
     with tempfile.TemporaryDirectory(prefix="framerail-") as folder:
         plain = Path(folder) / "plain.onnx"
         write_optimised(path, plain, data)
         model = ModelMessage.FromString(plain.read_bytes())
+    if _lists_weights_as_inputs(model.graph):
+        return None
     opset = next((each.version for each in model.opset_import if each.domain in ("", "ai.onnx")), 1)
     done = {
         "splits taken into their convolutions": split_convolutions(model.graph),
@@ -69,3 +73,17 @@ def rewritten(path: Path, data: bytes | None = None) -> bytes | None:
     )
     simplified: bytes = model.SerializeToString()
     return simplified
+
+
+def _has_weights_elsewhere(graph: Any) -> bool:
+    """Whether there are any in other files, which are not found beside a model that comes from memory."""
+    return any(
+        tensor.data_location
+        for each in subgraphs(graph)
+        for tensor in (*each.initializer, *(said.t for node in each.node for said in node.attribute))
+    )
+
+
+def _lists_weights_as_inputs(graph: Any) -> bool:
+    """As exports of old do; a caller may feed others. Folded constants join them in files that old."""
+    return not {tensor.name for tensor in graph.initializer}.isdisjoint(each.name for each in graph.input)

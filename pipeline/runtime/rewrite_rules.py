@@ -14,6 +14,8 @@ _ACTIVATIONS = frozenset({"Relu", "LeakyRelu", "Sigmoid", "Tanh", "HardSigmoid",
 
 _BY_AXIS = 13
 """The opset since which a softmax is over one axis."""
+_MOST_AXES = 6
+"""All orders of the axes are tried, of which ten have 362,880."""
 
 Axes = tuple[int, ...]
 
@@ -32,19 +34,20 @@ def split_convolutions(graph: Any) -> int:
             continue
         convolution, between = chain[0], chain[1:]
         sizes = _sizes(edit, node)
-        if sizes is None or any(size % _BLOCK for size in sizes):
+        if sizes is None or any(size < 1 or size % _BLOCK for size in sizes) or "" in node.output:
             continue
         cuts = [edit.cut(name, sizes) for name in convolution.input[1:]]
         if None in cuts:
             continue
         new = []
         for n, part in enumerate(node.output):
-            made = {convolution.output[0]: f"{part}/Conv" if between else part}
+            made = {convolution.output[0]: edit.fresh(f"{part}/Conv") if between else part}
             new.append(
                 like(convolution, [convolution.input[0], *(cut[n] for cut in cuts if cut)], *made.values())
             )
             for each in between:
-                made[each.output[0]] = part if each is between[-1] else f"{part}/{each.op_type}"
+                last = each is between[-1]
+                made[each.output[0]] = part if last else edit.fresh(f"{part}/{each.op_type}")
                 new.append(like(each, [made.get(name, name) for name in each.input], made[each.output[0]]))
         edit.replace([*chain, node], new)
     return edit.write()
@@ -64,7 +67,7 @@ def ease_softmaxes(graph: Any, opset: int) -> int:
         if before is None or before.op_type != "Transpose" or not edit.only_used_by(node.input[0], node):
             continue
         first = _order(before)
-        if first is None:
+        if first is None or len(first) > _MOST_AXES or edit.is_replaced(before):
             continue
         rank = len(first)
         said = stated(node, "axis")
@@ -80,12 +83,13 @@ def ease_softmaxes(graph: Any, opset: int) -> int:
             continue
         result = after.output[0] if after is not None else node.output[0]
         there, back = way
+        moved, done = edit.fresh(f"{result}/there"), edit.fresh(f"{result}/last")
         edit.replace(
             [before, node, *([after] if after is not None else [])],
             [
-                like(before, before.input, f"{result}/there", perm=list(there)),
-                like(node, [f"{result}/there"], f"{result}/last", axis=rank - 1),
-                like(before, [f"{result}/last"], result, perm=list(back)),
+                like(before, before.input, moved, perm=list(there)),
+                like(node, [moved], done, axis=rank - 1),
+                like(before, [done], result, perm=list(back)),
             ],
         )
     return edit.write()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import tempfile
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 import onnxruntime as ort
@@ -64,10 +66,18 @@ def create(
     # Idle intra-op threads spin by default and take the cores that other stages need.
     session_options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spinning)))
     try:
-        data = fusion.applied(path, on_cpu=name == "cpu") if fusion is not None else None
+        start = partial(
+            create_session,
+            name=name,
+            device=device,
+            options=session_options,
+            asked=options.get(name),
+            shape=shape,
+        )
+        fused = fusion.applied(path, on_cpu=name == "cpu") if fusion is not None else None
         if rewrite and name == "cpu":
-            data = rewritten(path, data) or data
-        return create_session(data or str(path), name, device, session_options, options.get(name), shape)
+            return _rewritten_first(path, fused, start)
+        return start(fused or str(path))
     except ProviderError:
         if name != "cpu":
             _load_on_cpu(path)  # a broken file is a ModelError, whatever provider was asked
@@ -76,6 +86,37 @@ def create(
         raise
     except Exception as error:
         raise _unreadable(path, error) from None
+
+
+def _rewritten_first(path: Path, fused: bytes | None, start: Callable[[str | bytes], Started]) -> Started:
+    """Start on the rewritten graph; on ``fused`` or the file, where there is none or it is refused.
+
+    Rewriting needs room for temporary files and meets graphs that nobody has thought of. It only makes
+    faster what runs without it, so a model that can be loaded is.
+    """
+    reason = ""
+    try:
+        data = rewritten(path, fused)
+        if data is not None:
+            # From a file, since ONNX Runtime's session would keep the bytes for as long as it lives.
+            with tempfile.TemporaryDirectory(prefix="framerail-") as folder:
+                graph = Path(folder) / "rewritten.onnx"
+                graph.write_bytes(data)
+                del data
+                return start(str(graph))
+    except ProviderError:
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split())
+    started = start(fused or str(path))  # says better what is wrong with a file that is broken
+    if reason:
+        log.warning(
+            "%s: its graph runs as it is in the file, it could not be rewritten for the CPU: %s "
+            "(--no-rewrite does not try)",
+            path.name,
+            reason,
+        )
+    return started
 
 
 def _load_on_cpu(path: Path) -> None:
