@@ -26,27 +26,34 @@ Image = NDArray[np.uint8]
 class Decoded:
     """A picture as the video decoder left it, which is half of what it takes as BGR.
 
-    ``shape`` is (height, width, 3) of the picture upright, ``nbytes`` what it takes as it is.
+    ``shape`` is (height, width, 3) of the picture upright, ``nbytes`` what it takes as it was decoded. A
+    copy of it, as one that goes to another process, is the picture.
     """
 
-    __slots__ = ("_bgr", "_convert", "_lock", "nbytes", "shape")
+    __slots__ = ("_content", "_lock", "nbytes", "shape")
 
     def __init__(self, shape: tuple[int, int, int], nbytes: int, convert: Callable[[], Image]) -> None:
         """``convert`` makes the picture, uint8 of ``shape``, BGR; it may be called from any thread."""
         self.shape, self.nbytes = shape, nbytes
-        self._convert = convert
         self._lock = threading.Lock()
-        self._bgr: Image | None = None
+        self._content: Image | Callable[[], Image] = convert
 
     def bgr(self, *, keep: bool = True) -> Image:
-        """The picture, uint8 [height, width, 3], BGR; where ``keep``, it is made once, for all who ask."""
+        """The picture, uint8 [height, width, 3], BGR; where ``keep``, it is made once, for all who ask.
+
+        It then stands in the place of what it was made from, which is let go. Raises what ``convert`` does.
+        """
         with self._lock:
-            if self._bgr is not None:
-                return self._bgr
+            content = self._content
+            if isinstance(content, np.ndarray):
+                return content
             if keep:
-                self._bgr = self._convert()
-                return self._bgr
-        return self._convert()
+                self._content = image = content()
+                return image
+        return content()
+
+    def __reduce__(self) -> tuple[Callable[[Image], Image], tuple[Image]]:
+        return np.asarray, (self.bgr(keep=False),)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

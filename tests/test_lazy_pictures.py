@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import threading
+import weakref
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
@@ -112,6 +116,43 @@ def test_pictures_of_two_threads_are_converted_one_after_the_other(tmp_path):
         found = list(threads.map(lambda picture: picture.image, pictures(path)))
     for image, other in zip(found, expected, strict=True):
         np.testing.assert_array_equal(image, other)
+
+
+def test_the_picture_stands_in_the_place_of_what_it_was_made_from():
+    made = Counted()
+    alive = weakref.ref(made)
+    pixels = Decoded((48, 64, 3), 4608, made)
+    del made
+    pixels.bgr(keep=False)
+    assert alive() is not None
+    pixels.bgr()
+    assert alive() is None
+
+
+@pytest.mark.parametrize("copied", [lambda frame: pickle.loads(pickle.dumps(frame)), copy.deepcopy])
+def test_frames_go_to_other_processes_as_pictures(tmp_path, copied):
+    found = pictures(make_clip(tmp_path / "clip.mp4", frames=3))
+    for picture in found:
+        frame = frame_of(picture.pixels)
+        other = copied(frame)
+        np.testing.assert_array_equal(other.image, frame.image)
+        assert other.image is not frame.image
+
+
+def test_colours_that_cannot_be_read_end_their_own_stream_whenever_they_begin(tmp_path, cheap_model):
+    """Pictures are converted behind the place where a source may fail, so the first of a kind is not."""
+    plain = make_clip(tmp_path / "plain.ts", frames=10)
+    other = make_clip(
+        tmp_path / "other.ts", frames=10, options={"x264-params": "colormatrix=YCgCo:annexb=1:aud=1"}
+    )
+    late = tmp_path / "late.ts"
+    late.write_bytes(plain.read_bytes() + other.read_bytes())
+    good = make_clip(tmp_path / "good.mp4", frames=40)
+    streams = [{"source": str(late), "name": "late"}, {"source": str(good), "name": "good"}]
+    with Pipeline(Config(streams=streams, model=cheap_model)) as line:
+        counts = Counter(result.stream for result in line)
+    assert counts["good"] == 40
+    assert 0 < counts["late"] <= 10
 
 
 def test_each_of_several_streams_detects_what_the_detector_does_in_the_full_picture():

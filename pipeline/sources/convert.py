@@ -32,13 +32,14 @@ class Converter:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._reformatter = VideoReformatter()
-        self._proven: set[str] = set()
+        self._proven: set[tuple[object, ...]] = set()
         self._orientations: dict[int, Orientation] = {}
 
     def pixels(self, frame: VideoFrame) -> Image | Decoded:
         """The frame, to be converted by who wants it; the picture itself where that takes less memory.
 
-        Raises SourceReadError for a pixel format that cannot be converted, so the first frame of each is.
+        Raises SourceReadError for a pixel format that cannot be converted, or colours that no one can
+        read: the first frame of each kind is. Later on it would end the streams of others too.
         """
         height, width = frame.height, frame.width
         nbytes = sum(plane.buffer_size for plane in frame.planes)
@@ -47,9 +48,10 @@ class Converter:
         if self._orientation(frame).transpose:
             height, width = width, height
         decoded = Decoded((height, width, 3), nbytes, partial(self.to_bgr, frame))
-        if frame.format.name not in self._proven:
+        kind = (frame.format.name, frame.width, frame.height, frame.colorspace, frame.color_range)
+        if kind not in self._proven:
             decoded.bgr()
-            self._proven.add(frame.format.name)
+            self._proven.add(kind)
         return decoded
 
     def to_bgr(self, frame: VideoFrame) -> Image:
@@ -61,7 +63,10 @@ class Converter:
             with self._lock:
                 converted = self._reformatter.reformat(frame, format="bgr24", threads=1)
         except (av.error.FFmpegError, ValueError) as error:
-            reason = f"cannot convert pixel format {frame.format.name} to BGR: {error}"
+            reason = (
+                f"cannot convert pixel format {frame.format.name} (colour space {int(frame.colorspace)}, "
+                f"range {int(frame.color_range)}, FFmpeg's numbers) to BGR: {error}"
+            )
             raise SourceReadError(reason, cause="format") from error
         # A view of the frame's memory, which is counted: no decoder writes to it while the view
         # lives. Lines that are padded, or stored bottom up, are copied.
