@@ -28,8 +28,8 @@ from pipeline.runtime.rewrite_rules import ease_softmaxes, split_convolutions
 
 log = logging.getLogger(__name__)
 
-LARGEST = 512 << 20
-"""Bytes. A message of protobuf ends at 2 GB, and a model of that size gains nothing here."""
+LARGEST = 256 << 20
+"""Bytes. While a model is rewritten it takes five times its file, which a small box may not have."""
 _WORTH = frozenset({"Split", "Softmax"})
 
 
