@@ -1,4 +1,4 @@
-"""How many places the process takes memory from."""
+"""How the process takes memory from the C library, and gives it back."""
 
 from __future__ import annotations
 
@@ -18,7 +18,21 @@ def few_arenas() -> None:
     and each further stream 35 MB, not 44, in the same CPU time. MALLOC_ARENA_MAX in the environment
     has its way; other systems and C libraries allocate otherwise.
     """
-    if sys.platform == "linux" and "MALLOC_ARENA_MAX" not in os.environ:
-        mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
-        if mallopt is not None:
-            mallopt(_M_ARENA_MAX, _ARENAS)
+    if "MALLOC_ARENA_MAX" not in os.environ:
+        _call("mallopt", _M_ARENA_MAX, _ARENAS)
+
+
+def give_back() -> None:
+    """Return what is free to the system; for after a decoder has gone, whose pictures were much of it.
+
+    By itself glibc returns only what is free at an arena's end: four 1080p streams at four times what the
+    machine can do, opened again every 21 s, grew from 430 to 800 MB in five minutes.
+    """
+    _call("malloc_trim", 0)
+
+
+def _call(name: str, *arguments: int) -> None:
+    """A function of glibc; nothing where there is none (musl, other systems)."""
+    function = getattr(ctypes.CDLL(None), name, None) if sys.platform == "linux" else None
+    if function is not None:
+        function(*arguments)

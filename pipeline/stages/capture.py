@@ -13,6 +13,7 @@ from zlib import crc32
 import numpy as np
 
 from pipeline.accounts import StreamAccount
+from pipeline.arenas import give_back
 from pipeline.config import StreamConfig
 from pipeline.errors import SourceError
 from pipeline.flow import Dropped
@@ -63,6 +64,7 @@ class Capture:
                     if not before:
                         log.info("stream %s: %s", account.name, source.description)
                     yield from self._frames(source)
+                give_back()
                 again = looped and self._captured > before and not self._enough()
         except SourceError as error:
             account.ended(error.cause, error)
