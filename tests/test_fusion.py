@@ -174,7 +174,7 @@ def test_a_graph_is_fused_and_rewritten(tmp_path, caplog):
     fused = fusion_of(path, spec)
     caplog.clear()
     session = Session(path, "cpu", fusion=fused)
-    assert "1 splits taken into their convolutions" in caplog.text
+    assert "splits taken into their convolutions: 1" in caplog.text
     plain = Session(path, "cpu", rewrite=False).run(Blobber(spec)(photograph())[0])
     for now, before in zip(session.run(Blobber(fused.fed)(photograph())[0]), plain, strict=True):
         np.testing.assert_allclose(now, before, rtol=1e-4, atol=1e-4)

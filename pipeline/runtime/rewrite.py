@@ -69,7 +69,7 @@ def rewritten(path: Path, data: bytes | None = None) -> bytes | None:
     log.info(
         "%s: rewritten for the CPU: %s (the same to float32 rounding; --no-rewrite leaves it as it is)",
         path.name,
-        ", ".join(f"{count} {what}" for what, count in done.items() if count),
+        ", ".join(f"{what}: {count}" for what, count in done.items() if count),
     )
     simplified: bytes = model.SerializeToString()
     return simplified
