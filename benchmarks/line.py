@@ -29,6 +29,7 @@ from pipeline.accounts import StreamAccount
 from pipeline.app import STAGES
 from pipeline.config import StreamConfig
 from pipeline.doctor import examine
+from pipeline.memory import set_malloc
 from pipeline.runtime.session import usable_cores
 from pipeline.sinks import Null
 from pipeline.sources import parse_source
@@ -53,6 +54,7 @@ def main() -> None:
     parser.add_argument("--source", default="sample:")
     parser.add_argument("--json", metavar="FILE")
     options = parser.parse_args()
+    set_malloc()  # as the command does
 
     machine = examine()
     result: dict[str, Any] = {

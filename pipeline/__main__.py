@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import NoReturn
 
 from pipeline import shutdown
-from pipeline.arenas import few_arenas
+from pipeline.memory import set_malloc
 
 if sys.argv[1:2] == ["run"]:
     shutdown.listen()
@@ -24,7 +24,7 @@ else:
 def main() -> None:
     """Run the command and end the process with its exit code."""
     _fill_standard_files()
-    few_arenas()
+    set_malloc()
     import typer
 
     from pipeline.cli import app

@@ -225,7 +225,7 @@ class Pipeline:
         config = self.config
         with ExitStack() as opened:
             provider = config.provider
-            _, threads = run_concurrency(config, provider)
+            runs, threads = run_concurrency(config, provider)
             self.model = open_model(
                 config.model,
                 provider,
@@ -237,6 +237,7 @@ class Pipeline:
                 spinning=config.infer_spinning,
                 rewrite=config.rewrite,
                 fuse=config.fuse,
+                runs=runs,
             )
             if config.classify is not None:
                 if self.model.family.task == "classify":
@@ -253,6 +254,7 @@ class Pipeline:
                         task="classify",
                         options=config.provider_options,
                         rewrite=config.rewrite,
+                        runs=runs,
                     )
                 except ModelError as error:
                     raise ModelError(f"classify: {error}") from None

@@ -8,11 +8,11 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
 
-from pipeline.arenas import few_arenas
 from pipeline.bench.point import Told
 from pipeline.bench.steady import Settings
 from pipeline.config import Config
 from pipeline.errors import PipelineError
+from pipeline.memory import set_malloc
 
 Work = Callable[[Config, Settings, Told | None], dict[str, Any]]
 
@@ -48,7 +48,7 @@ def apart(work: Work, config: Config, settings: Settings, told: Told | None = No
 
 
 def _work(there: Connection, work: Work, config: Config, settings: Settings) -> None:
-    few_arenas()  # as the command does
+    set_malloc()  # as the command does
     # Ctrl-C reaches the whole process group; the parent ends this process.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:

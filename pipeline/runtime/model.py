@@ -14,6 +14,7 @@ from pipeline.decoders import Candidates, Family, Identification
 from pipeline.decoders.contract import image_input
 from pipeline.decoders.family import Task
 from pipeline.errors import ModelError
+from pipeline.memory import in_huge_pages
 from pipeline.runtime.card import embedded_card, not_unicode
 from pipeline.runtime.catalog import Located, known_for, locate
 from pipeline.runtime.diagnosis import identified
@@ -74,6 +75,7 @@ class Model:
         )
 
 
+@in_huge_pages()
 def open_model(
     model: str,
     provider: str = "auto",
@@ -86,14 +88,16 @@ def open_model(
     spinning: bool = False,
     rewrite: bool = True,
     fuse: bool = False,
+    runs: int = 1,
 ) -> Model:
-    """Locate, open on a provider, identify and warm up a model.
+    """Locate, open on a provider, identify and warm up a model; its memory then lies in huge pages.
 
     ``task`` is what it has to be for (None: whatever it is for), ``input_size`` the height and width
     of its input, where the file leaves that open; ``options`` are what each provider is given. With
     several devices there is a session on each, each verified by itself. ``spinning``, ``rewrite``:
     see Session. ``fuse``: the graph is given what it can do of preprocessing (see Fusion), and ``spec``
     says how it is fed then. Its file is identified on the CPU, since a provider may take minutes for a graph.
+    ``runs``: as many will be under way at once.
 
     Raises ModelError (not found, not loadable, UnknownLayoutError), ProviderError, ConfigError.
     """
@@ -125,7 +129,7 @@ def open_model(
         )
     opened = replace(opened, others=tuple(_on_further(opened.session, further, start)))
     for each in opened.sessions:
-        warm_up(opened, each)
+        warm_up(opened, each, runs)
     if opened.found is not None and opened.found.doubt is not None:
         log.warning("model %s: %s", opened.name, opened.found.doubt)
     if opened.found is not None and not opened.found.color_told:

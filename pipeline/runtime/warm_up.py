@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from pipeline.runtime.session import Session
@@ -19,14 +20,15 @@ _SHOWN = {"person", "cat"}
 _FAINT = 0.1
 
 
-def warm_up(model: Model, session: Session) -> None:
-    """Run a session of the model twice, so that the first frame doesn't pay for allocations.
+def warm_up(model: Model, session: Session, runs: int = 1) -> None:
+    """Run a session of the model, then ``runs`` times at once, so that no frame pays for allocations.
 
     Raises ModelError. Warns of a model whose detections would silently be none, or nonsense.
     """
     trial = Trial(session)
     trial.run(model.spec)
-    outputs = trial.run(model.spec)
+    with ThreadPoolExecutor(runs, thread_name_prefix="warm-up") as threads:
+        outputs = next(iter([*threads.map(trial.run, [model.spec] * runs)]))
     broken = list(complaints(session.outputs, outputs))
     for complaint in broken:
         log.warning("model %s looks broken: %s", session.path.name, complaint)

@@ -13,11 +13,11 @@ from zlib import crc32
 import numpy as np
 
 from pipeline.accounts import StreamAccount
-from pipeline.arenas import give_back
 from pipeline.config import StreamConfig
 from pipeline.errors import SourceError
 from pipeline.flow import Dropped
 from pipeline.frame import Frame
+from pipeline.memory import give_back
 from pipeline.sources import Picture, Source, SourceSpec, Unreadable, open_source
 
 log = logging.getLogger(__name__)

@@ -11,8 +11,10 @@ from pathlib import Path
 from common import Recorder, arguments
 
 from pipeline import Pipeline, __version__
+from pipeline.memory import set_malloc
 from pipeline.sinks.base import Sink
 
+set_malloc()  # as the command does
 asked = arguments()
 recorder = Recorder(asked, "onnxruntime", "opencv-python", "av", "numpy")
 
