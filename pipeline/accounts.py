@@ -16,6 +16,7 @@ from typing import Any
 
 from pipeline.errors import AccountingError, PipelineError
 from pipeline.histogram import Histogram
+from pipeline.link import Link
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,10 @@ class StreamCounts:
         return sum(self.dropped.values())
 
 
+PTS_REPAIRS = ("missing", "duplicate", "wrap", "jump")
+"""What may have been wrong with a presentation time (see :mod:`pipeline.sources.timestamps`)."""
+
+
 class StreamAccount:
     """The books of one stream."""
 
@@ -47,13 +52,17 @@ class StreamAccount:
         self.latency = Histogram()
         self.width: int | None = None
         self.height: int | None = None
-        self.up = False
+        self.link = Link(name)
         self.description = ""
         self.frame_count: int | None = None
         self.ending: str | None = None
         """One word for why the stream ended; None while it has not."""
         self.error: PipelineError | None = None
         self.corrupt_packets = 0
+        self.damaged = 0
+        """Pictures that the decoder marked as damaged."""
+        self.pts_repaired: Counter[str] = Counter()
+        """Presentation times that were made to rise, by what was wrong with them."""
         self._lock = threading.Lock()
         self._captured = 0
         self._emitted = 0
@@ -66,13 +75,17 @@ class StreamAccount:
         """The source is open; ``frame_count`` where it is known beforehand."""
         self.description = description
         self.frame_count = frame_count
-        self.up = True
 
     def ended(self, ending: str, error: PipelineError | None = None) -> None:
         """The source has ended, in one word, and with the error that ended it."""
-        self.up = False
+        self.link.ended()
         self.ending = ending
         self.error = error
+
+    @property
+    def up(self) -> bool:
+        """Whether pictures come."""
+        return self.link.up
 
     def counts(self) -> StreamCounts:
         """A consistent snapshot."""
@@ -116,6 +129,32 @@ class StreamAccount:
         with self._lock:
             self._dropped[stage, reason] += 1
             self._under_way.discard(seq)
+
+
+def told(account: StreamAccount) -> dict[str, Any]:
+    """A stream's books and its link's state, for JSON. Times are seconds."""
+    counts, link = account.counts(), account.link.status()
+    return {
+        "state": link.state,
+        "for_seconds": round(link.for_seconds, 3),
+        "retry_in": None if link.retry_in is None else round(link.retry_in, 3),
+        "failures_in_a_row": link.failures_in_a_row,
+        "last_error": link.error,
+        "since_picture": None if link.since_picture is None else round(link.since_picture, 3),
+        "reconnects": dict(account.link.reconnects),
+        "failures": dict(account.link.failures),
+        "captured": counts.captured,
+        "emitted": counts.emitted,
+        "dropped": {f"{stage}/{reason}": count for (stage, reason), count in sorted(counts.dropped.items())},
+        "in_flight": counts.in_flight,
+        "width": account.width,
+        "height": account.height,
+        "corrupt_packets": account.corrupt_packets,
+        "damaged": account.damaged,
+        "pts_repaired": dict(account.pts_repaired),
+        "ending": account.ending,
+        "source": account.description,
+    }
 
 
 class Accounts:

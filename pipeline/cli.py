@@ -214,10 +214,24 @@ def run(
         Optional[float],
         typer.Option("--open-timeout", metavar="SECONDS", help="For opening a source. Default: 10."),
     ] = None,
-    read_timeout: Annotated[
+    stall_timeout: Annotated[
         Optional[float],
         typer.Option(
-            "--read-timeout", metavar="SECONDS", help="Without data, a source is dead. Default: 10."
+            "--stall-timeout",
+            metavar="SECONDS",
+            help="Without a picture, a live source is lost. Default: 10.",
+        ),
+    ] = None,
+    reconnect: Annotated[
+        Optional[bool],
+        typer.Option(
+            "--reconnect/--no-reconnect", help="Open a lost source again. Default: one that is live."
+        ),
+    ] = None,
+    damaged: Annotated[
+        Optional[str],
+        typer.Option(
+            "--damaged", help="Pictures that the decoder marks as damaged: drop, flag or keep. Default: flag."
         ),
     ] = None,
     hwdecode: Annotated[
@@ -293,7 +307,9 @@ def run(
         "max_frames": max_frames,
         "rtsp_transport": rtsp_transport,
         "open_timeout": open_timeout,
-        "read_timeout": read_timeout,
+        "stall_timeout": stall_timeout,
+        "reconnect": reconnect,
+        "damaged": damaged,
         "hwdecode": hwdecode,
         "camera": _camera(camera_size, camera_fps, camera_format),
     }

@@ -85,8 +85,16 @@ class StreamConfig(_Strict):
     rtsp_transport: RtspTransport = "auto"
     open_timeout: Annotated[float, Field(gt=0, le=3600)] = 10.0
     """Seconds that opening may take."""
-    read_timeout: Annotated[float, Field(gt=0, le=3600)] = 10.0
-    """Seconds without any data after which a network source counts as dead."""
+    stall_timeout: Annotated[float, Field(gt=0, le=3600)] = 10.0
+    """Seconds without a picture after which a camera or network source counts as lost."""
+    reconnect: bool | None = None
+    """Open a lost source again; None: one that is live (a camera, RTSP, a live HTTP address)."""
+    backoff: Annotated[float, Field(gt=0, le=3600)] = 1.0
+    """Seconds before the first new try, doubled with each failure, half of each wait at random."""
+    backoff_max: Annotated[float, Field(gt=0, le=86400)] = 30.0
+    """The longest such wait."""
+    damaged: Literal["drop", "flag", "keep"] = "flag"
+    """Pictures that the decoder marks as damaged: drop and count them, flag them in results, or neither."""
     hwdecode: HardwareDecode = "none"
     """On which device video is decoded; auto: on the first that is there, else on the CPU."""
     camera: CameraConfig = CameraConfig()

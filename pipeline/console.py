@@ -98,9 +98,12 @@ def _progress(account: StreamAccount) -> int:
 
 
 def _numbers(account: StreamAccount, elapsed: float) -> str:
-    counts = account.counts()
+    counts, link = account.counts(), account.link.status()
     if account.error is not None and not counts.captured:
         return f"not opened: {getattr(account.error, 'cause', 'error')}"
+    if link.state not in ("live", "ended"):
+        wait = f", again in {link.retry_in:.0f} s" if link.retry_in is not None else ""
+        return f"{counts.emitted} frames  {link.state.replace('_', ' ')}{wait}"
     fps = counts.emitted / elapsed if elapsed > 0 else 0.0
     of = f"/{account.frame_count}" if account.frame_count else ""
     return f"{counts.emitted}{of} frames  {fps:.1f} FPS  {counts.dropped_total} dropped"

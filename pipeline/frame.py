@@ -66,7 +66,7 @@ class Frame:
     ``wall_time`` Unix seconds (for people only). ``timings`` maps a stage's name to the seconds it took
     over this frame; the line's observer writes it, stages don't. ``source`` is the name of the file that
     this picture alone is in, within the folder or glob that was given; None where there is none, as in a
-    video.
+    video. ``damaged``: the decoder marked the picture as such (unless the stream says ``damaged: keep``).
     """
 
     stream: str
@@ -78,6 +78,7 @@ class Frame:
     wall_time: float
     timings: dict[str, float] = field(default_factory=dict)
     source: str | None = None
+    damaged: bool = False
 
     @property
     def frame(self) -> Frame:

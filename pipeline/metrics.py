@@ -1,4 +1,4 @@
-"""Prometheus metrics, /healthz and /readyz. The only importer of prometheus_client.
+"""Prometheus metrics, /healthz, /readyz and /streams. The only importer of prometheus_client.
 
 Nothing is counted here: at every scrape the collector reads the books (:mod:`pipeline.accounts`)
 and the channels, so that a frame costs the same whether or not anybody is watching.
@@ -25,10 +25,11 @@ from prometheus_client.core import (
     Metric,
 )
 
-from pipeline.accounts import Accounts
+from pipeline.accounts import PTS_REPAIRS, Accounts, told
 from pipeline.config import host_and_port
 from pipeline.errors import SinkOpenError
 from pipeline.histogram import Histogram
+from pipeline.link import STATES
 from pipeline.redact import redact
 
 if TYPE_CHECKING:
@@ -94,6 +95,12 @@ class Collector:
             "Packets skipped because they could not be decoded.",
             labels=["stream"],
         )
+        damaged = CounterMetricFamily(
+            "framerail_damaged_frames", "Frames that the decoder marked as damaged.", labels=["stream"]
+        )
+        repaired = CounterMetricFamily(
+            "framerail_pts_repaired", "Presentation times that were corrected.", labels=["stream", "kind"]
+        )
         for name, account in self._pipeline.accounts.streams.items():
             counts = account.counts()
             captured.add_metric([name], counts.captured)
@@ -107,11 +114,35 @@ class Collector:
                 detections.add_metric([name, label], count)
             up.add_metric([name], account.up)
             corrupt.add_metric([name], account.corrupt_packets)
-        yield from (captured, emitted, dropped, flight, latency, detections, up, corrupt)
-        # No source reconnects yet; the family is declared so that dashboards and alerts find it.
-        yield CounterMetricFamily(
-            "framerail_stream_reconnects", "Reconnections of a source.", labels=["stream", "cause"]
+            damaged.add_metric([name], account.damaged)
+            for kind in PTS_REPAIRS:
+                repaired.add_metric([name, kind], account.pts_repaired[kind])
+        yield from (captured, emitted, dropped, flight, latency, detections, up, corrupt, damaged, repaired)
+        yield from self._links()
+
+    def _links(self) -> Iterator[Metric]:
+        state = GaugeMetricFamily(
+            "framerail_stream_state", "1 for the state that the stream is in.", labels=["stream", "state"]
         )
+        reconnects = CounterMetricFamily(
+            "framerail_stream_reconnects",
+            "Times that a lost source was live again, by why it was lost.",
+            labels=["stream", "cause"],
+        )
+        failures = CounterMetricFamily(
+            "framerail_stream_failures",
+            "Times that a source was lost or could not be opened.",
+            labels=["stream", "cause"],
+        )
+        for name, account in self._pipeline.accounts.streams.items():
+            now = account.link.state
+            for each in STATES:
+                state.add_metric([name, each], each == now)
+            for cause, count in dict(account.link.reconnects).items():
+                reconnects.add_metric([name, cause], count)
+            for cause, count in dict(account.link.failures).items():
+                failures.add_metric([name, cause], count)
+        yield from (state, reconnects, failures)
 
     def _stages(self) -> Iterator[Metric]:
         seconds = HistogramMetricFamily(
@@ -175,15 +206,25 @@ def health(pipeline: Observed) -> tuple[bool, dict[str, Any]]:
 def readiness(pipeline: Observed) -> tuple[bool, dict[str, Any]]:
     """Whether results can be expected: the model is loaded and every stream is up."""
     streams = {
-        name: {"up": account.up, "ending": account.ending, "error": str(account.error or "") or None}
+        name: {
+            "up": account.up,
+            "state": account.link.state,
+            "ending": account.ending,
+            "error": account.link.status().error,
+        }
         for name, account in pipeline.accounts.streams.items()
     }
     ready = pipeline.model is not None and all(account.up for account in pipeline.accounts.streams.values())
     return ready, {"ready": ready, "model_loaded": pipeline.model is not None, "streams": streams}
 
 
+def streams(pipeline: Observed) -> tuple[bool, dict[str, Any]]:
+    """What each stream is doing: its state and since when, its source, its counts."""
+    return True, {"streams": {name: told(account) for name, account in pipeline.accounts.streams.items()}}
+
+
 class MetricsServer:
-    """Serves /metrics, /healthz and /readyz on ``HOST:PORT`` while its context is open.
+    """Serves /metrics, /healthz, /readyz and /streams on ``HOST:PORT`` while its context is open.
 
     Raises SinkOpenError when the address cannot be had.
     """
@@ -193,7 +234,7 @@ class MetricsServer:
         registry = CollectorRegistry()
         registry.register(Collector(pipeline))
         metrics = make_wsgi_app(registry)
-        answers = {"/healthz": health, "/readyz": readiness}
+        answers = {"/healthz": health, "/readyz": readiness, "/streams": streams}
 
         def application(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
             path = environ.get("PATH_INFO", "/")
@@ -207,7 +248,7 @@ class MetricsServer:
                 served: Iterable[bytes] = metrics(environ, start_response)
                 return served
             start_response("404 Not Found", [("Content-Type", "text/plain; charset=utf-8")])
-            return [b"framerail: /metrics /healthz /readyz\n"]
+            return [b"framerail: /metrics /healthz /readyz /streams\n"]
 
         server = _ServerV6 if ":" in host else _Server
         try:

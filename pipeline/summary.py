@@ -7,6 +7,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from pipeline.accounts import told
 from pipeline.app import Pipeline
 from pipeline.errors import SinkOpenError, SinkWriteError
 from pipeline.histogram import Histogram
@@ -25,22 +26,11 @@ def summarize(pipeline: Pipeline) -> dict[str, Any]:
     streams = {}
     latency = Histogram()
     for name, account in accounts.streams.items():
-        counts = account.counts()
         latency.add(account.latency)
         streams[name] = {
-            "captured": counts.captured,
-            "emitted": counts.emitted,
-            "dropped": {
-                f"{stage}/{reason}": count for (stage, reason), count in sorted(counts.dropped.items())
-            },
-            "in_flight": counts.in_flight,
-            "width": account.width,
-            "height": account.height,
-            "corrupt_packets": account.corrupt_packets,
+            **told(account),
             "detections": dict(Counter(account.detections()).most_common()),
-            "ending": account.ending,
             "error": str(account.error) if account.error is not None else None,
-            "source": account.description,
         }
     second = pipeline.second
     return {

@@ -98,7 +98,7 @@ def test_a_camera_that_dies_ends_its_stream_while_the_others_go_on(cheap_model: 
     with gst_rtsp_server(SAMPLE) as server:
         process = start(
             tmp_path, server.url, "synthetic:64x48@50", "--live", "--name", "cam", "--name", "other",
-            "--model", cheap_model, "--jsonl", "out.jsonl", "--summary", "s.json", "--read-timeout", "2",
+            "--model", cheap_model, "--jsonl", "out.jsonl", "--summary", "s.json", "--stall-timeout", "2",
         )  # fmt: skip
         out = tmp_path / "out.jsonl"
         deadline = time.monotonic() + 30

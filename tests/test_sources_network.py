@@ -147,7 +147,7 @@ def test_a_server_that_says_nothing_times_out(scheme, caplog):
         url = f"{scheme}://me:{PASSWORD}@127.0.0.1:{server.port}/x"
         begun = time.monotonic()
         with pytest.raises(SourceOpenError, match=r"no data within 0\.4 s") as caught:
-            opened(url, open_timeout=0.4, read_timeout=5)
+            opened(url, open_timeout=0.4, stall_timeout=5)
         assert 0.3 < time.monotonic() - begun < 1.5
     assert caught.value.cause == "timeout"
     assert PASSWORD not in everything_said(caught.value, caplog)
@@ -156,7 +156,7 @@ def test_a_server_that_says_nothing_times_out(scheme, caplog):
 
 
 def test_a_server_killed_in_mid_stream(clip):
-    with gst_rtsp_server(clip) as server, opened(server.url, read_timeout=2) as source:
+    with gst_rtsp_server(clip) as server, opened(server.url, stall_timeout=2) as source:
         pictures = iter(source)
         numbers = [read_number(next(pictures).image) for _ in range(5)]
         server.kill()
@@ -171,7 +171,7 @@ def test_a_server_killed_in_mid_stream(clip):
 @pytest.mark.parametrize("transport", ["tcp", "udp"])
 def test_a_server_that_falls_silent_in_mid_stream(clip, transport):
     with gst_rtsp_server(clip) as server:
-        source = opened(server.url, rtsp_transport=transport, read_timeout=0.7)
+        source = opened(server.url, rtsp_transport=transport, stall_timeout=0.7)
         with source:
             pictures = iter(source)
             next(pictures)
@@ -260,7 +260,7 @@ def test_mjpeg_over_http_is_live_and_its_end_is_an_error(tmp_path):
 
 def test_mjpeg_over_http_that_falls_silent(tmp_path):
     with http_server(tmp_path) as server:
-        with opened(f"{server.url}/cut.mjpeg", read_timeout=0.5) as source:
+        with opened(f"{server.url}/cut.mjpeg", stall_timeout=0.5) as source:
             pictures = []
             with pytest.raises(SourceReadError) as caught:
                 pictures.extend(source)

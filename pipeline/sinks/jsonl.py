@@ -68,6 +68,7 @@ def record(result: Result, dropped_before: int, now: float) -> dict[str, Any]:
         "time": datetime.fromtimestamp(frame.wall_time, UTC).isoformat(timespec="milliseconds")[:-6] + "Z",
         "width": width,
         "height": height,
+        **({"damaged": True} if frame.damaged else {}),
         "detections": _objects(detections, width, height) if len(detections) else [],
         **({} if result.classification is None else {"classes": _classes(result.classification)}),
         "latency_ms": latency_ms,

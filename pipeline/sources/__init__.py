@@ -4,8 +4,8 @@
 and blocks while it does. A source is iterated once, in one thread, and closes itself when its
 pictures end. This room alone imports ``av`` for input and ``cv2.VideoCapture``.
 
-Reconnecting is not here yet. Its place is a source of its own around :func:`open_source`; see
-``media.py``.
+A source that is lost stays so: opening it again is up to its receiver (:mod:`pipeline.stages.capture`), which
+hands in what was ``Remembered``.
 """
 
 from __future__ import annotations
@@ -15,14 +15,15 @@ from collections.abc import Callable
 
 from pipeline.config import StreamConfig
 from pipeline.sources.address import local_files, parse_source
-from pipeline.sources.base import Picture, Source, SourceSpec, Unreadable
+from pipeline.sources.base import Picture, Remembered, Source, SourceSpec, Unreadable
 from pipeline.sources.camera import open_camera
 from pipeline.sources.fflog import route_ffmpeg_log
 from pipeline.sources.media import open_media
 from pipeline.sources.pictures import open_pictures
 from pipeline.sources.synthetic import encode_number, open_synthetic, read_number
+from pipeline.sources.timestamps import Timestamps
 
-Opener = Callable[[SourceSpec, StreamConfig, threading.Event], Source]
+Opener = Callable[[SourceSpec, StreamConfig, threading.Event, Remembered], Source]
 
 OPENERS: dict[str, Opener] = {
     "file": open_media,
@@ -35,19 +36,24 @@ OPENERS: dict[str, Opener] = {
 }
 
 
-def open_source(spec: SourceSpec, stream: StreamConfig, stop: threading.Event) -> Source:
+def open_source(
+    spec: SourceSpec, stream: StreamConfig, stop: threading.Event, remembered: Remembered | None = None
+) -> Source:
     """Open ``spec`` as ``stream`` says; its iteration ends at the next picture once ``stop`` is set.
 
-    Blocks while it opens. Raises SourceOpenError, whose ``cause`` says why in a word.
+    ``remembered`` is what opening it before taught, and learns from this. Blocks while it opens. Raises
+    SourceOpenError, whose ``cause`` says why in a word.
     """
-    return OPENERS[spec.kind](spec, stream, stop)
+    return OPENERS[spec.kind](spec, stream, stop, remembered or Remembered())
 
 
 __all__ = [
     "OPENERS",
     "Picture",
+    "Remembered",
     "Source",
     "SourceSpec",
+    "Timestamps",
     "Unreadable",
     "encode_number",
     "local_files",

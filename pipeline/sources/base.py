@@ -18,7 +18,7 @@ class Picture:
     writes to them again; those of a video are not converted yet. ``pts`` counts ``time_base``
     seconds; both are None where the source has no clock. ``decode_seconds`` is what video decode
     of this picture took; waiting for data is not in it. ``name`` is that of a file with this
-    picture alone.
+    picture alone. ``damaged``: the decoder says that it is.
     """
 
     pixels: Image | Decoded
@@ -26,6 +26,7 @@ class Picture:
     time_base: Fraction | None
     decode_seconds: float
     name: str | None = None
+    damaged: bool = False
 
     @property
     def image(self) -> Image:
@@ -73,6 +74,14 @@ class Source(Protocol):
     def __enter__(self) -> Self: ...
 
     def __exit__(self, *exception: object) -> None: ...
+
+
+@dataclass(slots=True)
+class Remembered:
+    """What opening a source taught about it, for the next time: kept by whoever opens it again."""
+
+    transport: str = ""
+    """Over which of tcp and udp an RTSP server was reached."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ import numpy as np
 from pipeline.config import CameraConfig, StreamConfig
 from pipeline.errors import SourceOpenError, SourceReadError
 from pipeline.frame import Image
-from pipeline.sources.base import Picture, Source, SourceSpec
+from pipeline.sources.base import Picture, Remembered, Source, SourceSpec
 from pipeline.sources.opened import Once
 from pipeline.sources.quiet import no_opencv_log
 
@@ -51,7 +51,7 @@ class CameraSource(Once):
         capture: CaptureFactory = device,
     ) -> None:
         super().__init__()
-        self._shown, self._stop, self._timeout = f"camera {spec.address}", stop, stream.read_timeout
+        self._shown, self._stop, self._timeout = f"camera {spec.address}", stop, stream.stall_timeout
         try:
             with no_opencv_log():
                 self._capture = capture(spec.address)
@@ -143,7 +143,9 @@ class CameraSource(Once):
         return SourceReadError(f"{self._shown}: {why} (unplugged?), after {count} pictures", cause=cause)
 
 
-def open_camera(spec: SourceSpec, stream: StreamConfig, stop: threading.Event) -> Source:
+def open_camera(
+    spec: SourceSpec, stream: StreamConfig, stop: threading.Event, _: Remembered | None = None
+) -> Source:
     """Open a camera. Raises SourceOpenError."""
     return CameraSource(spec, stream, stop)
 

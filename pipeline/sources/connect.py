@@ -17,7 +17,7 @@ from av.video.stream import VideoStream
 from pipeline.config import StreamConfig
 from pipeline.errors import SourceOpenError
 from pipeline.redact import redact
-from pipeline.sources.base import SourceSpec
+from pipeline.sources.base import Remembered, SourceSpec
 from pipeline.sources.failures import explain
 from pipeline.sources.hardware import Decoding, NoHardwareError, choose
 from pipeline.sources.pipe import Pipe
@@ -38,7 +38,7 @@ _TIMEOUT_OPTION = {
     "udp": "timeout",
     "srt": "timeout",
 }
-# A second try over UDP cannot help here.
+# A second try over the other transport cannot help here.
 _FINAL_CAUSES = frozenset({"refused", "auth", "not_found"})
 _TEXT_ART = frozenset({"ansi", "bintext", "idf", "xbin"})
 
@@ -58,7 +58,7 @@ class Opened:
     """What the container reads, where that is a named pipe; to be closed after it."""
 
 
-def connect(spec: SourceSpec, stream: StreamConfig, stop: threading.Event) -> Opened:
+def connect(spec: SourceSpec, stream: StreamConfig, stop: threading.Event, remembered: Remembered) -> Opened:
     """Open a file or an address. Raises SourceOpenError.
 
     Takes up to ``stream.open_timeout`` to connect, all tries together, and again as long to find
@@ -69,6 +69,8 @@ def connect(spec: SourceSpec, stream: StreamConfig, stop: threading.Event) -> Op
     if scheme in ("rtsp", "rtsps"):
         auto = stream.rtsp_transport == "auto"
         transports = ("tcp", "udp") if auto else (stream.rtsp_transport,)
+        if auto and remembered.transport == "udp":
+            transports = ("udp", "tcp")
     try:
         decoding = choose(stream.hwdecode)
     except NoHardwareError as error:
@@ -79,15 +81,17 @@ def connect(spec: SourceSpec, stream: StreamConfig, stop: threading.Event) -> Op
         if failures:
             if deadline <= time.monotonic() or stop.is_set():
                 break
-            LOG.warning("%s: %s over TCP; trying UDP", redact(spec.address), failures[-1][1])
+            over, other = (each.upper() for each in transports)
+            LOG.warning("%s: %s over %s; trying %s", redact(spec.address), failures[-1][1], over, other)
         left = max(deadline - time.monotonic(), 0.01)
         outcome = _try(spec, scheme, transport, stream, decoding, stop, left)
         if isinstance(outcome, Opened):
+            remembered.transport = transport
             return outcome
         failures.append(outcome)
         if outcome[0] in _FINAL_CAUSES:
             break
-    said = "; then over UDP: ".join(phrase for _, phrase in failures)
+    said = f"; then over {transports[-1].upper()}: ".join(phrase for _, phrase in failures)
     raise SourceOpenError(f"cannot open {spec.address}: {said}", cause=failures[-1][0])
 
 
@@ -106,7 +110,7 @@ def _try(
     if scheme:
         # FFmpeg has one limit for opening and reading, so it gets the longer one; PyAV's own
         # holds each to the second. (PyAV's takes the GIL at each poll, so it is the backstop.)
-        timeout = (open_timeout, stream.read_timeout)
+        timeout = (open_timeout, stream.stall_timeout)
         if option := _TIMEOUT_OPTION.get(scheme):
             options[option] = str(int(max(timeout) * 1e6))
     if transport:

@@ -6,9 +6,7 @@ alone, because a frame thread holds its frame back until the next one comes (mea
 threw away all that arrived while the stream was being opened (the first two seconds), so neither
 is set.
 
-Reconnecting belongs around this room's ``open_source``, not in here: a ``Supervised`` source
-would hold the spec, open again when iteration raises SourceReadError of a live source, and count
-it. Nothing in a MediaSource outlives its ``close``.
+Nothing in a MediaSource outlives its ``close``: a lost one is opened again as a new one.
 """
 
 from __future__ import annotations
@@ -28,7 +26,7 @@ from pipeline.config import StreamConfig
 from pipeline.errors import SourceOpenError, SourceReadError
 from pipeline.redact import redact
 from pipeline.sources import fflog
-from pipeline.sources.base import Picture, Source, SourceSpec
+from pipeline.sources.base import Picture, Remembered, Source, SourceSpec
 from pipeline.sources.connect import Opened, connect
 from pipeline.sources.convert import Converter
 from pipeline.sources.ending import Progress
@@ -41,12 +39,14 @@ LOG = logging.getLogger(__name__)
 _PLAYLISTS = frozenset({"hls", "dash"})
 
 
-def open_media(spec: SourceSpec, stream: StreamConfig, stop: threading.Event) -> Source:
+def open_media(
+    spec: SourceSpec, stream: StreamConfig, stop: threading.Event, remembered: Remembered
+) -> Source:
     """Open a file or an address. Raises SourceOpenError.
 
     Where a device is to decode, its first picture is awaited too: only then is known who decodes.
     """
-    source = MediaSource(connect(spec, stream, stop), spec, stream, stop)
+    source = MediaSource(connect(spec, stream, stop, remembered), spec, stream, stop)
     if stream.hwdecode != "none":
         try:
             source.settle()
@@ -69,7 +69,7 @@ class MediaSource(Once):
         super().__init__()
         self._container, self._video, self._pipe = opened.container, opened.video, opened.pipe
         self._shown, self._stop = redact(spec.address), stop
-        self._remote, self._read_timeout = bool(opened.scheme), stream.read_timeout
+        self._remote, self._stall_timeout = bool(opened.scheme), stream.stall_timeout
         self.live = _is_live(self._container) if spec.live is None else spec.live
         # FFmpeg calls frame threads on top of a device unstable.
         frame_threads = not self.live and not on_device(self._video) and fflog.frame_threads_allowed()
@@ -78,6 +78,7 @@ class MediaSource(Once):
             self._video.codec_context.thread_count = stream.decode_threads
         self.frame_count = None if self.live else self._video.frames or None
         self._opened = opened
+        self._pictured = time.monotonic()
         self._ahead: list[Picture] = []
         self._rest = self._decoded()
         self.description = self._describe("")
@@ -123,7 +124,8 @@ class MediaSource(Once):
                 seconds = clock() - begun + spent / (len(frames) - n)
                 spent -= spent / (len(frames) - n)
                 progress.pictures += 1
-                yield Picture(pixels, frame.pts, frame.time_base, seconds)
+                yield Picture(pixels, frame.pts, frame.time_base, seconds, None, frame.is_corrupt)
+                self._pictured = time.monotonic()
                 if self._stop.is_set():
                     return
         if not self._stop.is_set():
@@ -141,7 +143,7 @@ class MediaSource(Once):
             except av.error.FFmpegError as error:
                 waited = time.monotonic() - begun
                 failure = explain(
-                    error, remote=self._remote, opening=False, waited=waited, limit=self._read_timeout
+                    error, remote=self._remote, opening=False, waited=waited, limit=self._stall_timeout
                 )
             if failure is not None:
                 cause, phrase = failure
@@ -151,6 +153,12 @@ class MediaSource(Once):
             if packet is None:
                 return
             progress.saw(packet)
+            if self._remote and self.live and time.monotonic() - self._pictured > self._stall_timeout:
+                raise SourceReadError(
+                    f"{self._shown}: data comes, but no picture within {self._stall_timeout:.3g} s, after "
+                    f"{progress.pictures} pictures",
+                    cause="timeout",
+                )
             # The stream, not stream_index: that is 0 on the empty packets that flush the decoders.
             if packet.stream.index != self._video.index:
                 continue

@@ -19,7 +19,7 @@ from pathlib import Path
 from pipeline.config import StreamConfig
 from pipeline.errors import SourceOpenError
 from pipeline.redact import redact
-from pipeline.sources.base import Picture, Source, SourceSpec, Unreadable
+from pipeline.sources.base import Picture, Remembered, Source, SourceSpec, Unreadable
 from pipeline.sources.imagefile import decode_picture, is_animation
 from pipeline.sources.opened import Once
 
@@ -95,7 +95,9 @@ class PicturesSource(Once):
         return replace(_read(path), name=path.relative_to(self._folder).as_posix())
 
 
-def open_pictures(spec: SourceSpec, stream: StreamConfig, stop: threading.Event) -> Source:
+def open_pictures(
+    spec: SourceSpec, stream: StreamConfig, stop: threading.Event, _: Remembered | None = None
+) -> Source:
     """Open a picture, a folder or a glob. Raises SourceOpenError."""
     del stream
     paths = pictures_of(spec)

@@ -20,7 +20,7 @@ import numpy as np
 from pipeline.config import StreamConfig
 from pipeline.errors import ConfigError
 from pipeline.frame import Image
-from pipeline.sources.base import Picture, Source, SourceSpec
+from pipeline.sources.base import Picture, Remembered, Source, SourceSpec
 from pipeline.sources.opened import Once
 
 COLUMNS, ROWS = 8, 5
@@ -116,7 +116,9 @@ class SyntheticSource(Once):
             number += 1
 
 
-def open_synthetic(spec: SourceSpec, stream: StreamConfig, stop: threading.Event) -> Source:
+def open_synthetic(
+    spec: SourceSpec, stream: StreamConfig, stop: threading.Event, _: Remembered | None = None
+) -> Source:
     """Open ``synthetic:WxH@FPS?frames=N``. Raises ConfigError."""
     del stream
     return SyntheticSource(spec.address, stop)

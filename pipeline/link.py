@@ -1,0 +1,205 @@
+"""A stream's connection to its source: in which state it is, and when a lost one is tried again.
+
+::
+
+    connecting ──▶ live ◀──▶ stalled            a picture came; none has come for STALLED_SECONDS
+      ▲   │          │          │
+      │   ▼          ▼          ▼
+      └─ backing_off, auth_failed               a wait, longer with each failure
+                     │
+                     └──▶ ended                 at its end, when stopped, or where no try could help
+
+One thread (the stream's capture) moves it on; any may read it.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from pipeline.errors import SourceError
+
+log = logging.getLogger(__name__)
+
+State = Literal["connecting", "live", "stalled", "backing_off", "auth_failed", "ended"]
+STATES: tuple[State, ...] = get_args(State)
+
+STALLED_SECONDS = 2.0
+"""Without a picture a live stream is called stalled after so long, or after ten of its intervals."""
+STABLE_SECONDS = 30.0
+"""A stream that ran for so long begins again with the shortest wait."""
+_AT_LEAST = {"not_found": 5.0, "format": 5.0, "permission": 5.0}
+"""Seconds to wait where the other side did answer, and another answer is not to be expected soon."""
+_AUTH_SECONDS, _AUTH_MOST = 60.0, 3600.0
+"""Cameras lock an account after some five refusals in a few minutes."""
+_HOPELESS = frozenset({"hardware"})
+
+
+@dataclass(frozen=True, slots=True)
+class Backoff:
+    """Seconds before the first new try, doubled for each further one up to ``most``.
+
+    Each wait is drawn from its upper half ("equal jitter"; Brooker, Exponential Backoff And Jitter, 2015), so
+    that many streams of one server that was restarted do not come back at the same moment.
+    """
+
+    first: float = 1.0
+    most: float = 30.0
+
+    def seconds(self, cause: str, failures: int, draw: Callable[[], float] = random.random) -> float:
+        """The wait after ``failures`` in a row, at least 1, the last for ``cause``; ``draw`` is in [0, 1)."""
+        first, most = (_AUTH_SECONDS, _AUTH_MOST) if cause == "auth" else (self.first, self.most)
+        doubled = first * 2.0 ** min(failures - 1, 60)
+        longest = min(max(doubled, _AT_LEAST.get(cause, 0.0)), max(most, _AT_LEAST.get(cause, 0.0)))
+        return longest * (0.5 + 0.5 * draw())
+
+
+@dataclass(frozen=True, slots=True)
+class LinkStatus:
+    """A link at one moment. Times are seconds; ``retry_in`` is None unless it waits."""
+
+    state: State
+    for_seconds: float
+    failures_in_a_row: int
+    retry_in: float | None
+    since_picture: float | None
+    """Since the last picture came; None before the first."""
+    error: str | None
+    """Why it was lost last; redacted."""
+
+
+class Link:
+    """The connection of one stream. ``backoff`` None: one that is lost is not tried again."""
+
+    def __init__(
+        self,
+        stream: str,
+        backoff: Backoff | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        draw: Callable[[], float] = random.random,
+    ) -> None:
+        self.stream = stream
+        self.backoff = backoff
+        self.failures: Counter[str] = Counter()
+        """Each time that it could not be opened or was lost, by cause."""
+        self.reconnects: Counter[str] = Counter()
+        """Each time that it was live again, by what had ended it before."""
+        self._clock, self._draw = clock, draw
+        self._lock = threading.Lock()
+        self._state: State = "connecting"
+        self._since = clock()
+        self._live_since: float | None = None
+        self._lost_at: float | None = None
+        self._lost_for = ""
+        self._in_a_row = 0
+        self._auth_in_a_row = 0
+        self._retry_at: float | None = None
+        self._error: str | None = None
+        self._watched = False
+        self._last_picture: float | None = None
+        self._interval = 0.0
+
+    @property
+    def state(self) -> State:
+        """As of now: a live stream of which nothing is heard is stalled without anybody's doing."""
+        with self._lock:
+            return self._now()[0]
+
+    @property
+    def up(self) -> bool:
+        """Whether pictures come."""
+        return self.state == "live"
+
+    def connecting(self) -> None:
+        """The source is being opened."""
+        with self._lock:
+            self._enter("connecting")
+
+    def picture(self, live: bool) -> None:
+        """A picture came; ``live``: the next ones come by themselves, so that their absence is a stall."""
+        now = self._clock()
+        if self._state == "live":  # the one that runs for each picture
+            assert self._last_picture is not None
+            self._interval += 0.1 * (now - self._last_picture - self._interval)
+            self._last_picture = now
+            return
+        with self._lock:
+            self._enter("live")
+            self._live_since, self._last_picture, self._watched = now, now, live
+            self._interval = 0.0
+            again, tries, lost_at = self._lost_for, self._in_a_row, self._lost_at
+            if again:
+                self.reconnects[again] += 1
+            self._lost_for, self._lost_at = "", None
+        if lost_at is not None:
+            word = "live again" if again else "live"
+            log.info("stream %s: %s, after %.1f s and %d failures", self.stream, word, now - lost_at, tries)
+
+    def failed(self, error: SourceError) -> float | None:
+        """It could not be opened, or was lost: the seconds to wait; None where no try is to be made."""
+        backoff = self.backoff
+        with self._lock:
+            now = self._clock()
+            self.failures[error.cause] += 1
+            self._error = str(error)
+            if self._state == "live" and self._live_since is not None:
+                if now - self._live_since >= STABLE_SECONDS:
+                    self._in_a_row = self._auth_in_a_row = 0
+                self._lost_for = error.cause
+            if self._lost_at is None:
+                self._lost_at = now
+            self._in_a_row += 1
+            refused = error.cause == "auth"
+            self._auth_in_a_row = self._auth_in_a_row + 1 if refused else 0
+            if backoff is None or error.cause in _HOPELESS:
+                return None
+            failures = self._auth_in_a_row if refused else self._in_a_row
+            wait = backoff.seconds(error.cause, failures, self._draw)
+            self._enter("auth_failed" if refused else "backing_off")
+            self._retry_at = now + wait
+            tries, lost_for = self._in_a_row, now - self._lost_at
+        # A camera that is gone for a month should not fill the log: tries 1, 2, 4, 8, … are told.
+        level = logging.WARNING if tries & (tries - 1) == 0 else logging.DEBUG
+        kept = " only, so that the camera does not lock the account" if refused else ""
+        so_far = f" (try {tries}, {lost_for:.0f} s without it)" if tries > 1 else ""
+        log.log(level, "stream %s: %s; trying again in %.1f s%s%s", self.stream, error, wait, kept, so_far)
+        return wait
+
+    def ended(self) -> None:
+        """It is over."""
+        with self._lock:
+            self._enter("ended")
+
+    def status(self) -> LinkStatus:
+        """A consistent snapshot."""
+        with self._lock:
+            now = self._clock()
+            state, since = self._now()
+            return LinkStatus(
+                state,
+                now - since,
+                self._in_a_row if state in ("backing_off", "auth_failed", "connecting") else 0,
+                max(0.0, self._retry_at - now) if self._retry_at is not None else None,
+                None if self._last_picture is None else now - self._last_picture,
+                self._error,
+            )
+
+    def _now(self) -> tuple[State, float]:
+        """The state, and since when."""
+        if self._state == "live" and self._watched and self._last_picture is not None:
+            stalls_at = self._last_picture + max(STALLED_SECONDS, 10 * self._interval)
+            if self._clock() >= stalls_at:
+                return "stalled", stalls_at
+        return self._state, self._since
+
+    def _enter(self, state: State) -> None:
+        self._retry_at = None
+        if state != self._state:
+            log.debug("stream %s: %s → %s", self.stream, self._state, state)
+            self._state, self._since = state, self._clock()

@@ -1,0 +1,132 @@
+"""The link's states and waits, against a clock that the test holds."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.errors import SourceReadError
+from pipeline.link import STABLE_SECONDS, STALLED_SECONDS, STATES, Backoff, Link
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def lost(cause: str = "network") -> SourceReadError:
+    return SourceReadError(f"it was lost: {cause}", cause=cause)
+
+
+def a_link(clock: Clock, draw: float = 0.999999, **backoff: float) -> Link:
+    return Link("cam", Backoff(**backoff), clock, lambda: draw)
+
+
+def run(link: Link, clock: Clock, seconds: float, fps: float = 10.0) -> None:
+    for _ in range(int(seconds * fps)):
+        link.picture(live=True)
+        clock.now += 1 / fps
+
+
+@given(
+    st.floats(0.01, 100),
+    st.floats(0.01, 1000),
+    st.integers(1, 500),
+    st.floats(0, 1, exclude_max=True),
+    st.sampled_from(["network", "timeout", "refused", "not_found", "auth", "ended"]),
+)
+def test_a_wait_is_within_its_half_and_never_longer_than_the_longest(first, most, failures, draw, cause):
+    backoff = Backoff(first, most)
+    seconds = backoff.seconds(cause, failures, lambda: draw)
+    longest = backoff.seconds(cause, failures, lambda: 1.0)
+    assert longest / 2 <= seconds <= longest
+    assert longest <= (3600 if cause == "auth" else max(most, 5.0 if cause == "not_found" else 0.0))
+    if cause in ("network", "timeout", "refused", "ended"):
+        assert longest == pytest.approx(min(most, first * 2.0 ** (failures - 1)))
+
+
+def test_waits_double_up_to_the_cap_and_begin_again_after_a_stable_run():
+    clock = Clock()
+    link = a_link(clock, first=1, most=8)
+    waits = [link.failed(lost()) for _ in range(6)]
+    assert waits == pytest.approx([1, 2, 4, 8, 8, 8], rel=1e-3)
+    run(link, clock, STABLE_SECONDS / 2)
+    assert link.failed(lost()) == pytest.approx(8, rel=1e-3)
+    run(link, clock, STABLE_SECONDS + 1)
+    assert link.failed(lost()) == pytest.approx(1, rel=1e-3)
+
+
+def test_a_refused_password_is_not_tried_often():
+    clock = Clock()
+    link = a_link(clock, first=0.1, most=1)
+    waits = [link.failed(lost("auth")) for _ in range(8)]
+    assert link.state == "auth_failed"
+    assert waits[0] == pytest.approx(60, rel=1e-3)
+    assert sum(1 for at in range(len(waits)) if sum(w or 0 for w in waits[:at]) < 600) <= 5
+    assert waits[-1] == pytest.approx(3600, rel=1e-3)
+    assert link.failed(lost("refused")) == pytest.approx(1, rel=1e-3)
+
+
+def test_the_way_round():
+    clock = Clock()
+    link = a_link(clock)
+    assert link.state == "connecting" and not link.up
+    link.picture(live=True)
+    assert link.state == "live" and link.up
+    run(link, clock, 1)
+    clock.now += STALLED_SECONDS + 0.1
+    assert link.state == "stalled" and not link.up
+    assert link.status().for_seconds == pytest.approx(0.2, abs=0.01)
+    link.picture(live=True)
+    assert link.state == "live"
+    wait = link.failed(lost("timeout"))
+    assert link.state == "backing_off"
+    assert link.status().retry_in == pytest.approx(wait)
+    assert link.status().error == "it was lost: timeout"
+    link.connecting()
+    assert link.state == "connecting" and link.status().retry_in is None
+    assert link.reconnects == {}
+    link.picture(live=True)
+    assert link.reconnects == {"timeout": 1} and link.failures == {"timeout": 1}
+    link.ended()
+    assert link.state == "ended"
+    assert {"connecting", "live", "stalled", "backing_off", "auth_failed", "ended"} == set(STATES)
+
+
+def test_a_slow_camera_is_not_stalled_between_two_pictures():
+    clock = Clock()
+    link = a_link(clock)
+    run(link, clock, 600, fps=1 / 60)
+    clock.now += 30
+    assert link.state == "live"
+
+
+def test_a_file_is_never_stalled():
+    clock = Clock()
+    link = Link("clip", None, clock)
+    link.picture(live=False)
+    clock.now += 1000
+    assert link.state == "live"
+    assert link.failed(lost()) is None
+
+
+def test_what_no_try_could_mend_is_not_tried():
+    assert a_link(Clock()).failed(lost("hardware")) is None
+
+
+def test_a_month_without_a_camera_is_few_lines(caplog: pytest.LogCaptureFixture):
+    caplog.set_level(logging.INFO)
+    clock = Clock()
+    link = a_link(clock)
+    for _ in range(30 * 24 * 120):
+        link.connecting()
+        clock.now += link.failed(lost("refused")) or 0
+    assert len(caplog.records) < 20
+    link.picture(live=True)
+    assert "live, after" in caplog.records[-1].getMessage()

@@ -1,0 +1,206 @@
+"""A lost camera comes back by itself, told truthfully, while others go on: against real servers."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from pipeline import Pipeline
+from pipeline.config import Config
+from pipeline.frame import Result
+from pipeline.link import State
+from pipeline.sources import read_number
+from tests.clips import make_clip
+from tests.servers import free_port, gst_rtsp_server, http_server, silent_server
+
+OTHER = {"source": "synthetic:64x48@50", "name": "other", "live": True}
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_clip(
+        tmp_path_factory.mktemp("clips") / "live.mp4", frames=600, fps=50, size=(128, 96), gop=10
+    )
+
+
+class Running:
+    """A line that runs in a thread of its own, and what came out of it."""
+
+    def __init__(self, line: Pipeline) -> None:
+        self.line = line
+        self.results: list[Result] = []
+        self.raised: BaseException | None = None
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            for result in self.line:
+                self.results.append(result)
+        except BaseException as error:
+            self.raised = error
+
+    def of(self, name: str) -> list[Result]:
+        return [result for result in list(self.results) if result.stream == name]
+
+    def state(self, name: str = "cam") -> State:
+        return self.line.accounts.streams[name].link.state
+
+    def until(self, condition: Callable[[], object], seconds: float = 15) -> None:
+        deadline = time.monotonic() + seconds
+        while not condition():
+            assert self.raised is None, self.raised
+            assert time.monotonic() < deadline, {
+                name: account.link.status() for name, account in self.line.accounts.streams.items()
+            }
+            time.sleep(0.01)
+
+    def until_results(self, name: str, count: int) -> None:
+        have = len(self.of(name))
+        self.until(lambda: len(self.of(name)) >= have + count)
+
+    def end(self) -> None:
+        self.line.stop()
+        self._thread.join(20)
+        assert not self._thread.is_alive()
+
+
+@contextmanager
+def running(cheap_model: str, *streams: dict[str, object], **options: object) -> Iterator[Running]:
+    config = Config.model_validate({"model": cheap_model, "streams": streams, **options})
+    with Pipeline(config) as line:
+        run = Running(line)
+        try:
+            yield run
+        finally:
+            run.end()
+    if run.raised is not None:
+        raise run.raised
+    assert not line.accounts.violations(line.left_in_line())
+
+
+def cam(url: str, **keys: object) -> dict[str, object]:
+    return {"source": url, "name": "cam", "backoff": 0.1, "backoff_max": 0.4, "stall_timeout": 2, **keys}
+
+
+def test_a_killed_server_that_is_started_again(cheap_model: str, clip: Path) -> None:
+    port = free_port()
+    with running(cheap_model, cam(f"rtsp://127.0.0.1:{port}/stream"), OTHER) as run:
+        for round_ in range(3):
+            with gst_rtsp_server(clip, port=port) as server:
+                run.until_results("cam", 10)
+                assert run.state() == "live"
+                server.kill()
+                run.until(lambda: run.state() == "backing_off")
+            assert sum(run.line.accounts.streams["cam"].link.reconnects.values()) == round_
+            run.until_results("other", 10)
+        threads = threading.active_count()
+        assert threads < 20
+    came = run.of("cam")
+    dropped = run.line.accounts.streams["cam"].counts().dropped_total
+    assert [result.frame.seq for result in came] == sorted({result.frame.seq for result in came})
+    assert came[-1].frame.seq < len(came) + dropped
+    times = [result.frame.pts_seconds for result in came]
+    assert all(a < b for a, b in pairwise(times))
+    # One clock for the stream: a second of it is one of the wall's, also over the gaps.
+    wall = came[-1].frame.captured_at - came[0].frame.captured_at
+    assert times[-1] - times[0] == pytest.approx(wall, abs=1.5)
+
+
+def test_a_camera_that_is_offline_at_first_keeps_nobody_waiting(cheap_model: str, clip: Path) -> None:
+    port = free_port()
+    with running(cheap_model, cam(f"rtsp://127.0.0.1:{port}/stream"), OTHER) as run:
+        run.until_results("other", 20)
+        assert run.state() in ("backing_off", "connecting")
+        assert run.line.accounts.streams["cam"].link.failures["refused"] >= 1
+        with gst_rtsp_server(clip, port=port):
+            run.until_results("cam", 5)
+        assert run.line.accounts.streams["cam"].link.reconnects == {}  # it had not been lost
+
+
+def test_a_refused_password_is_not_hammered(cheap_model: str, clip: Path) -> None:
+    with gst_rtsp_server(clip, user="me", password="right") as server:
+        source = cam(server.with_login("me", "wrong"))
+        with running(cheap_model, source, OTHER, metrics="127.0.0.1:0") as run:
+            run.until(lambda: run.state() == "auth_failed")
+            run.until_results("other", 50)
+            link = run.line.accounts.streams["cam"].link
+            assert link.failures == {"auth": 1}
+            assert link.status().retry_in > 20
+            assert run.line.metrics is not None
+            base = f"http://127.0.0.1:{run.line.metrics.port}"
+            with urllib.request.urlopen(f"{base}/streams") as answer:
+                told = json.load(answer)["streams"]
+            assert told["cam"]["state"] == "auth_failed" and told["other"]["state"] == "live"
+            assert "user name or password" in told["cam"]["last_error"]
+            assert "wrong" not in json.dumps(told)
+            with urllib.request.urlopen(f"{base}/metrics") as answer:
+                metrics = answer.read().decode()
+            assert 'framerail_stream_state{state="auth_failed",stream="cam"} 1.0' in metrics
+            assert 'framerail_stream_state{state="live",stream="cam"} 0.0' in metrics
+            assert 'framerail_stream_failures_total{cause="auth",stream="cam"} 1.0' in metrics
+            # The stop does not wait for the wait.
+            begun = time.monotonic()
+            run.end()
+            assert time.monotonic() - begun < 3
+
+
+def test_the_transport_that_worked_is_tried_first(cheap_model: str, clip: Path, caplog) -> None:
+    port = free_port()
+    with running(cheap_model, cam(f"rtsp://127.0.0.1:{port}/stream")) as run:
+        with gst_rtsp_server(clip, port=port, transport="udp") as server:
+            run.until_results("cam", 5)
+            assert caplog.text.count("trying UDP") == 1
+            server.kill()
+            run.until(lambda: run.state() == "backing_off")
+        with gst_rtsp_server(clip, port=port, transport="udp"):
+            run.until_results("cam", 5)
+        assert caplog.text.count("trying UDP") == 1
+
+
+def test_a_server_that_falls_silent_is_stalled_then_opened_again(cheap_model: str, tmp_path: Path) -> None:
+    with http_server(tmp_path, fps=50) as server:
+        source = cam(f"{server.url}/cut.mjpeg", stall_timeout=3)
+        with running(cheap_model, source) as run:
+            run.until_results("cam", 5)
+            run.until(lambda: run.state() == "stalled")
+            run.until(lambda: run.line.accounts.streams["cam"].link.reconnects["timeout"] == 1)
+            assert [read_number(r.frame.image) for r in run.of("cam")][-1] <= 9
+
+
+def test_a_live_address_that_the_server_closes_is_opened_again(cheap_model: str, tmp_path: Path) -> None:
+    with (
+        http_server(tmp_path, fps=100, frames=10) as server,
+        running(cheap_model, cam(f"{server.url}/live.mjpeg")) as run,
+    ):
+        run.until(lambda: run.line.accounts.streams["cam"].link.reconnects["ended"] >= 2)
+
+
+@pytest.mark.parametrize("reconnect", [False, None])
+def test_what_is_not_to_come_back_ends(cheap_model: str, tmp_path: Path, reconnect: bool | None) -> None:
+    """A live one by --no-reconnect, a file by itself."""
+    with http_server(tmp_path, fps=100, frames=10) as server:
+        url = f"{server.url}/live.mjpeg" if reconnect is False else "synthetic:64x48@50?frames=10"
+        with running(cheap_model, cam(url, reconnect=reconnect)) as run:
+            run.until(lambda: run.state() == "ended")
+        assert len(run.of("cam")) + run.line.accounts.streams["cam"].counts().dropped_total == 10
+
+
+def test_a_stop_ends_a_stream_that_waits(cheap_model: str) -> None:
+    with silent_server() as server:
+        url = f"rtsp://127.0.0.1:{server.port}/x"
+        with running(cheap_model, cam(url, open_timeout=0.3, backoff=30, backoff_max=30), OTHER) as run:
+            run.until(lambda: run.state() == "backing_off")
+            begun = time.monotonic()
+            run.end()
+            assert time.monotonic() - begun < 3
+        assert run.line.accounts.streams["cam"].ending == "stopped"
+        assert run.state() == "ended"
