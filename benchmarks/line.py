@@ -17,7 +17,6 @@ import json
 import platform
 import statistics
 import tempfile
-import threading
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -102,12 +101,11 @@ def alone(source: str, model: str, frames: int = 40) -> dict[str, float]:
     opened = detector.model
     pool = BlobPool(opened.spec.dtype)
     account = StreamAccount("s")
-    stop = threading.Event()
     spec, stream = parse_source(source), StreamConfig(source=source)
 
     before = time.process_time()
     count, sampled = 0, []
-    for frame in Capture(spec, stream, account, lambda _live, _bytes: None, stop)():
+    for frame in Capture(spec, stream, account)():
         if isinstance(frame, Frame):
             count += 1
             if count % 6 == 0 and len(sampled) < frames:

@@ -69,6 +69,7 @@ class StreamAccount:
         self._dropped: Counter[tuple[str, str]] = Counter()
         self._detections: Counter[str] = Counter()
         self._under_way: set[int] = set()
+        self._idle: threading.Event | None = None
         self._last_emitted = -1
 
     def connected(self, description: str, frame_count: int | None) -> None:
@@ -86,6 +87,22 @@ class StreamAccount:
     def up(self) -> bool:
         """Whether pictures come."""
         return self.link.up
+
+    def begun(self) -> None:
+        """The stream is started, perhaps once more: it counts on."""
+        self.ending = self.error = None
+        self.link.connecting()
+
+    def wait_idle(self, seconds: float) -> bool:
+        """Wait until no frame of it is in flight; False where that takes longer. For one thread at a time."""
+        with self._lock:
+            if not self._under_way:
+                return True
+            self._idle = idle = threading.Event()
+        try:
+            return idle.wait(seconds)
+        finally:
+            self._idle = None
 
     def counts(self) -> StreamCounts:
         """A consistent snapshot."""
@@ -120,7 +137,7 @@ class StreamAccount:
         """Frame ``seq`` left finished, with detections of ``labels``."""
         with self._lock:
             self._emitted += 1
-            self._under_way.discard(seq)
+            self._left(seq)
             if labels:
                 self._detections.update(labels)
 
@@ -128,7 +145,12 @@ class StreamAccount:
         """Frame ``seq`` left unfinished."""
         with self._lock:
             self._dropped[stage, reason] += 1
-            self._under_way.discard(seq)
+            self._left(seq)
+
+    def _left(self, seq: int) -> None:
+        self._under_way.discard(seq)
+        if self._idle is not None and not self._under_way:
+            self._idle.set()
 
 
 def told(account: StreamAccount) -> dict[str, Any]:
@@ -168,6 +190,10 @@ class Accounts:
         self.started_at: float | None = None
         self.finished_at: float | None = None
         self._lock = threading.Lock()
+
+    def add(self, name: str) -> StreamAccount:
+        """The books of a stream that is added; those of one that was there before are gone on with."""
+        return self.streams.setdefault(name, StreamAccount(name))
 
     def begin(self) -> None:
         """The line starts to run."""
@@ -267,5 +293,5 @@ class Accounts:
             raise AccountingError("frames were not conserved (please report this): " + "; ".join(found))
 
     def _counts(self) -> Iterator[tuple[str, StreamCounts]]:
-        for name, account in self.streams.items():
+        for name, account in list(self.streams.items()):  # one may just be added
             yield name, account.counts()

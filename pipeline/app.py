@@ -36,6 +36,7 @@ import os
 import threading
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from functools import partial
 from itertools import cycle, islice
 from operator import attrgetter
@@ -43,7 +44,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from pipeline.accounts import Accounts
-from pipeline.config import Config, StreamConfig, make_config
+from pipeline.config import Config, StreamConfig, make_config, make_stream
 from pipeline.decide import (
     LEAST_CAPACITY,
     MOST_CAPACITY,
@@ -56,7 +57,7 @@ from pipeline.decide import (
     shows_pictures,
     thresholds,
 )
-from pipeline.errors import ConfigError, ModelError
+from pipeline.errors import ConfigError, ModelError, PipelineError
 from pipeline.flow import Bypass, Channel, Flow, Windowed
 from pipeline.frame import Result
 from pipeline.iteration import Iteration
@@ -64,14 +65,14 @@ from pipeline.metrics import MetricsServer
 from pipeline.profiles import Profile, applied
 from pipeline.runtime.model import Model, open_model
 from pipeline.sinks import Sink, files_of, open_sinks
-from pipeline.sources import SourceSpec, local_files
-from pipeline.stages.capture import Capture
+from pipeline.sources import SourceSpec, local_files, parse_source
 from pipeline.stages.classify import Classify
 from pipeline.stages.emit import Emit
 from pipeline.stages.infer import Infer
 from pipeline.stages.match import Match, Matched
 from pipeline.stages.postprocess import Postprocess
 from pipeline.stages.preprocess import BlobPool, Preprocess
+from pipeline.streams import STOP_GRACE_SECONDS, Streams
 
 log = logging.getLogger(__name__)
 
@@ -81,8 +82,15 @@ SECOND = ("match", "classify")
 WINDOW, LIVE_WINDOW = 8, 2
 """Frames of one stream under way beside a full batch, with a second model: as many as keep each stage busy;
 of a live stream fewer, because what waits grows old."""
-STOP_GRACE_SECONDS = 2.0
-"""How long a source that was asked to stop may sit in a native call before the line ends without it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A line that has been built: its threads, its streams, and the channel that its results come out of."""
+
+    flow: Flow
+    streams: Streams
+    results: Channel[Any]
 
 
 def build(
@@ -90,10 +98,9 @@ def build(
     sources: Mapping[str, tuple[SourceSpec, StreamConfig]],
     model: Model,
     accounts: Accounts,
-    stop: threading.Event,
     second: Model | None = None,
-) -> tuple[Flow, Channel[Any]]:
-    """The whole line, and the channel that its results come out of."""
+) -> Line:
+    """The whole line, to be started."""
     flow = Flow(accounts)
     channel = partial(flow.channel, capacity=config.channel_capacity or LEAST_CAPACITY)
     batch = batch_limit(config, model)
@@ -105,13 +112,17 @@ def build(
     together = 1 if live else MOST_CAPACITY
 
     frames = flow.merge("capture")
-    firsts = {name: channel(f"frames:{name}", "capture", merge=frames, window=window) for name in sources}
+    firsts: dict[str, Channel[Any]] = {}
     if window is not None:
         flow.observer = Windowed(accounts, "capture", attrgetter("frame.stream"), firsts)
+
+    def first(name: str) -> Channel[Any]:
+        firsts[name] = channel(f"frames:{name}", "capture", merge=frames, window=window)
+        return firsts[name]
+
+    streams = Streams(flow, frames, accounts, depths, first)
     for name, (spec, stream) in sources.items():
-        first = firsts[name]
-        capture = Capture(spec, stream, accounts.streams[name], partial(depths.opened, first), stop)
-        flow.feed("capture", f"capture:{name}", capture, first)
+        streams.add(name, spec, stream)
 
     workers, _ = run_concurrency(config, model.session.provider)
     pool = BlobPool(model.spec.dtype)
@@ -131,15 +142,15 @@ def build(
     flow.stage("infer", infer, blobs, outputs, limit=batch, linger=linger, most=together)
     results = channel("results", "postprocess")
     flow.stage("postprocess", [postprocess] * config.postprocess_workers, outputs, results, limit=together)
-    if second is None:
-        return flow, results
-    return flow, _add_second(flow, config, list(sources), model, second, results, window, together)
+    if second is not None:
+        results = _add_second(flow, config, streams, model, second, results, window, together)
+    return Line(flow, streams, results)
 
 
 def _add_second(
     flow: Flow,
     config: Config,
-    streams: Sequence[str],
+    streams: Streams,
     model: Model,
     second: Model,
     results: Channel[Any],
@@ -151,7 +162,13 @@ def _add_second(
     # With several streams a turn of each: none waits for more than one frame of another.
     objects = flow.merge("classify", one_each=window is not None)
     lane = partial(flow.channel, stage="classify", capacity=window or capacity, merge=objects)
-    lanes = {name: lane(f"objects:{name}", fixed=window is not None) for name in streams}
+    lanes: dict[str, Channel[Any]] = {}
+
+    def add_lane(name: str) -> None:
+        if name not in lanes:
+            lanes[name] = lane(f"objects:{name}", fixed=window is not None)
+
+    streams.on_added(add_lane)
     classified = flow.channel("classified", "classify", capacity)
     bypass = Bypass(attrgetter("frame.stream"), lambda item: isinstance(item, Matched), lanes, classified)
     looked_at = class_ids(model, config.classify_on, "classify_on")
@@ -213,10 +230,11 @@ class Pipeline:
         self._stopper: threading.Thread | None = None
         self._late: list[str] = []
         self._resources = ExitStack()
-        self._flow: Flow | None = None
+        self._line: Line | None = None
         self._iteration: Iteration | None = None
         self._left = False
         self._lock = threading.Lock()
+        self._changing = threading.Lock()
 
     def __enter__(self) -> Self:
         if self.model is not None:
@@ -295,19 +313,69 @@ class Pipeline:
             if self._stop.is_set():
                 return
             self._stop.set()
-            if self._flow is not None:
-                self._start_stopper(self._flow)
+            if self._line is not None:
+                self._line.streams.stop()
+                self._start_stopper(self._line.flow)
 
     def cancel(self) -> None:
         """End now: what is in flight is dropped, and counted. From any thread, at any time."""
         self._stop.set()
-        if self._flow is not None:
-            self._flow.cancel()
+        line = self._line
+        if line is not None:
+            line.flow.cancel()
+            line.streams.stop()
+
+    # Streams of the running line; see pipeline.streams.
+
+    def add_stream(self, source: str | os.PathLike[str], **options: Any) -> str:
+        """Add a stream to the running line, without disturbing the others; its name.
+
+        ``options`` are the keys of :class:`StreamConfig`. Raises ConfigError, SourceOpenError (a path that is
+        not there), SinkOpenError (an output that cannot take another stream), PipelineError where the line
+        does not run.
+        """
+        line = self._running("add a stream")
+        stream = make_stream({"source": os.fspath(source), **options})
+        with self._changing:
+            ((name, (spec, stream)),) = name_streams([stream], taken=line.streams.names).items()
+            for sink in self._sinks:
+                sink.admit(name)
+            line.streams.add(name, spec, stream)
+            self.sources[name] = spec, stream
+        return name
+
+    def remove_stream(self, name: str) -> None:
+        """Take a stream off the running line, its frames emitted. The line ends with its last stream."""
+        with self._changing:
+            self._running("remove a stream").streams.remove(name)
+            self.sources.pop(name, None)
+
+    def pause_stream(self, name: str) -> None:
+        """Close a stream's source until :meth:`resume_stream`; frames and their PTS count on then."""
+        self._running("pause a stream").streams.pause(name)
+
+    def resume_stream(self, name: str) -> None:
+        """Open the source of a paused stream again."""
+        self._running("resume a stream").streams.resume(name)
+
+    def change_stream(self, name: str, **options: Any) -> None:
+        """Change keys of a stream's :class:`StreamConfig`; its source is opened again where need be."""
+        line = self._running("change a stream")
+        with self._changing:
+            stream = make_stream({**line.streams.config(name).model_dump(exclude_unset=True), **options})
+            spec = parse_source(stream.source)
+            line.streams.change(name, spec, stream)
+            self.sources[name] = spec, stream
+
+    def _running(self, to_do: str) -> Line:
+        if self._line is None or self._stop.is_set():
+            raise PipelineError(f"cannot {to_do}: the line does not run")
+        return self._line
 
     @property
     def flow(self) -> Flow | None:
-        """The running line; None before it is started."""
-        return self._flow
+        """The running line's threads; None before it is started."""
+        return self._line.flow if self._line is not None else None
 
     def _files_read(self) -> list[str]:
         """Files that must not be written over: local sources, the model."""
@@ -318,33 +386,33 @@ class Pipeline:
 
     def left_in_line(self) -> int:
         """Items that lie in channels now, counted there and not in the books."""
-        return sum(each.depth for each in self._flow.statistics()) if self._flow is not None else 0
+        return sum(each.depth for each in self.flow.statistics()) if self.flow is not None else 0
 
     def _iterate(self, limit: int) -> Iteration:
         if self.model is None or self._left:
             raise RuntimeError("iterate inside the block: with Pipeline(…) as line: …")
         if self._iteration is not None:
             raise RuntimeError("a pipeline can be iterated once; make another one")
-        flow, results = build(self.config, self.sources, self.model, self.accounts, self._stop, self.second)
+        line = build(self.config, self.sources, self.model, self.accounts, self.second)
         emit = Emit(self._sinks, self.accounts.streams)
-        self._iteration = Iteration(self._run(flow, results, emit, limit))
+        self._iteration = Iteration(self._run(line, emit, limit))
         return self._iteration
 
-    def _run(
-        self, flow: Flow, results: Channel[Any], emit: Emit, limit: int
-    ) -> Generator[Result, None, None]:
+    def _run(self, line: Line, emit: Emit, limit: int) -> Generator[Result, None, None]:
+        flow = line.flow
         timer = threading.Timer(self.config.duration or 0, self.stop)
         drained = False
         try:
             with self._lock:
-                self._flow = flow
+                self._line = line
                 self.accounts.begin()
                 flow.start()
                 if self._stop.is_set():  # asked before there was anything to stop
+                    line.streams.stop()
                     self._start_stopper(flow)
             if self.config.duration is not None:
                 timer.start()
-            yield from flow.consume("emit", results, emit, limit, idle=emit.idle)
+            yield from flow.consume("emit", line.results, emit, limit, idle=emit.idle)
             drained = True
         finally:
             timer.cancel()
@@ -352,6 +420,7 @@ class Pipeline:
                 timer.join()
             if not drained:
                 flow.cancel()
+            line.streams.stop()
             self._finish(flow)
 
     def _start_stopper(self, flow: Flow) -> None:
@@ -387,7 +456,8 @@ class Pipeline:
     def _close_sinks(self) -> None:
         """Finalise every sink; raise what went wrong in any of them."""
         sinks, self._sinks = self._sinks, []
-        cancelled = self._flow is not None and self._flow.cancelled and not self._flow.errors
+        flow = self.flow
+        cancelled = flow is not None and flow.cancelled and not flow.errors
         errors: list[Exception] = []
         for sink in sinks:
             try:

@@ -355,6 +355,11 @@ def make_config(data: dict[str, Any], where: str = "options") -> Config:
         raise ConfigError(f"{where}: " + "; ".join(map(redact, problems))) from None
 
 
+def make_stream(data: dict[str, Any]) -> StreamConfig:
+    """Check ``data`` and make a stream of it. Raises ConfigError."""
+    return make_config({"streams": [data]}, "stream").streams[0]
+
+
 def nearest(word: str, choices: Iterable[str]) -> str:
     """The choice most like ``word``: one that it begins or that begins it, else by letters in common."""
     choices = list(choices)

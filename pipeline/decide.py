@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -61,15 +61,20 @@ def may_be_live(spec: SourceSpec, stream: StreamConfig) -> bool:
     return stream.asked_live(spec.live) is not False
 
 
-def name_streams(streams: Sequence[StreamConfig]) -> dict[str, tuple[SourceSpec, StreamConfig]]:
-    """Sources by stream name: the given one, else the source's own, made unique with -2, -3, …"""
+def name_streams(
+    streams: Sequence[StreamConfig], taken: Collection[str] = ()
+) -> dict[str, tuple[SourceSpec, StreamConfig]]:
+    """Sources by stream name: the given one, else the source's own, made unique with -2, -3, …
+
+    ``taken`` are the names of further streams that there are.
+    """
     named: dict[str, tuple[SourceSpec, StreamConfig]] = {}
-    streams = [_sharing(stream, len(streams)) for stream in streams]
-    taken = {stream.name for stream in streams}
+    streams = [_sharing(stream, len(streams) + len(taken)) for stream in streams]
+    given = {stream.name for stream in streams}
     for stream in streams:
         spec = parse_source(stream.source)
         name, number = stream.name or spec.default_name, 1
-        while stream.name is None and (name in named or name in taken):
+        while stream.name is None and (name in named or name in given or name in taken):
             number += 1
             name = f"{spec.default_name}-{number}"
         named[name] = (spec, stream)

@@ -101,7 +101,7 @@ class Collector:
         repaired = CounterMetricFamily(
             "framerail_pts_repaired", "Presentation times that were corrected.", labels=["stream", "kind"]
         )
-        for name, account in self._pipeline.accounts.streams.items():
+        for name, account in list(self._pipeline.accounts.streams.items()):
             counts = account.counts()
             captured.add_metric([name], counts.captured)
             emitted.add_metric([name], counts.emitted)
@@ -134,7 +134,7 @@ class Collector:
             "Times that a source was lost or could not be opened.",
             labels=["stream", "cause"],
         )
-        for name, account in self._pipeline.accounts.streams.items():
+        for name, account in list(self._pipeline.accounts.streams.items()):
             now = account.link.state
             for each in STATES:
                 state.add_metric([name, each], each == now)
@@ -212,15 +212,17 @@ def readiness(pipeline: Observed) -> tuple[bool, dict[str, Any]]:
             "ending": account.ending,
             "error": account.link.status().error,
         }
-        for name, account in pipeline.accounts.streams.items()
+        for name, account in list(pipeline.accounts.streams.items())
     }
-    ready = pipeline.model is not None and all(account.up for account in pipeline.accounts.streams.values())
+    ready = pipeline.model is not None and all(each["up"] for each in streams.values())
     return ready, {"ready": ready, "model_loaded": pipeline.model is not None, "streams": streams}
 
 
 def streams(pipeline: Observed) -> tuple[bool, dict[str, Any]]:
     """What each stream is doing: its state and since when, its source, its counts."""
-    return True, {"streams": {name: told(account) for name, account in pipeline.accounts.streams.items()}}
+    return True, {
+        "streams": {name: told(account) for name, account in list(pipeline.accounts.streams.items())}
+    }
 
 
 class MetricsServer:

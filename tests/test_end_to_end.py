@@ -98,7 +98,7 @@ def test_a_camera_that_dies_ends_its_stream_while_the_others_go_on(cheap_model: 
     with gst_rtsp_server(SAMPLE) as server:
         process = start(
             tmp_path, server.url, "synthetic:64x48@50", "--live", "--name", "cam", "--name", "other",
-            "--model", cheap_model, "--jsonl", "out.jsonl", "--summary", "s.json", "--stall-timeout", "2",
+            "--model", cheap_model, "--jsonl", "out.jsonl", "--summary", "s.json", "--no-reconnect",
         )  # fmt: skip
         out = tmp_path / "out.jsonl"
         deadline = time.monotonic() + 30
@@ -162,7 +162,7 @@ def test_a_password_is_in_no_output(cheap_model: str, tmp_path: Path, debug: boo
         for log_format in ("text", "json"):
             process = start(
                 tmp_path, *addresses, "--model", cheap_model, "--max-frames", "3", "--jsonl", "-",
-                "--open-timeout", "1", "--summary", "s.json", "--log-format", log_format, *extra,
+                "--open-timeout", "1", "--no-reconnect", "--summary", "s.json", "--log-format", log_format, *extra,
             )  # fmt: skip
             shown += finish(process)
             shown.append((tmp_path / "s.json").read_text())

@@ -312,8 +312,41 @@ def test_merge_ends_when_sealed_and_all_are_drained() -> None:
     assert merge.take() == [2]
     with pytest.raises(EndOfStream):
         merge.take()
-    with pytest.raises(ValueError, match="sealed"):
+    with pytest.raises(ValueError, match="ended"):
         merge.channel("c", 1)
+
+
+def test_a_channel_may_come_while_the_merge_has_not_ended() -> None:
+    merge: Merge[int] = Merge()
+    first = merge.channel("a", 2)
+    merge.seal()
+    second = merge.channel("b", 2)
+    first.close()
+    second.put(1)
+    assert merge.take() == [1]
+    assert merge.hold()
+    second.close()
+    assert merge.take(patience=0.01) == []  # held open, though nothing is there
+    third = merge.channel("c", 2)
+    merge.let_go()
+    third.put(3)
+    third.close()
+    assert merge.take() == [3]
+    with pytest.raises(EndOfStream):
+        merge.take()
+    assert not merge.hold()
+
+
+def test_a_taker_that_waits_hears_that_a_merge_is_let_go() -> None:
+    merge: Merge[int] = Merge()
+    merge.channel("a", 2).close()
+    assert merge.hold()
+    merge.seal()
+    letting_go = threading.Timer(0.05, merge.let_go)
+    letting_go.start()
+    with pytest.raises(EndOfStream):
+        merge.take()
+    letting_go.join()
 
 
 def test_merge_drops_within_a_stream_only() -> None:

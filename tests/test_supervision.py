@@ -40,6 +40,7 @@ class Running:
         self.raised: BaseException | None = None
         self._thread = threading.Thread(target=self._run)
         self._thread.start()
+        self.until(lambda: line.flow is not None)
 
     def _run(self) -> None:
         try:
@@ -108,6 +109,7 @@ def test_a_killed_server_that_is_started_again(cheap_model: str, clip: Path) -> 
     dropped = run.line.accounts.streams["cam"].counts().dropped_total
     assert [result.frame.seq for result in came] == sorted({result.frame.seq for result in came})
     assert came[-1].frame.seq < len(came) + dropped
+    came = [result for result in came if result.frame.pts is not None]
     times = [result.frame.pts_seconds for result in came]
     assert all(a < b for a, b in pairwise(times))
     # One clock for the stream: a second of it is one of the wall's, also over the gaps.
@@ -181,7 +183,7 @@ def test_a_live_address_that_the_server_closes_is_opened_again(cheap_model: str,
         http_server(tmp_path, fps=100, frames=10) as server,
         running(cheap_model, cam(f"{server.url}/live.mjpeg")) as run,
     ):
-        run.until(lambda: run.line.accounts.streams["cam"].link.reconnects["ended"] >= 2)
+        run.until(lambda: run.line.accounts.streams["cam"].link.reconnects.total() >= 2)
 
 
 @pytest.mark.parametrize("reconnect", [False, None])

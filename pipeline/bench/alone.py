@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -65,11 +64,12 @@ def _captured(spec: SourceSpec, stream: StreamConfig, most_bytes: int) -> tuple[
     """What capture costs on one source, and some of its frames, spread over what was read."""
     # Neither its pace nor its end: what the stage costs, not how long a camera makes it wait.
     stream = stream.model_copy(update={"pace": None, "live": None, "loop": False, "max_frames": None})
-    account, stop = StreamAccount("alone"), threading.Event()
+    account = StreamAccount("alone")
+    capture = Capture(spec, stream, account)
     kept: list[Frame] = []
     count, decoding = 0, 0.0
     begun, used = time.perf_counter(), time.process_time()
-    with closing(Capture(spec, stream, account, lambda _live, _bytes: None, stop)()) as frames:
+    with closing(capture()) as frames:
         for frame in islice(frames, MOST_FRAMES):
             if not isinstance(frame, Frame):
                 continue
@@ -83,7 +83,7 @@ def _captured(spec: SourceSpec, stream: StreamConfig, most_bytes: int) -> tuple[
             if time.perf_counter() - begun > MOST_SECONDS:
                 break
         cpu, wall = time.process_time() - used, time.perf_counter() - begun
-        stop.set()
+        capture.stop.set()
     if account.error is not None and not kept:
         raise account.error
     after_first = max(count - 1, 1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from typing import cast
@@ -32,8 +31,7 @@ class Frames:
         open_source: Callable[..., Source] = open_source,
     ) -> None:
         self._account = StreamAccount(name)
-        stop = threading.Event()
-        self._capture = Capture(spec, stream, self._account, lambda *_: None, stop, open_source)
+        self._capture = Capture(spec, stream, self._account, open_source)
         self._limit = limit
         self.unreadable: list[int] = []
 

@@ -85,7 +85,7 @@ class _Entrance:
 
     def close(self) -> None:
         """No more items will come."""
-        for lane in self._bypass._lanes.values():
+        for lane in list(self._bypass._lanes.values()):  # a stream may just be added
             lane.close()
         self._bypass._close()
 

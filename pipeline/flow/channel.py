@@ -224,5 +224,14 @@ class Channel(Outlet[T]):
     def _finished(self) -> bool:
         return self._closed
 
+    def _done(self) -> bool:
+        return self._closed and not self._items
+
+    @property
+    def done(self) -> bool:
+        """Whether it is closed and drained."""
+        with self._lock:
+            return self._done()
+
     def __repr__(self) -> str:
         return f"Channel({self.name!r}, {len(self._items)}/{self.capacity}, {self.policy})"

@@ -49,7 +49,7 @@ class Observer(Protocol):
 
 
 class Flow:
-    """Builds, runs and ends the threads of one line. Feeders and stages are added before ``start``."""
+    """Builds, runs and ends the threads of one line: stages added before ``start``, feeders at any time."""
 
     def __init__(self, observer: Observer) -> None:
         self.observer = observer
@@ -65,6 +65,7 @@ class Flow:
         self._lock = threading.Lock()
         self._clearing = threading.Lock()
         self._cancelled = False
+        self._started = False
 
     # Building ---------------------------------------------------------------------------------
 
@@ -95,15 +96,32 @@ class Flow:
             channel = Channel(name, capacity, policy, on_drop)
         else:
             channel = merge.channel(name, capacity, policy, on_drop, window)
-        self._channels.append(channel)
-        if not fixed:
-            self._resizable.append(channel)
+        with self._lock:
+            if self._started:  # those of feeders that were taken off
+                self._channels = [each for each in self._channels if not each.done]
+                self._resizable = [each for each in self._resizable if not each.done]
+            self._channels.append(channel)
+            if not fixed:
+                self._resizable.append(channel)
+            late = self._cancelled
+        if late:
+            channel.cancel()
         return channel
 
-    def feed(self, stage: str, name: str, iterate: Callable[[], Iterator[Any]], target: Channel[Any]) -> None:
-        """Add a thread ``name`` that puts what ``iterate()`` yields into ``target``, then closes that."""
+    def feed(
+        self, stage: str, name: str, iterate: Callable[[], Iterator[Any]], target: Channel[Any]
+    ) -> threading.Thread:
+        """Add a thread ``name`` that puts what ``iterate()`` yields into ``target``, then closes that.
+
+        It starts with the flow, or at once where that runs already.
+        """
         thread = threading.Thread(target=self._feeder, args=(stage, iterate, target), name=name, daemon=True)
-        self._feeders.append((thread, target))
+        with self._lock:
+            if self._started:
+                self._feeders = [each for each in self._feeders if each[0].is_alive()]
+                thread.start()
+            self._feeders.append((thread, target))
+        return thread
 
     def stage(
         self,
@@ -144,8 +162,10 @@ class Flow:
         """Start every thread, takers before feeders."""
         for merge in self._merges:
             merge.seal()
-        for thread in [*self._workers, *(thread for thread, _ in self._feeders)]:
-            thread.start()
+        with self._lock:
+            self._started = True
+            for thread in [*self._workers, *(thread for thread, _ in self._feeders)]:
+                thread.start()
 
     def consume(
         self, stage: str, source: Source, call: Call, limit: int = 1, idle: Callable[[], None] | None = None
@@ -237,19 +257,25 @@ class Flow:
         ends when its item is taken. Returns the names of the threads that were given up.
         """
         deadline = time.monotonic() + grace
-        late = []
-        for thread, channel in self._feeders:
-            until = deadline
-            while thread.is_alive():
-                if channel.back_pressure:  # it answers as soon as its frame is taken
-                    until = time.monotonic() + grace
-                if time.monotonic() >= until:
-                    break
-                thread.join(min(0.05, grace))
-            if thread.is_alive():
+        with self._lock:
+            feeders = list(self._feeders)
+        return [
+            thread.name
+            for thread, channel in feeders
+            if not self.await_feeder(thread, channel, deadline - time.monotonic())
+        ]
+
+    def await_feeder(self, thread: threading.Thread, channel: Channel[Any], grace: float) -> bool:
+        """As :meth:`abandon_feeders`, for one; whether it ended."""
+        until = time.monotonic() + grace
+        while thread.is_alive():
+            if channel.back_pressure:  # it answers as soon as its frame is taken
+                until = max(until, time.monotonic() + grace)
+            if time.monotonic() >= until:
                 channel.close()
-                late.append(thread.name)
-        return late
+                return False
+            thread.join(0.05)
+        return True
 
     def join_workers(self) -> None:
         """Join the stages' threads: they end once drained or cancelled, after the call that they are in."""

@@ -11,8 +11,8 @@ from pipeline.flow.outlet import OnDrop, Outlet, T
 class Merge(Outlet[T]):
     """Several channels with one taker, served in turn: a fast stream cannot crowd out a slow one.
 
-    Ends (EndOfStream) once ``seal()`` has said that no channel will be added and all are
-    closed and drained.
+    Ends (EndOfStream) once ``seal()`` has been called, all channels are closed and drained, and nobody holds
+    it open. Until then channels may come and go.
     """
 
     def __init__(self, on_drop: OnDrop[T] | None = None, one_each: bool = False) -> None:
@@ -24,6 +24,8 @@ class Merge(Outlet[T]):
         # Channels that may hand something out, in the order of their turns; each stands here at most once.
         self._turns: deque[Channel[T]] = deque()
         self._sealed = False
+        self._held = 0
+        self._over = False
 
     def channel(
         self,
@@ -36,19 +38,35 @@ class Merge(Outlet[T]):
         """Add and return a channel.
 
         ``window``: how many of its items may be outside, taken and not yet released, at one time.
+        Raises ValueError where the merge has ended.
         """
         channel: Channel[T] = Channel(name, capacity, policy, on_drop or self._on_drop, self)
         channel._window = window
         with self._lock:
-            if self._sealed or self._cancelled:
-                raise ValueError(f"cannot add channel {name!r}: the merge is sealed or cancelled")
+            if self._over or self._cancelled:
+                raise ValueError(f"cannot add channel {name!r}: the merge has ended or is cancelled")
+            self._channels = [each for each in self._channels if not each._done()]
             self._channels.append(channel)
         return channel
 
     def seal(self) -> None:
-        """No more channels will be added."""
+        """It may end as soon as all channels have."""
         with self._lock:
             self._sealed = True
+            self._ready.notify_all()
+
+    def hold(self) -> bool:
+        """Keep it open, though all channels may end, until :meth:`let_go`. False where it has ended."""
+        with self._lock:
+            if self._over or self._cancelled:
+                return False
+            self._held += 1
+            return True
+
+    def let_go(self) -> None:
+        """End one :meth:`hold`."""
+        with self._lock:
+            self._held -= 1
             self._ready.notify_all()
 
     def cancel(self) -> None:
@@ -97,4 +115,6 @@ class Merge(Outlet[T]):
         channel._has_turn = False
 
     def _finished(self) -> bool:
-        return self._sealed and all(each._closed and not each._items for each in self._channels)
+        if self._sealed and not self._held and all(each._done() for each in self._channels):
+            self._over = True
+        return self._over

@@ -28,6 +28,10 @@ class Sink(Protocol):
         """
         ...
 
+    def admit(self, stream: str) -> None:
+        """A further stream is about to be added. Raises SinkOpenError where it cannot be taken, too."""
+        return
+
     def idle(self) -> None:
         """Called several times a second while no result comes: a window stays responsive."""
         return

@@ -67,6 +67,11 @@ class VideoFiles(Sink):
         else:
             self._only = VideoFile(self._template, next(iter(self._fps.values()), None))
 
+    def admit(self, stream: str) -> None:
+        """Raises SinkOpenError where there is one file for one stream."""
+        if self._only is not None and stream not in self._files:
+            raise self._one_file_for_many()
+
     def write(self, result: Result, dropped_before: int) -> None:
         """Write a frame to its stream's file. Raises SinkWriteError, or SinkOpenError for a new file."""
         file = self._files.get(result.stream)

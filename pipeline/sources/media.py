@@ -153,7 +153,8 @@ class MediaSource(Once):
             if packet is None:
                 return
             progress.saw(packet)
-            if self._remote and self.live and time.monotonic() - self._pictured > self._stall_timeout:
+            silent = time.monotonic() - self._pictured if packet.size else 0.0
+            if self._remote and self.live and silent > self._stall_timeout:
                 raise SourceReadError(
                     f"{self._shown}: data comes, but no picture within {self._stall_timeout:.3g} s, after "
                     f"{progress.pictures} pictures",

@@ -33,6 +33,7 @@ class Timestamps:
         self._raw: int | None = None
         self._last: int | None = None
         self._offset = self._step = self._jump = 0
+        self._guessed = 0
         self._arrived = 0.0
         self._again = False
 
@@ -53,7 +54,8 @@ class Timestamps:
         if pts is not None and self._raw is not None and not self._again:
             step = pts - self._raw
             if 0 < step <= self._jump or (pauses and step > 0):
-                self._raw, self._step = pts, min(step, self._jump)
+                self._raw, self._step = pts, max(1, min(step, self._jump) // (1 + self._guessed))
+                self._guessed = 0
                 return self._later(pts + self._offset)
         return self._repair(pts, time_base, passed, pauses)
 
@@ -65,8 +67,9 @@ class Timestamps:
             return self._later(pts)
         if pts is None or (pts == self._raw and not self._again):
             self.repaired["missing" if pts is None else "duplicate"] += 1
+            self._guessed += 1
             return self._later(last + self._step)
-        before, self._raw = self._raw, pts
+        before, self._raw, self._guessed = self._raw, pts, 0
         gone = round(passed / time_base)
         step = pts - before if before is not None and not self._again else None
         # A file is read faster than it plays: there the clock says nothing.

@@ -19,15 +19,19 @@ from pipeline.flow import Dropped
 from pipeline.frame import Frame
 from pipeline.link import Backoff
 from pipeline.memory import give_back
-from pipeline.sources import Picture, Remembered, Source, SourceSpec, Timestamps, Unreadable, open_source
+from pipeline.sources import Picture, Remembered, Source, SourceSpec, Timestamps, open_source
 
 log = logging.getLogger(__name__)
 
 
-class Capture:
-    """Calling it opens the source and yields its frames until it ends or ``stop`` is set.
+Opened = Callable[[bool, int], None]
 
-    ``opened`` is told, before the first frame, whether the stream is live (the configured
+
+class Capture:
+    """A stream's frames. Calling it opens the source and yields them until it ends or ``stop`` is set; it may
+    be called again then, and counts on.
+
+    ``opened`` is told, before the first frame of a call, whether the stream is live (the configured
     answer, else what the source itself says) and how many bytes that frame has. A file that is to
     be live is paced by its PTS.
     A looped source is opened again at its end, and so is a lost one where that may help (see
@@ -40,119 +44,141 @@ class Capture:
         spec: SourceSpec,
         stream: StreamConfig,
         account: StreamAccount,
-        opened: Callable[[bool, int], None],
-        stop: threading.Event,
         open_source: Callable[..., Source] = open_source,
     ) -> None:
-        self._spec = spec
-        self._stream = stream
-        self._account = account
-        self._opened = opened
-        self._stop = stop
+        self._spec, self._stream, self._account = spec, stream, account
         self._open_source = open_source
-        self._captured = 0
+        self.stop = threading.Event()
+        """That of the call that counts: an earlier one that finds another here has been given up."""
+        self._lock = threading.Lock()
+        self._captured = account.counts().captured
+        self._source_live = spec.live
         self._pace: _Pace | None = None
         self._timestamps = Timestamps()
         self._remembered = Remembered()
         account.pts_repaired = self._timestamps.repaired
-        if stream.reconnect or (stream.reconnect is None and spec.live):
-            self._supervise()
+        self._supervise()
 
-    def __call__(self) -> Generator[Frame | Dropped, None, None]:
+    def begin(self) -> threading.Event:
+        """The stop of the next call. One that is still under way is given up: nothing of it counts now."""
+        with self._lock:
+            self.stop = threading.Event()
+        return self.stop
+
+    def change(self, spec: SourceSpec, stream: StreamConfig) -> None:
+        """Go by another config; what concerns the source itself, from the next time that it is opened."""
+        if spec != self._spec:
+            self._source_live, self._remembered, self._pace = spec.live, Remembered(), None
+        self._spec, self._stream = spec, stream
+        self._supervise()
+
+    def __call__(
+        self, opened: Opened | None = None, stop: threading.Event | None = None
+    ) -> Generator[Frame | Dropped, None, None]:
         """Frames, and a Dropped for each frame that is skipped on purpose or could not be read."""
-        account = self._account
+        account, told, stop = self._account, False, stop or self.stop
         again, described = True, ""
         while again:
-            before, lost = self._captured, None
+            before, lost, looped = self._captured, None, False
             account.link.connecting()
             self._timestamps.restart()
             try:
-                source = self._open_source(self._spec, self._stream, self._stop, self._remembered)
+                source = self._open_source(self._spec, self._stream, stop, self._remembered)
                 with closing(source):
                     looped = self._stream.loop and not source.live
-                    if source.live and self._stream.reconnect is None:
-                        self._supervise()
+                    self._source_live = source.live
+                    self._supervise()
                     account.connected(source.description, None if looped else source.frame_count)
                     if source.description != described:
                         described = source.description
                         log.info("stream %s: %s", account.name, source.description)
-                    yield from self._frames(source)
-                again = looped and self._captured > before and not self._enough()
+                    for frame in self._frames(source, stop):
+                        if opened is not None and not told and isinstance(frame, Frame):
+                            told = True
+                            opened(self._is_live(source), frame.pixels.nbytes)
+                        yield frame
             except SourceError as error:
                 lost = error
             give_back()
-            if lost is not None:
-                again = self._wait(lost)
+            if stop is not self.stop:
+                return
+            again = looped and self._captured > before if lost is None else self._wait(lost, stop)
+            again = again and not self._enough(stop)
         if account.ending is None:
-            account.ended("stopped" if self._stop.is_set() else "end")
+            account.ended("stopped" if stop.is_set() else "end")
 
     def _supervise(self) -> None:
-        self._account.link.backoff = Backoff(
-            self._stream.backoff, max(self._stream.backoff, self._stream.backoff_max)
-        )
+        """Whether a lost source is opened again: as configured, else one that is live."""
+        stream, live = self._stream, self._source_live
+        wanted = stream.reconnect if stream.reconnect is not None else live
+        backoff = Backoff(stream.backoff, max(stream.backoff, stream.backoff_max))
+        self._account.link.backoff = backoff if wanted else None
 
-    def _wait(self, error: SourceError) -> bool:
+    def _wait(self, error: SourceError, stop: threading.Event) -> bool:
         """Whether to open the source again, after the wait that is due."""
         account = self._account
-        if account.link.backoff is not None and self._stop.is_set():
+        if account.link.backoff is not None and stop.is_set():
             return False
         wait = account.link.failed(error)
         if wait is None:
             account.ended(error.cause, error)
             log.error("stream %s ended: %s", account.name, error)
             return False
-        return not self._stop.wait(wait)
+        return not stop.wait(wait)
 
-    def _frames(self, source: Source) -> Iterator[Frame | Dropped]:
-        stream, name, account = self._stream, self._account.name, self._account
-        asked = stream.asked_live(self._spec.live)
-        live = source.live if asked is None else asked
-        told = self._captured > 0
-        if self._pace is None and live and not source.live:
-            self._pace = _Pace(self._stop, stream.pace, name)
-        pace, link, timestamps, pauses = self._pace, account.link, self._timestamps, not source.live
+    def _is_live(self, source: Source) -> bool:
+        asked = self._stream.asked_live(self._spec.live)
+        return source.live if asked is None else asked
+
+    def _frames(self, source: Source, stop: threading.Event) -> Iterator[Frame | Dropped]:
+        name, account, link = self._account.name, self._account, self._account.link
+        if self._pace is None and self._is_live(source) and not source.live:
+            self._pace = _Pace(self._stream.pace, name)
         corrupt_before = account.corrupt_packets
-        for seq, picture in enumerate(source, start=self._captured):
-            self._captured = seq + 1
+        for picture in source:
             account.corrupt_packets = corrupt_before + source.corrupt_packets
             link.picture(source.live)
-            if isinstance(picture, Unreadable):
+            if self._pace is not None and isinstance(picture, Picture):
+                self._pace.wait(picture, stop)
+            with self._lock:
+                if stop is not self.stop:
+                    return
+                seq = self._captured
+                self._captured += 1
+            if isinstance(picture, Picture):
+                yield self._frame(seq, picture, pauses=not source.live)
+            else:
                 log.warning("stream %s: frame %d skipped: %s", name, seq, picture.reason)
                 nothing = np.empty((0, 0, 3), np.uint8)
                 yield Dropped(
                     Frame(name, seq, nothing, None, None, time.monotonic(), time.time()), "unreadable"
                 )
-            else:
-                if not told:
-                    told = True
-                    self._opened(live, picture.pixels.nbytes)
-                if pace is not None:
-                    pace.wait(picture)
-                now = time.monotonic()
-                frame = Frame(
-                    name,
-                    seq,
-                    picture.pixels,
-                    timestamps(picture.pts, picture.time_base, now, pauses=pauses),
-                    picture.time_base,
-                    now,
-                    time.time(),
-                    {"capture": picture.decode_seconds},
-                    picture.name,
-                    picture.damaged and stream.damaged == "flag",
-                )
-                if picture.damaged:
-                    account.damaged += 1
-                if picture.damaged and stream.damaged == "drop":
-                    yield Dropped(frame, "damaged")
-                else:
-                    yield Dropped(frame, "every_nth") if seq % stream.every_nth else frame
-            if self._enough():
+            if self._enough(stop):
                 break
         account.corrupt_packets = corrupt_before + source.corrupt_packets
 
-    def _enough(self) -> bool:
-        return self._stop.is_set() or self._captured == self._stream.max_frames
+    def _frame(self, seq: int, picture: Picture, *, pauses: bool) -> Frame | Dropped:
+        stream, now = self._stream, time.monotonic()
+        frame = Frame(
+            self._account.name,
+            seq,
+            picture.pixels,
+            self._timestamps(picture.pts, picture.time_base, now, pauses=pauses),
+            picture.time_base,
+            now,
+            time.time(),
+            {"capture": picture.decode_seconds},
+            picture.name,
+            picture.damaged and stream.damaged == "flag",
+        )
+        if picture.damaged:
+            self._account.damaged += 1
+            if stream.damaged == "drop":
+                return Dropped(frame, "damaged")
+        return Dropped(frame, "every_nth") if seq % stream.every_nth else frame
+
+    def _enough(self, stop: threading.Event) -> bool:
+        return stop.is_set() or self._captured == self._stream.max_frames
 
 
 class _Pace:
@@ -162,15 +188,15 @@ class _Pace:
     when they take their pictures.
     """
 
-    def __init__(self, stop: threading.Event, fps: float | None, name: str) -> None:
-        self._stop = stop
+    def __init__(self, fps: float | None, name: str) -> None:
         self._fps = fps
         self._count = 0
         self._phase = crc32(name.encode()) / 2**32
         self._offset: float | None = None
         self._latest = -math.inf
 
-    def wait(self, picture: Picture) -> None:
+    def wait(self, picture: Picture, stop: threading.Event) -> None:
+        """Return when ``picture`` is due, or ``stop`` is set."""
         due = self._due(picture)
         if due is None:
             return
@@ -180,7 +206,7 @@ class _Pace:
         self._latest = due
         delay = due + self._offset - now
         if delay > 0:
-            self._stop.wait(delay)
+            stop.wait(delay)
 
     def _due(self, picture: Picture) -> float | None:
         if self._fps is not None:

@@ -1,0 +1,189 @@
+"""The streams of a running line: each is started, stopped and changed by itself, while the others go on."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from pipeline.accounts import Accounts
+from pipeline.config import StreamConfig
+from pipeline.decide import Depths
+from pipeline.errors import ConfigError, PipelineError
+from pipeline.flow import Channel, Flow, Merge
+from pipeline.sources import SourceSpec
+from pipeline.stages.capture import Capture
+
+log = logging.getLogger(__name__)
+
+STOP_GRACE_SECONDS = 2.0
+"""How long a source that was asked to stop may sit in a native call before the line goes on without it."""
+DRAIN_SECONDS = 30.0
+"""How long frames of a stream that was stopped may take to leave the line before something is wrong."""
+
+
+@dataclass(slots=True)
+class _Stream:
+    spec: SourceSpec
+    stream: StreamConfig
+    capture: Capture
+    channel: Channel[Any] | None = None
+    thread: threading.Thread | None = None
+
+    @property
+    def paused(self) -> bool:
+        return self.thread is None
+
+
+class Streams:
+    """Made with the line, before it starts. All methods may be called from any thread, one at a time."""
+
+    def __init__(
+        self,
+        flow: Flow,
+        frames: Merge[Any],
+        accounts: Accounts,
+        depths: Depths,
+        first: Callable[[str], Channel[Any]],
+    ) -> None:
+        """``frames`` is the merge of the first channels, ``first`` makes a stream's."""
+        self._flow, self._frames, self._accounts, self._depths, self._first = (
+            flow, frames, accounts, depths, first,
+        )  # fmt: skip
+        self._streams: dict[str, _Stream] = {}
+        self._added: list[Callable[[str], None]] = []
+        self._lock = threading.RLock()
+        self._stopped = False
+
+    def on_added(self, told: Callable[[str], None]) -> None:
+        """Tell of each stream, those that are there already too, before its first frame."""
+        self._added.append(told)
+        for name in self._streams:
+            told(name)
+
+    @property
+    def names(self) -> list[str]:
+        """Of all that are there, paused ones too."""
+        return list(self._streams)
+
+    def config(self, name: str) -> StreamConfig:
+        """What stream ``name`` goes by. Raises ConfigError for one that is not there."""
+        return self._known(name).stream
+
+    def add(self, name: str, spec: SourceSpec, stream: StreamConfig) -> None:
+        """Start a stream. Raises ConfigError for a name that is taken, PipelineError after the line's end."""
+        with self._lock:
+            if name in self._streams:
+                raise ConfigError(
+                    f"there is a stream {name!r} already; remove it first, or choose another name"
+                )
+            for each in self._added:
+                each(name)
+            added = _Stream(spec, stream, Capture(spec, stream, self._accounts.add(name)))
+            self._start(name, added)
+            self._streams[name] = added
+
+    def remove(self, name: str) -> None:
+        """Stop a stream, and wait until its frames have left the line; they are emitted. Its books stay.
+
+        Raises ConfigError for one that is not there, PipelineError where its frames do not leave.
+        """
+        with self._lock:
+            known = self._known(name)
+            paused = known.paused
+            self._halt(name, known, "removed")
+            del self._streams[name]
+            if paused:
+                self._frames.let_go()
+
+    def pause(self, name: str) -> None:
+        """As :meth:`remove`, but it can be resumed, and the line does not end meanwhile."""
+        with self._lock:
+            known = self._known(name)
+            if known.paused:
+                return
+            if not self._frames.hold():
+                raise PipelineError(f"cannot pause stream {name!r}: the line has ended")
+            self._halt(name, known, "paused")
+
+    def resume(self, name: str) -> None:
+        """Start a paused stream again."""
+        with self._lock:
+            known = self._known(name)
+            if known.paused:
+                self._start(name, known)
+                self._frames.let_go()
+
+    def change(self, name: str, spec: SourceSpec, stream: StreamConfig) -> None:
+        """Let a stream go by another config: at once where that needs no new connection.
+
+        Frames and their PTS count on. Raises ConfigError for one that is not there.
+        """
+        with self._lock:
+            known = self._known(name)
+            kept = not _reconnects(known.stream, stream)
+            known.spec, known.stream = spec, stream
+            known.capture.change(spec, stream)
+            if kept or known.paused:
+                return
+            if not self._frames.hold():
+                raise PipelineError(f"cannot change stream {name!r}: the line has ended")
+            try:
+                self._halt(name, known, "changed")
+                self._start(name, known)
+            finally:
+                self._frames.let_go()
+
+    def stop(self) -> None:
+        """Ask every stream to end, also those that are paused. Does not wait."""
+        self._stopped = True
+        # Before the lock: a change that is under way ends the sooner for this.
+        for known in list(self._streams.values()):
+            known.capture.stop.set()
+        with self._lock:
+            for known in self._streams.values():
+                known.capture.stop.set()
+                if known.paused:
+                    self._frames.let_go()
+
+    def _start(self, name: str, each: _Stream) -> None:
+        if self._stopped:
+            raise PipelineError(f"cannot start stream {name!r}: the line is being stopped")
+        try:
+            channel = self._first(name)
+        except ValueError:
+            raise PipelineError(f"cannot start stream {name!r}: the line has ended") from None
+        self._accounts.streams[name].begun()
+        each.channel = channel
+        # An event of its own for each run: one that answers late must not hear of the next.
+        run = partial(each.capture, partial(self._depths.opened, channel), each.capture.begin())
+        each.thread = self._flow.feed("capture", f"capture:{name}", run, channel)
+
+    def _halt(self, name: str, each: _Stream, ending: str) -> None:
+        account, thread, channel = self._accounts.streams[name], each.thread, each.channel
+        if thread is not None and channel is not None:
+            each.capture.stop.set()
+            if not self._flow.await_feeder(thread, channel, STOP_GRACE_SECONDS):
+                log.warning("stream %s did not answer to stop; it ends by its own time-out", name)
+                each.capture.begin()
+            if not account.wait_idle(DRAIN_SECONDS) and not self._flow.cancelled:
+                raise PipelineError(f"stream {name!r}: its frames did not leave within {DRAIN_SECONDS:.0f} s")
+            each.thread = each.channel = None
+        account.ended(ending)
+
+    def _known(self, name: str) -> _Stream:
+        try:
+            return self._streams[name]
+        except KeyError:
+            raise ConfigError(
+                f"there is no stream {name!r}; there are: {', '.join(self._streams) or 'none'}"
+            ) from None
+
+
+def _reconnects(old: StreamConfig, new: StreamConfig) -> bool:
+    """Whether the source has to be opened again to go from one config to the other."""
+    light = {"every_nth", "max_frames", "damaged", "reconnect", "backoff", "backoff_max", "name"}
+    return old.model_dump(exclude=light) != new.model_dump(exclude=light)

@@ -1,0 +1,158 @@
+"""Streams come and go while the line runs; the others do not notice, and every frame is accounted for."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import ConfigError, PipelineError, SinkOpenError, SourceOpenError
+from pipeline.sources import read_number
+from tests.clips import make_clip
+from tests.test_supervision import OTHER, running
+
+ENDLESS = "synthetic:64x48@100"
+
+
+def whole(run, name: str) -> bool:
+    """Whether the results of a stream are in order, once each, and none is missing that was not dropped."""
+    numbers = [result.frame.seq for result in run.of(name)]
+    counts = run.line.accounts.streams[name].counts()
+    assert counts.captured == counts.emitted + counts.dropped_total + counts.in_flight
+    assert counts.emitted == len(numbers)
+    return all(a < b for a, b in pairwise(numbers))
+
+
+def test_added_and_removed(cheap_model: str) -> None:
+    with running(cheap_model, OTHER) as run:
+        run.until_results("other", 5)
+        assert run.line.add_stream(ENDLESS, name="new", live=True) == "new"
+        run.until_results("new", 20)
+        run.line.remove_stream("new")
+        assert run.line.accounts.streams["new"].counts().in_flight == 0
+        assert run.line.accounts.streams["new"].ending == "removed"
+        seen = len(run.of("new"))
+        run.until_results("other", 20)
+        assert len(run.of("new")) == seen
+        # Once more under the same name: its books are gone on with.
+        run.line.add_stream(ENDLESS, name="new", live=True)
+        run.until_results("new", 20)
+        assert run.line.accounts.streams["new"].ending is None
+        threads = threading.active_count()
+        for _ in range(5):
+            run.line.remove_stream("new")
+            run.line.add_stream(ENDLESS, name="new", live=True)
+        assert threading.active_count() <= threads
+        assert len(run.line.flow.statistics()) < 10
+    assert whole(run, "new") and whole(run, "other")
+
+
+def test_paused_and_resumed(cheap_model: str) -> None:
+    """Also where it is the only one: the line waits for it."""
+    with running(cheap_model, {"source": ENDLESS, "name": "cam", "live": True}) as run:
+        run.until_results("cam", 10)
+        run.line.pause_stream("cam")
+        run.line.pause_stream("cam")  # twice is once
+        seen = len(run.of("cam"))
+        assert run.line.accounts.streams["cam"].ending == "paused"
+        assert not run.line.accounts.streams["cam"].up
+        time.sleep(0.3)
+        assert len(run.of("cam")) == seen
+        run.line.resume_stream("cam")
+        run.until_results("cam", 10)
+        run.line.pause_stream("cam")
+    assert whole(run, "cam")
+    times = [result.frame.pts_seconds for result in run.of("cam")]
+    assert all(a < b for a, b in pairwise(times))
+
+
+def test_changed(cheap_model: str, tmp_path: Path) -> None:
+    clip = make_clip(tmp_path / "b.mp4", frames=200, size=(128, 96), fps=50)
+    with running(cheap_model, {"source": ENDLESS, "name": "cam", "live": True}, OTHER) as run:
+        run.until_results("cam", 10)
+        opened = run.line.accounts.streams["cam"].description
+        run.line.change_stream("cam", every_nth=5)  # at once, with no new connection
+        assert run.line.accounts.streams["cam"].description is opened
+        before = len(run.of("cam"))
+        run.until_results("cam", 10)
+        assert all(result.frame.seq % 5 == 0 for result in run.of("cam")[before + 3 :])
+        assert run.line.accounts.streams["cam"].counts().dropped["capture", "every_nth"] > 20
+        run.line.change_stream("cam", every_nth=1, source=str(clip))
+        run.until(lambda: run.of("cam")[-1].frame.width == 128)
+        run.until_results("other", 10)
+    assert whole(run, "cam") and whole(run, "other")
+
+
+def test_a_file_that_is_added_loses_nothing(cheap_model: str, tmp_path: Path) -> None:
+    clip = make_clip(tmp_path / "c.mp4", frames=60, size=(128, 96))
+    with running(cheap_model, OTHER) as run:
+        name = run.line.add_stream(clip)
+        run.until(lambda: run.line.accounts.streams[name].ending == "end")
+        run.until(lambda: run.line.accounts.streams[name].counts().in_flight == 0)
+        assert [read_number(result.frame.image) for result in run.of(name)] == list(range(60))
+        assert run.line.add_stream(clip) != name
+
+
+def test_what_cannot_be_is_refused_and_changes_nothing(cheap_model: str, tmp_path: Path) -> None:
+    with running(cheap_model, OTHER, video=str(tmp_path / "v.mp4")) as run:
+        run.until_results("other", 3)
+        line = run.line
+        with pytest.raises(SinkOpenError, match=r"several streams to one video.*\{stream\}"):
+            line.add_stream(ENDLESS, name="new")
+        with pytest.raises(ConfigError, match=r"unknown key.*every_nht.*every_nth"):
+            line.add_stream(ENDLESS, every_nht=2)
+        with pytest.raises(ConfigError, match="already"):
+            line.add_stream(ENDLESS, name="other")
+        with pytest.raises(SourceOpenError, match="no such file"):
+            line.add_stream(tmp_path / "missing.mp4")
+        for call in (line.remove_stream, line.pause_stream, line.resume_stream, line.change_stream):
+            with pytest.raises(ConfigError, match="no stream 'cam'; there are: other"):
+                call("cam")
+        with pytest.raises(ConfigError, match="every_nth"):
+            line.change_stream("other", every_nth=0)
+        assert line.accounts.streams.keys() == {"other"}
+        run.until_results("other", 3)
+    with pytest.raises(PipelineError, match="the line does not run"):
+        run.line.add_stream(ENDLESS)
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("seed", range(3))
+def test_changes_in_any_order_lose_no_frame(cheap_model: str, seed: int) -> None:
+    """Whatever is done to streams, from two threads: what is there at the end still runs, books in order."""
+    draw = random.Random(seed)
+    with running(cheap_model, OTHER) as run:
+        line = run.line
+
+        def change(names: list[str], draws: random.Random) -> None:
+            there: dict[str, bool] = {}
+            for _ in range(25):
+                name = draws.choice(names)
+                if name not in there:
+                    line.add_stream(ENDLESS, name=name, live=draws.random() < 0.5)
+                    there[name] = True
+                elif draws.random() < 0.3:
+                    line.remove_stream(name)
+                    del there[name]
+                elif draws.random() < 0.5:
+                    (line.pause_stream if there[name] else line.resume_stream)(name)
+                    there[name] = not there[name]
+                else:
+                    line.change_stream(name, decode_threads=1 + draws.randrange(2), every_nth=3)
+                time.sleep(draws.random() * 0.01)
+
+        threads = [
+            threading.Thread(target=change, args=(names, random.Random(draw.random())))
+            for names in (["a", "b"], ["c", "d", "e"])
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        run.until_results("other", 20)
+    for name in line.accounts.streams:
+        assert whole(run, name)
