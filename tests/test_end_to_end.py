@@ -162,7 +162,8 @@ def test_a_password_is_in_no_output(cheap_model: str, tmp_path: Path, debug: boo
         for log_format in ("text", "json"):
             process = start(
                 tmp_path, *addresses, "--model", cheap_model, "--max-frames", "3", "--jsonl", "-",
-                "--open-timeout", "1", "--no-reconnect", "--summary", "s.json", "--log-format", log_format, *extra,
+                "--open-timeout", "1", "--no-reconnect", "--summary", "s.json", *extra,
+                "--log-format", log_format,
             )  # fmt: skip
             shown += finish(process)
             shown.append((tmp_path / "s.json").read_text())

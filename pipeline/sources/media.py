@@ -153,8 +153,10 @@ class MediaSource(Once):
             if packet is None:
                 return
             progress.saw(packet)
-            silent = time.monotonic() - self._pictured if packet.size else 0.0
-            if self._remote and self.live and silent > self._stall_timeout:
+            now = time.monotonic()
+            # Where this very packet was long awaited (it may be a parser's last), the next one tells why.
+            came = now - begun < self._stall_timeout / 2
+            if self._remote and self.live and came and now - self._pictured > self._stall_timeout:
                 raise SourceReadError(
                     f"{self._shown}: data comes, but no picture within {self._stall_timeout:.3g} s, after "
                     f"{progress.pictures} pictures",
