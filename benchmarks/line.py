@@ -25,9 +25,9 @@ from typing import Any
 from benchmarks.cheap_model import write_cheap_model
 from pipeline import Detector, Frame, Pipeline
 from pipeline.accounts import StreamAccount
-from pipeline.app import STAGES
 from pipeline.config import StreamConfig
 from pipeline.doctor import examine
+from pipeline.line import STAGES
 from pipeline.memory import set_malloc
 from pipeline.runtime.session import usable_cores
 from pipeline.sinks import Null

@@ -1,22 +1,4 @@
-"""The page to read first: how a line is put together, run and ended.
-
-::
-
-    source ─▶ capture ─▶ preprocess ─▶ infer ─▶ postprocess ─▶ emit ─▶ sinks
-                │ merge      │ channel   │ channel    │ channel
-
-One capture thread and one first channel per stream; a fair merge; then stages that all
-streams share. The first channel of a live stream drops its oldest frame when the line is
-busy, every other channel blocks: so each drop happens in one counted place, after video decode and
-before any work is spent on the frame. ``emit`` runs in the thread that iterates the pipeline,
-so windows, callbacks and the caller's own loop stay where the caller is.
-
-A second model stands between ``postprocess`` and ``emit``::
-
-    postprocess ─▶ match ─┬─────────────────────────────────┬─▶ emit
-                          └─▶ one channel per stream ─▶ classify
-
-Only frames with new objects, and those behind them in their stream, wait for it.
+"""A line that runs: entered, iterated, changed meanwhile, and ended. How it is built: :mod:`pipeline.line`.
 
 How it ends:
 
@@ -34,149 +16,36 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from functools import partial
-from itertools import cycle, islice
-from operator import attrgetter
 from types import TracebackType
 from typing import Any, Self
 
 from pipeline.accounts import Accounts
-from pipeline.config import Config, StreamConfig, make_config, make_stream
+from pipeline.config import Config, make_config, make_stream, reloaded
 from pipeline.decide import (
-    LEAST_CAPACITY,
     MOST_CAPACITY,
-    Depths,
     batch_limit,
     class_ids,
-    may_be_live,
     name_streams,
     run_concurrency,
-    shows_pictures,
     thresholds,
 )
 from pipeline.errors import ConfigError, ModelError, PipelineError
-from pipeline.flow import Bypass, Channel, Flow, Windowed
+from pipeline.flow import Flow
 from pipeline.frame import Result
 from pipeline.iteration import Iteration
+from pipeline.line import SECOND, STAGES, Line, build, open_first, serving
 from pipeline.metrics import MetricsServer
 from pipeline.profiles import Profile, applied
 from pipeline.runtime.model import Model, open_model
 from pipeline.sinks import Sink, files_of, open_sinks
-from pipeline.sources import SourceSpec, local_files, parse_source
-from pipeline.stages.classify import Classify
+from pipeline.sources import local_files, parse_source
 from pipeline.stages.emit import Emit
-from pipeline.stages.infer import Infer
-from pipeline.stages.match import Match, Matched
-from pipeline.stages.postprocess import Postprocess
-from pipeline.stages.preprocess import BlobPool, Preprocess
-from pipeline.streams import STOP_GRACE_SECONDS, Streams
+from pipeline.streams import STOP_GRACE_SECONDS
 
 log = logging.getLogger(__name__)
-
-STAGES = ("capture", "preprocess", "infer", "postprocess", "emit")
-SECOND = ("match", "classify")
-"""The stages between postprocess and emit, where a second model is asked for."""
-WINDOW, LIVE_WINDOW = 8, 2
-"""Frames of one stream under way beside a full batch, with a second model: as many as keep each stage busy;
-of a live stream fewer, because what waits grows old."""
-
-
-@dataclass(frozen=True, slots=True)
-class Line:
-    """A line that has been built: its threads, its streams, and the channel that its results come out of."""
-
-    flow: Flow
-    streams: Streams
-    results: Channel[Any]
-
-
-def build(
-    config: Config,
-    sources: Mapping[str, tuple[SourceSpec, StreamConfig]],
-    model: Model,
-    accounts: Accounts,
-    second: Model | None = None,
-) -> Line:
-    """The whole line, to be started."""
-    flow = Flow(accounts)
-    channel = partial(flow.channel, capacity=config.channel_capacity or LEAST_CAPACITY)
-    batch = batch_limit(config, model)
-    # What one stream has waiting for the second model must not fill the channels that all share.
-    window = WINDOW + batch if second is not None and len(sources) > 1 else None
-    depths = Depths(flow, config.channel_capacity, len(sources), model.spec, window and LIVE_WINDOW + batch)
-    # Where no frame can be too old, the cheap stages take all that is ready in one go.
-    live = any(may_be_live(*source) for source in sources.values())
-    together = 1 if live else MOST_CAPACITY
-
-    frames = flow.merge("capture")
-    firsts: dict[str, Channel[Any]] = {}
-    if window is not None:
-        flow.observer = Windowed(accounts, "capture", attrgetter("frame.stream"), firsts)
-
-    def first(name: str) -> Channel[Any]:
-        firsts[name] = channel(f"frames:{name}", "capture", merge=frames, window=window)
-        return firsts[name]
-
-    streams = Streams(flow, frames, accounts, depths, first)
-    for name, (spec, stream) in sources.items():
-        streams.add(name, spec, stream)
-
-    workers, _ = run_concurrency(config, model.session.provider)
-    pool = BlobPool(model.spec.dtype)
-    keep = shows_pictures(config)
-    preprocess = [Preprocess(model.spec, pool, keep=keep) for _ in range(config.preprocess_workers)]
-    sessions = islice(cycle(model.sessions), workers)
-    infer = [Infer(session.bound(batch, model.spec), pool) for session in sessions]
-    postprocess = Postprocess(model, thresholds(config, model))
-
-    blobs = channel("blobs", "preprocess")
-    # What waits behind the first channel grows old where no fresher frame can replace it: a live one is taken
-    # when inference asks (YOLOv8n at 4 x the bound: p99 age 440 -> 236 ms). A batch gathers while one runs.
-    asked = blobs if live and batch == 1 else None
-    flow.stage("preprocess", preprocess, frames, blobs, limit=together, demand=asked)
-    outputs = channel("outputs", "infer")
-    linger = config.linger_ms / 1000
-    flow.stage("infer", infer, blobs, outputs, limit=batch, linger=linger, most=together)
-    results = channel("results", "postprocess")
-    flow.stage("postprocess", [postprocess] * config.postprocess_workers, outputs, results, limit=together)
-    if second is not None:
-        results = _add_second(flow, config, streams, model, second, results, window, together)
-    return Line(flow, streams, results)
-
-
-def _add_second(
-    flow: Flow,
-    config: Config,
-    streams: Streams,
-    model: Model,
-    second: Model,
-    results: Channel[Any],
-    window: int | None,
-    together: int,
-) -> Channel[Any]:
-    """The stages of a second model; what comes out of them."""
-    capacity = config.channel_capacity or LEAST_CAPACITY
-    # With several streams a turn of each: none waits for more than one frame of another.
-    objects = flow.merge("classify", one_each=window is not None)
-    lane = partial(flow.channel, stage="classify", capacity=window or capacity, merge=objects)
-    lanes: dict[str, Channel[Any]] = {}
-
-    def add_lane(name: str) -> None:
-        if name not in lanes:
-            lanes[name] = lane(f"objects:{name}", fixed=window is not None)
-
-    streams.on_added(add_lane)
-    classified = flow.channel("classified", "classify", capacity)
-    bypass = Bypass(attrgetter("frame.stream"), lambda item: isinstance(item, Matched), lanes, classified)
-    looked_at = class_ids(model, config.classify_on, "classify_on")
-    match = Match(second.labels, looked_at, config.classify_every)
-    flow.stage("match", [match], results, bypass.entrance, limit=together)
-    # Nothing for a frame behind another, a run of the model for one with objects: others never wait for that.
-    flow.stage("classify", [Classify(second)], objects, bypass.exit, limit=MOST_CAPACITY, varies=True)
-    return classified
 
 
 class Pipeline:
@@ -220,7 +89,7 @@ class Pipeline:
         self.sources = name_streams(self.config.streams)
         stages = [*STAGES[:-1], *(SECOND if self.config.classify else ()), STAGES[-1]]
         self.accounts = Accounts(list(self.sources), stages)
-        self.model: Model | None = None
+        self._model: Model | None = None
         self.second: Model | None = None
         self.profile: Profile | None = None
         self.metrics: MetricsServer | None = None
@@ -243,27 +112,15 @@ class Pipeline:
         config = self.config
         with ExitStack() as opened:
             provider = config.provider
-            runs, threads = run_concurrency(config, provider)
-            self.model = open_model(
-                config.model,
-                provider,
-                config.device,
-                threads,
-                task=config.task,
-                input_size=config.input_size,
-                options=config.provider_options,
-                spinning=config.infer_spinning,
-                rewrite=config.rewrite,
-                fuse=config.fuse,
-                runs=runs,
-            )
+            self._model = model = open_first(config)
             if config.classify is not None:
-                if self.model.family.task == "classify":
+                if model.family.task == "classify":
                     raise ConfigError(
-                        f"classify: a second model looks at objects, and {self.model.name!r} finds none: it "
+                        f"classify: a second model looks at objects, and {model.name!r} finds none: it "
                         "classifies whole frames"
                     )
                 try:
+                    runs, threads = run_concurrency(config, provider)
                     self.second = open_model(
                         config.classify,
                         provider,
@@ -277,10 +134,10 @@ class Pipeline:
                 except ModelError as error:
                     raise ModelError(f"classify: {error}") from None
             # Wrong options should be found before a thread is started or a file replaced.
-            batch_limit(config, self.model)
-            run_concurrency(config, self.model.session.provider)
-            thresholds(config, self.model)
-            class_ids(self.model, config.classify_on, "classify_on")
+            batch_limit(config, model)
+            run_concurrency(config, model.session.provider)
+            thresholds(config, model)
+            class_ids(model, config.classify_on, "classify_on")
             if config.metrics is not None:
                 self.metrics = opened.enter_context(MetricsServer(config.metrics, self))
             self._sinks += open_sinks(config, list(self.sources), self.stop, self._files_read())
@@ -366,6 +223,49 @@ class Pipeline:
             spec = parse_source(stream.source)
             line.streams.change(name, spec, stream)
             self.sources[name] = spec, stream
+
+    def reload_model(self, model: str | None = None, **options: Any) -> None:
+        """Open a model beside the one that runs (None: the same again), and go over to it.
+
+        Frames that are under way are finished by the old one. ``options`` are keys of :class:`Config`: how a
+        model is opened, and what is kept of its answers, such as ``conf_threshold``. Raises ConfigError,
+        ModelError, ProviderError; then all stays as it is.
+        """
+        line = self._running("reload the model")
+        with self._changing:
+            config = reloaded(self.config, {**({} if model is None else {"model": model}), **options})
+            opened = open_first(config)
+            before = line.server.current.model
+            if (now := len(line.server.current.infer)) != (
+                asked := run_concurrency(config, opened.session.provider)[0]
+            ):
+                raise ConfigError(
+                    f"the line has {now} infer workers, and this asks for {asked}; start it anew"
+                )
+            if (now := batch_limit(self.config, before)) != (asked := batch_limit(config, opened)):
+                raise ConfigError(
+                    f"the line takes {now} frames a run, and this asks for {asked}; start it anew"
+                )
+            if self.second is not None and list(opened.labels) != list(before.labels):
+                raise ConfigError("classify: the objects' labels would change under it; start the line anew")
+            line.server.replace(serving(config, opened), lambda: serving(config, open_first(config)))
+            self.config = config
+        log.info("the model is now %s, %s", opened.name, opened.sha256[:12])
+
+    @property
+    def model(self) -> Model | None:
+        """What looks at frames now; None until it is opened."""
+        return self._line.server.current.model if self._line is not None else self._model
+
+    @property
+    def restarts(self) -> int:
+        """Times that the model was opened afresh after a fault of its provider."""
+        return self._line.server.restarted if self._line is not None else 0
+
+    @property
+    def healing(self) -> bool:
+        """Whether it is being opened afresh right now."""
+        return self._line is not None and self._line.server.healing
 
     def _running(self, to_do: str) -> Line:
         if self._line is None or self._stop.is_set():

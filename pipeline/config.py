@@ -179,6 +179,9 @@ class Config(_Strict):
     """Frames that one run may take together; None: 1, or as many as the model's file fixes."""
     linger_ms: Annotated[float, Field(ge=0, le=10_000)] = 0.0
     """How long a run may wait for its batch to fill."""
+    restarts: Annotated[int, Field(ge=0, le=1000)] = 3
+    """Times that the model is opened afresh after a fault of its provider, within ``restart_minutes``."""
+    restart_minutes: Annotated[float, Field(gt=0, le=10_000)] = 10.0
     channel_capacity: Annotated[int, Field(ge=1, le=10_000)] | None = None
     """Items that a channel holds; None: 2, and more for files of small pictures."""
 
@@ -353,6 +356,21 @@ def make_config(data: dict[str, Any], where: str = "options") -> Config:
         # Not chained: pydantic's own text quotes the input, cut in the middle of a password. Each
         # problem by itself, lest the masking of one reach to an at sign in the next.
         raise ConfigError(f"{where}: " + "; ".join(map(redact, problems))) from None
+
+
+SERVING_KEYS = (
+    "model", "provider", "device", "provider_options", "task", "input_size", "conf_threshold",
+    "iou_threshold", "classes", "max_detections", "infer_threads", "infer_spinning", "rewrite", "fuse",
+    "batch",
+)  # fmt: skip
+"""How the model is opened, and what is kept of its answers: what may change in a running line."""
+
+
+def reloaded(config: Config, changes: dict[str, Any]) -> Config:
+    """``config`` with other SERVING_KEYS. Raises ConfigError for others, and for what cannot be meant."""
+    if fixed := [key for key in changes if key not in SERVING_KEYS]:
+        raise ConfigError(f"{fixed[0]}: it is no key of the model's; these are: {', '.join(SERVING_KEYS)}")
+    return make_config({**config.model_dump(exclude_unset=True), **changes})
 
 
 def make_stream(data: dict[str, Any]) -> StreamConfig:

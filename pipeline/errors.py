@@ -13,6 +13,7 @@
     ├── ModelError                      3   a model that cannot be had or understood
     │   └── UnknownLayoutError          3   an ONNX file whose outputs no decoder knows
     ├── ProviderError                   3   an execution provider that cannot be had
+    │   └── ProviderFault               4   one that failed again and again while running
     ├── DependencyError (ImportError)   3   a package missing, doubled or unloadable
     ├── NotAcceptedError                4   a model that is not as good as was asked for
     └── AccountingError                 4   a frame that was lost or counted twice
@@ -102,6 +103,12 @@ class ProviderError(PipelineError):
     """An execution provider that this machine or build does not have."""
 
     exit_code = 3
+
+
+class ProviderFault(ProviderError):  # noqa: N818 - a fault is what it is
+    """An execution provider that failed while running, also after fresh starts."""
+
+    exit_code = 4
 
 
 class DependencyError(PipelineError, ImportError):

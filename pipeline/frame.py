@@ -118,6 +118,8 @@ class Prepared:
     frame: Frame
     blob: NDArray[Any]
     letterbox: Any
+    serving: Any = None
+    """What of :mod:`pipeline.serving` it was prepared for."""
 
     def __repr__(self) -> str:
         return f"Prepared({self.frame!r}, blob {self.blob.shape} {self.blob.dtype})"
@@ -130,6 +132,7 @@ class Raw:
     frame: Frame
     letterbox: Any
     outputs: Sequence[NDArray[Any]]
+    serving: Any = None
 
     def __repr__(self) -> str:
         return f"Raw({self.frame!r}, outputs {[o.shape for o in self.outputs]})"

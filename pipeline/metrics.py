@@ -58,6 +58,14 @@ class Observed(Protocol):
     def flow(self) -> Flow | None:
         """None until the line has started."""
 
+    @property
+    def restarts(self) -> int:
+        """Times that the model was opened afresh after a fault."""
+
+    @property
+    def healing(self) -> bool:
+        """Whether it is being opened afresh right now."""
+
 
 class Collector:
     """Makes every metric of a pipeline, at scrape time."""
@@ -71,6 +79,11 @@ class Collector:
         yield from self._stages()
         yield from self._channels()
         yield self._provider()
+        yield CounterMetricFamily(
+            "framerail_model_restarts",
+            "Times that the model was opened afresh after a fault of its provider.",
+            value=self._pipeline.restarts,
+        )
 
     def _streams(self) -> Iterator[Metric]:
         captured = CounterMetricFamily("framerail_frames_captured", "Frames decoded.", labels=["stream"])
@@ -214,8 +227,10 @@ def readiness(pipeline: Observed) -> tuple[bool, dict[str, Any]]:
         }
         for name, account in list(pipeline.accounts.streams.items())
     }
-    ready = pipeline.model is not None and all(each["up"] for each in streams.values())
-    return ready, {"ready": ready, "model_loaded": pipeline.model is not None, "streams": streams}
+    alive, _ = health(pipeline)
+    loaded = alive and pipeline.model is not None and not pipeline.healing
+    ready = loaded and all(each["up"] for each in streams.values())
+    return ready, {"ready": ready, "model_loaded": loaded, "streams": streams}
 
 
 def streams(pipeline: Observed) -> tuple[bool, dict[str, Any]]:

@@ -321,7 +321,7 @@ def test_blobs_are_used_again(cheap_model: str, monkeypatch: pytest.MonkeyPatch)
             seen.add(blob.ctypes.data)
             return blob
 
-    monkeypatch.setattr("pipeline.app.BlobPool", Watched)
+    monkeypatch.setattr("pipeline.serving.BlobPool", Watched)
     with Pipeline(SOURCE, model=cheap_model, infer_workers=2, channel_capacity=2) as line:
         line.run()
     assert len(pools) == FRAMES

@@ -37,6 +37,7 @@ PROMISED = {
     "framerail_corrupt_packets_total": {"stream"},
     "framerail_damaged_frames_total": {"stream"},
     "framerail_pts_repaired_total": {"stream", "kind"},
+    "framerail_model_restarts_total": set(),
     "framerail_provider_info": {"requested", "active", "device", "model"},
 }
 """The contract with dashboards and alerts: every metric that they may name, with its labels."""

@@ -26,7 +26,7 @@ class Infer:
             (item,) = batch
             outputs = self._session.run(item.blob)
             self._pool.give_back(item.blob)
-            return [Raw(item.frame, item.letterbox, outputs)]
+            return [Raw(item.frame, item.letterbox, outputs, item.serving)]
         raws: dict[int, Raw] = {}
         for shape in dict.fromkeys(item.blob.shape for item in batch):
             alike = [item for item in batch if item.blob.shape == shape]
@@ -39,6 +39,6 @@ class Infer:
         for blob in blobs:
             self._pool.give_back(blob)
         return [
-            Raw(item.frame, item.letterbox, [output[index : index + 1] for output in outputs])
+            Raw(item.frame, item.letterbox, [each[index : index + 1] for each in outputs], item.serving)
             for index, item in enumerate(batch)
         ]

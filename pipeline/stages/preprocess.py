@@ -39,13 +39,15 @@ class BlobPool:
 class Preprocess:
     """One per worker: it holds scratch pictures."""
 
-    def __init__(self, spec: InputSpec, pool: BlobPool, *, keep: bool = False) -> None:
-        """``keep``: somebody further down wants the full-size picture too, so the one made here stays."""
+    def __init__(self, spec: InputSpec, pool: BlobPool, *, keep: bool = False, serving: Any = None) -> None:
+        """``keep``: somebody further down wants the full-size picture too, so the one made here stays;
+        ``serving``: what the blobs are prepared for."""
         self._spec = spec
         self._keep = keep
         self._whole = Blobber(spec)
         self._fitted: dict[InputSpec, Blobber] = {}
         self._pool = pool
+        self._serving = serving
 
     def __call__(self, frames: list[Frame]) -> list[Prepared]:
         """Frames to Prepared, one each."""
@@ -56,7 +58,7 @@ class Preprocess:
         pixels = frame.pixels
         image = pixels.bgr(keep=self._keep) if isinstance(pixels, Decoded) else pixels
         blob, letterbox = blobber(image, self._pool.take(blobber.shape))
-        return Prepared(frame, blob, letterbox)
+        return Prepared(frame, blob, letterbox, self._serving)
 
     def _for_size(self, height: int, width: int) -> Blobber:
         spec = self._spec.for_picture(height, width)

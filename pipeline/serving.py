@@ -1,0 +1,150 @@
+"""The model that serves the line now: replaced in place, and opened afresh where its provider fails.
+
+Frames are prepared for the model of the moment and carry it along (``Prepared.serving``): those that were
+prepared for an earlier one are finished by that one, which is let go with the last of them.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from itertools import cycle, groupby, islice
+from operator import attrgetter
+from typing import Any
+
+from pipeline.errors import PipelineError, ProviderFault
+from pipeline.flow import Call, Dropped
+from pipeline.frame import Prepared, Raw, Result
+from pipeline.runtime.faults import is_provider_fault
+from pipeline.runtime.model import Model
+from pipeline.stages.infer import Infer
+from pipeline.stages.postprocess import Postprocess, Thresholds
+from pipeline.stages.preprocess import BlobPool, Preprocess
+
+log = logging.getLogger(__name__)
+
+
+class Serving:
+    """One model's part of the stages: what each of their workers calls."""
+
+    def __init__(
+        self, model: Model, thresholds: Thresholds, *, preparing: int, inferring: int, batch: int, keep: bool
+    ) -> None:
+        """For ``preparing`` workers of preprocess and ``inferring`` of infer, with up to ``batch`` frames a
+        run; ``keep``: see Preprocess."""
+        self.model = model
+        pool = BlobPool(model.spec.dtype)
+        self.preprocess = [Preprocess(model.spec, pool, keep=keep, serving=self) for _ in range(preparing)]
+        sessions = islice(cycle(model.sessions), inferring)
+        self.infer = [Infer(session.bound(batch, model.spec), pool) for session in sessions]
+        self.postprocess = Postprocess(model, thresholds)
+        self.replacement: Serving | None = None
+        """A fresh one of the same model, where this one's provider has failed."""
+
+    @property
+    def working(self) -> Serving:
+        """Itself, or what stands in for it."""
+        serving = self
+        while serving.replacement is not None:
+            serving = serving.replacement
+        return serving
+
+
+class Server:
+    """The stages' calls, and what they go to.
+
+    A run that a provider fails costs its own frames: they are dropped (``provider_fault``), and the model is
+    opened afresh, at most ``restarts`` times in ``within`` seconds. Then, or where it cannot be opened, the
+    fault is raised.
+    """
+
+    def __init__(
+        self,
+        first: Serving,
+        reopen: Callable[[], Serving],
+        *,
+        restarts: int,
+        within: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.current = first
+        self.healing = False
+        """Whether the model is being opened afresh right now: frames wait meanwhile."""
+        self.restarted = 0
+        """Times that it was."""
+        self._reopen = reopen
+        self._restarts, self._within, self._clock = restarts, within, clock
+        self._times: deque[float] = deque()
+        self._lock = threading.Lock()
+
+    def replace(self, serving: Serving, reopen: Callable[[], Serving]) -> None:
+        """From now on frames are prepared for ``serving``, which ``reopen`` opens afresh."""
+        with self._lock:
+            self.current, self._reopen = serving, reopen
+
+    def preprocess(self, worker: int) -> Call:
+        """What worker number ``worker`` of preprocess calls."""
+        return lambda frames: self.current.preprocess[worker](frames)
+
+    def infer(self, worker: int) -> Call:
+        """What worker number ``worker`` of infer calls."""
+
+        def call(batch: list[Prepared]) -> list[Any]:
+            serving = batch[0].serving
+            if len(batch) == 1 or all(item.serving is serving for item in batch):
+                return self._run(serving, worker, batch)
+            parts = [list(part) for _, part in groupby(batch, attrgetter("serving"))]
+            return [raw for part in parts for raw in self._run(part[0].serving, worker, part)]
+
+        return call
+
+    def postprocess(self, raws: Sequence[Raw]) -> list[Result]:
+        """Raw to Result, one each."""
+        serving: Serving = raws[0].serving
+        if len(raws) == 1 or all(raw.serving is serving for raw in raws):
+            return serving.postprocess(list(raws))
+        return [result for raw in raws for result in raw.serving.postprocess([raw])]
+
+    def _run(self, serving: Serving, worker: int, batch: list[Prepared]) -> list[Any]:
+        serving = serving.working
+        try:
+            return serving.infer[worker](batch)
+        except Exception as error:
+            if not is_provider_fault(error):
+                raise
+            fault = error
+        self._heal(serving, fault)
+        return [Dropped(item, "provider_fault") for item in batch]
+
+    def _heal(self, failed: Serving, fault: Exception) -> None:
+        with self._lock:
+            if failed is not self.current:  # opened afresh for another worker, or replaced by another model
+                return
+            now = self._clock()
+            while self._times and now - self._times[0] > self._within:
+                self._times.popleft()
+            said = " ".join(str(fault).split())[:300]
+            provider = failed.model.session.active
+            if len(self._times) >= self._restarts:
+                raise ProviderFault(
+                    f"{provider} failed once more after {len(self._times)} restarts within "
+                    f"{self._within / 60:g} minutes: {said}; see framerail doctor, or choose another provider"
+                )
+            self._times.append(now)
+            log.error("%s failed: %s; the model is opened afresh (restart %d of %d within %g minutes)",
+                      provider, said, len(self._times), self._restarts, self._within / 60)  # fmt: skip
+            self.healing = True
+            try:
+                fresh = self._reopen()
+            except PipelineError as error:
+                raise ProviderFault(
+                    f"{provider} failed: {said}; and the model cannot be opened: {error}"
+                ) from None
+            finally:
+                self.healing = False
+            self.restarted += 1
+            failed.replacement = self.current = fresh
+        log.warning("the model runs again on %s", fresh.model.session.active)

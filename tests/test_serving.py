@@ -1,0 +1,165 @@
+"""The model of a running line: replaced in place, and opened afresh when its provider fails."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+
+import cv2
+import numpy as np
+import onnx
+import pytest
+from onnx import helper, numpy_helper
+
+from benchmarks.cheap_model import write_cheap_model
+from pipeline import Pipeline
+from pipeline.errors import ConfigError, ModelError, ProviderFault
+from pipeline.metrics import health, readiness
+from tests.test_supervision import running
+
+CAM = {"source": "synthetic:64x48@200", "name": "cam", "live": False}
+
+
+def write_poisonable_model(path: Path) -> Path:
+    """A cheap model on which a run fails, really, where a picture has no dark place in it."""
+    model = onnx.load(write_cheap_model(path))
+    graph = model.graph
+    for node in graph.node:
+        node.output[:] = ["answered" if name == "output0" else name for name in node.output]
+    constants = {"scale": np.float32(1.05), "one": np.array([1], np.int64), "nothing": np.float32(0)}
+    graph.initializer.extend(numpy_helper.from_array(np.asarray(v), k) for k, v in constants.items())
+    # One value is brought into the shape [1 + (1 if all is bright else 0)], and then plays no part.
+    graph.node.extend(
+        [
+            helper.make_node("ReduceMin", ["images"], ["darkest"], keepdims=0),
+            helper.make_node("Mul", ["darkest", "scale"], ["scaled"]),
+            helper.make_node("Cast", ["scaled"], ["bright"], to=onnx.TensorProto.INT64),
+            helper.make_node("Add", ["one", "bright"], ["shape"]),
+            helper.make_node("Reshape", ["darkest", "shape"], ["shaped"]),
+            helper.make_node("ReduceSum", ["shaped"], ["sum"], keepdims=0),
+            helper.make_node("Mul", ["sum", "nothing"], ["zero"]),
+            helper.make_node("Add", ["answered", "zero"], ["output0"]),
+        ]
+    )
+    onnx.save(model, path)
+    return path
+
+
+def pictures(folder: Path, white: set[int], count: int = 30) -> str:
+    folder.mkdir()
+    for number in range(count):
+        picture = np.full((32, 32, 3), 255 if number in white else number, np.uint8)
+        cv2.imwrite(str(folder / f"{number:03}.png"), picture)
+    return str(folder)
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_a_fault_costs_its_frames_and_the_line_goes_on(tmp_path: Path, workers: int) -> None:
+    model = write_poisonable_model(tmp_path / "m.onnx")
+    source = pictures(tmp_path / "p", white={7, 19})
+    with Pipeline(source, model=str(model), provider="cpu", infer_workers=workers) as line:
+        numbers = [result.frame.seq for result in line]
+    assert numbers == [number for number in range(30) if number not in (7, 19)]
+    (account,) = line.accounts.streams.values()
+    assert account.counts().dropped == {("infer", "provider_fault"): 2}
+    assert line.restarts == 2
+
+
+def test_too_many_faults_end_the_run(tmp_path: Path) -> None:
+    model = write_poisonable_model(tmp_path / "m.onnx")
+    source = pictures(tmp_path / "p", white={3, 6, 9, 12})
+    line = Pipeline(source, model=str(model), provider="cpu", infer_workers=1, restarts=2)
+    with pytest.raises(ExceptionGroup) as raised, line:
+        line.run()
+    (fault,) = raised.value.exceptions
+    assert isinstance(fault, ProviderFault) and fault.exit_code == 4
+    assert "once more after 2 restarts within 10 minutes" in str(fault)
+    assert line.restarts == 2
+    (account,) = line.accounts.streams.values()
+    counts = account.counts()
+    assert counts.captured == counts.emitted + counts.dropped_total
+    good, body = health(line)
+    assert not good and "once more" in body["errors"][0]
+    assert not readiness(line)[0]
+
+
+def test_restarts_long_ago_do_not_count(tmp_path: Path) -> None:
+    model = write_poisonable_model(tmp_path / "m.onnx")
+    source = pictures(tmp_path / "p", white=set(range(2, 30, 4)))
+    options = {"provider": "cpu", "infer_workers": 1, "restarts": 1, "restart_minutes": 1e-6}
+    with Pipeline(source, model=str(model), **options) as line:
+        line.run()
+    assert line.restarts == 7
+
+
+def test_a_model_that_is_gone_ends_the_run(tmp_path: Path) -> None:
+    model = write_poisonable_model(tmp_path / "m.onnx")
+    source = pictures(tmp_path / "p", white={20})
+    line = Pipeline(source, model=str(model), provider="cpu")
+    with pytest.raises(ExceptionGroup, match="failed") as raised, line:
+        model.unlink()
+        line.run()
+    assert "cannot be opened" in str(raised.value.exceptions[0])
+
+
+def test_an_error_of_ours_is_no_fault_of_the_provider(
+    cheap_model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pipeline.stages.infer import Infer
+
+    def wrong(*_: object) -> None:
+        raise TypeError("ours")
+
+    monkeypatch.setattr(Infer, "__call__", wrong)
+    line = Pipeline("synthetic:64x48?frames=9", model=cheap_model)
+    with pytest.raises(ExceptionGroup) as raised, line:
+        line.run()
+    assert isinstance(raised.value.exceptions[0], TypeError)
+    assert line.restarts == 0
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+def test_another_model_takes_over_without_a_frame_lost(tmp_path: Path, batch: int) -> None:
+    """Also one that is fed in another size: each frame is answered by the model that it was prepared for."""
+    small = write_cheap_model(tmp_path / "small.onnx", dynamic_batch=True)
+    large = write_cheap_model(tmp_path / "large.onnx", size=64, scores=(0.8,), dynamic_batch=True)
+    with running(str(small), CAM, provider="cpu", infer_workers=2, batch=batch) as run:
+        for model, score in ((large, 0.8), (small, 0.9), (large, 0.8)):
+            run.until_results("cam", 20)
+            run.line.reload_model(str(model))
+            assert run.line.model.name == model.stem
+            run.until(lambda score=score: run.of("cam")[-1].detections.confidence[0] == pytest.approx(score))
+        assert run.line.flow.errors == []
+    came = run.of("cam")
+    assert [result.frame.seq for result in came] == list(range(len(came)))
+    # One change at each: none goes back.
+    scores = [round(float(result.detections.confidence[0]), 2) for result in came]
+    assert sum(a != b for a, b in pairwise(scores)) == 3
+
+
+def test_thresholds_may_change_too(cheap_model: str) -> None:
+    with running(cheap_model, CAM) as run:
+        run.until_results("cam", 3)
+        run.line.reload_model(conf_threshold=0.95)
+        run.until(lambda: len(run.of("cam")[-1].detections) == 0)
+        run.line.reload_model(conf_threshold=0.5)
+        run.until(lambda: len(run.of("cam")[-1].detections) == 1)
+
+
+def test_what_cannot_be_served_is_refused_and_changes_nothing(cheap_model: str, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.onnx"
+    broken.write_bytes(b"no model")
+    fixed = write_cheap_model(tmp_path / "two.onnx", fixed_batch=2)
+    with running(cheap_model, CAM, provider="cpu", infer_workers=2) as run:
+        run.until_results("cam", 3)
+        model = run.line.model
+        with pytest.raises(ModelError):
+            run.line.reload_model(str(broken))
+        with pytest.raises(ConfigError, match="takes 1 frames a run, and this asks for 2"):
+            run.line.reload_model(str(fixed))
+        with pytest.raises(ConfigError, match="jsonl: it is no key of the model's"):
+            run.line.reload_model(jsonl="x.jsonl")
+        with pytest.raises(ConfigError, match="conf_threshold"):
+            run.line.reload_model(conf_threshold=7)
+        assert run.line.model is model
+        run.until_results("cam", 3)
