@@ -38,6 +38,7 @@ from pipeline.frame import Result
 from pipeline.iteration import Iteration
 from pipeline.line import SECOND, STAGES, Line, build, open_first, serving
 from pipeline.metrics import MetricsServer
+from pipeline.monitor import Monitor
 from pipeline.profiles import Profile, applied
 from pipeline.runtime.model import Model, open_model
 from pipeline.sinks import Sink, files_of, open_sinks
@@ -101,6 +102,7 @@ class Pipeline:
         self._resources = ExitStack()
         self._line: Line | None = None
         self._iteration: Iteration | None = None
+        self._monitor = Monitor(self, self.config.watchdog)
         self._left = False
         self._lock = threading.Lock()
         self._changing = threading.Lock()
@@ -267,6 +269,11 @@ class Pipeline:
         """Whether it is being opened afresh right now."""
         return self._line is not None and self._line.server.healing
 
+    @property
+    def stuck(self) -> list[str]:
+        """Threads that make no progress: stage, thread and for how long."""
+        return self._monitor.stuck
+
     def _running(self, to_do: str) -> Line:
         if self._line is None or self._stop.is_set():
             raise PipelineError(f"cannot {to_do}: the line does not run")
@@ -312,7 +319,8 @@ class Pipeline:
                     self._start_stopper(flow)
             if self.config.duration is not None:
                 timer.start()
-            yield from flow.consume("emit", line.results, emit, limit, idle=emit.idle)
+            with self._monitor:
+                yield from flow.consume("emit", line.results, emit, limit, idle=emit.idle)
             drained = True
         finally:
             timer.cancel()

@@ -179,6 +179,8 @@ class Config(_Strict):
     """Frames that one run may take together; None: 1, or as many as the model's file fixes."""
     linger_ms: Annotated[float, Field(ge=0, le=10_000)] = 0.0
     """How long a run may wait for its batch to fill."""
+    watchdog: Annotated[float, Field(gt=0, le=86400)] = 60.0
+    """Seconds after which one call of a stage counts as stuck: reported with all stacks, and not healthy."""
     restarts: Annotated[int, Field(ge=0, le=1000)] = 3
     """Times that the model is opened afresh after a fault of its provider, within ``restart_minutes``."""
     restart_minutes: Annotated[float, Field(gt=0, le=10_000)] = 10.0

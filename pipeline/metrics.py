@@ -63,6 +63,10 @@ class Observed(Protocol):
         """Times that the model was opened afresh after a fault."""
 
     @property
+    def stuck(self) -> list[str]:
+        """Threads that make no progress."""
+
+    @property
     def healing(self) -> bool:
         """Whether it is being opened afresh right now."""
 
@@ -210,10 +214,12 @@ def _add_histogram(family: HistogramMetricFamily, labels: list[str], histogram: 
 
 
 def health(pipeline: Observed) -> tuple[bool, dict[str, Any]]:
-    """Whether the line is alive: nothing in it has failed."""
+    """Whether the line is alive: nothing in it has failed, and nothing is stuck."""
     flow = pipeline.flow
     errors = [redact(str(error)) for error in flow.errors] if flow is not None else []
-    return not errors, {"status": "failed" if errors else "alive", "errors": errors}
+    stuck = pipeline.stuck
+    status = "failed" if errors else "stuck" if stuck else "alive"
+    return status == "alive", {"status": status, "errors": errors, "stuck": stuck}
 
 
 def readiness(pipeline: Observed) -> tuple[bool, dict[str, Any]]:

@@ -2,7 +2,7 @@
 
 from pipeline.flow.bypass import Bypass
 from pipeline.flow.channel import Channel, ChannelStatistics, Policy
-from pipeline.flow.flow import Flow, Observer
+from pipeline.flow.flow import Busy, Flow, Observer
 from pipeline.flow.merge import Merge
 from pipeline.flow.outlet import Cancelled, EndOfStream
 from pipeline.flow.turnstile import Turnstile
@@ -10,6 +10,7 @@ from pipeline.flow.window import Windowed
 from pipeline.flow.worker import Call, Dropped
 
 __all__ = [
+    "Busy",
     "Bypass",
     "Call",
     "Cancelled",

@@ -18,6 +18,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from pipeline.flow.channel import Channel, ChannelStatistics, Policy
@@ -27,6 +28,15 @@ from pipeline.flow.turnstile import Turnstile
 from pipeline.flow.worker import Call, Crew, Dropped, Source, Target, Worker
 
 IDLE_SECONDS = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Busy:
+    """A thread that has been in one call of its stage for so many ``seconds``."""
+
+    thread: str
+    stage: str
+    seconds: float
 
 
 class Observer(Protocol):
@@ -62,6 +72,8 @@ class Flow:
         self._turnstiles: list[tuple[str, Turnstile[Any, Any]]] = []
         self._feeders: list[tuple[threading.Thread, Channel[Any]]] = []
         self._workers: list[threading.Thread] = []
+        self._serving: list[tuple[threading.Thread, Worker]] = []
+        self._consuming: tuple[threading.Thread, str, float] | None = None
         self._lock = threading.Lock()
         self._clearing = threading.Lock()
         self._cancelled = False
@@ -154,7 +166,9 @@ class Flow:
         for number, call in enumerate(calls):
             worker = Worker(self, name, call, source, target, turnstile, crew, limit, linger, most, demand)
             label = name if len(calls) == 1 else f"{name}-{number}"
-            self._workers.append(threading.Thread(target=worker.run, name=label, daemon=True))
+            thread = threading.Thread(target=worker.run, name=label, daemon=True)
+            self._workers.append(thread)
+            self._serving.append((thread, worker))
 
     # Running ----------------------------------------------------------------------------------
 
@@ -178,6 +192,7 @@ class Flow:
         (``raise_errors`` then raises). A caller that stops iterating cancels the flow.
         """
         hand: list[Any] = []
+        me = threading.current_thread()
         cpu_started = time.thread_time()
         try:
             while True:
@@ -188,6 +203,7 @@ class Flow:
                 while hand:
                     item = hand[-1]
                     started = time.perf_counter()
+                    self._consuming = me, stage, started
                     try:
                         results = call([item])
                     except Exception as error:
@@ -195,6 +211,7 @@ class Flow:
                         self.observer.dropped(stage, item, "failed")
                         self.fail(stage, error)
                         raise Cancelled from None
+                    self._consuming = None
                     self.observer.served(stage, [item], time.perf_counter() - started)
                     hand.pop()
                     self.observer.emitted(stage, item)
@@ -208,6 +225,7 @@ class Flow:
                 self.observer.dropped(stage, item, "cancelled")
             if hand:
                 self.cancel()
+            self._consuming = None
             self.observer.retired(stage, time.thread_time() - cpu_started)
 
     def fail(self, stage: str, error: BaseException) -> None:
@@ -298,6 +316,14 @@ class Flow:
         """Give every channel this capacity, but those of a fixed one."""
         for channel in self._resizable:
             channel.resize(capacity)
+
+    def busy(self) -> list[Busy]:
+        """The threads that are in a call of their stage right now."""
+        now = time.perf_counter()
+        calls = [(thread, worker.stage, worker.since) for thread, worker in self._serving]
+        if (consuming := self._consuming) is not None:
+            calls.append(consuming)
+        return [Busy(thread.name, stage, now - since) for thread, stage, since in calls if since is not None]
 
     def statistics(self) -> list[ChannelStatistics]:
         """Of every channel."""

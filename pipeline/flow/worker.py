@@ -115,6 +115,9 @@ class Worker:
         self._demand = demand
         self._spare = crew.size - 1
         """All of the crew may be at work, also where others ended without keeping their last promise."""
+        self.stage = name
+        self.since: float | None = None
+        """When the call began that it is in (perf_counter seconds); None while it is in none."""
         self._calls = 1
         """How many calls' items are taken in one go: as many as are served in HAND_SECONDS."""
 
@@ -160,7 +163,7 @@ class Worker:
     def _results_of(self, items: list[Any]) -> list[Any]:
         """What the calls return, ``limit`` items to each."""
         observer, results = self._flow.observer, []
-        began = started = time.perf_counter()
+        self.since = began = started = time.perf_counter()
         try:
             for start in range(0, len(items), self._limit):
                 part = items[start : start + self._limit]
@@ -169,12 +172,14 @@ class Worker:
                     raise RuntimeError(f"took {len(part)} items and returned {len(answers)}")
                 ended = time.perf_counter()
                 observer.served(self._name, part, ended - started)
-                started = ended
+                self.since = started = ended
                 results += answers
         except BaseException:
             for item in items:
                 observer.dropped(self._name, item, "failed")
             raise
+        finally:
+            self.since = None
         seconds = started - began
         self._crew.served(seconds / len(items))
         if self._most > 1:

@@ -1,0 +1,115 @@
+"""One thread that looks after the line: stages that are stuck, streams that stall, the service manager."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+import traceback
+from types import TracebackType
+from typing import Protocol, Self
+
+from pipeline.accounts import Accounts
+from pipeline.flow import Busy, Flow
+from pipeline.link import State
+from pipeline.notify import notify, watchdog_seconds
+
+log = logging.getLogger(__name__)
+
+TICK_SECONDS = 0.5
+
+
+class Monitored(Protocol):
+    """What is looked after: the running pipeline."""
+
+    @property
+    def accounts(self) -> Accounts:
+        """The books."""
+
+    @property
+    def flow(self) -> Flow | None:
+        """None until the line has started."""
+
+    @property
+    def healing(self) -> bool:
+        """Whether the model is being opened afresh right now."""
+
+
+class Monitor:
+    """Looks twice a second, while its context is open.
+
+    A call of a stage that takes longer than ``limit`` seconds is stuck: it is reported once, with the stack
+    of every thread, and ``stuck`` names it until it returns. Opening a model afresh is no such call.
+    """
+
+    def __init__(self, line: Monitored, limit: float, tick: float = TICK_SECONDS) -> None:
+        self.stuck: list[str] = []
+        """The threads that are stuck right now, with their stage and for how long."""
+        self._line, self._limit = line, limit
+        wanted = watchdog_seconds()
+        self._tick = min(tick, limit / 4, wanted / 3 if wanted is not None else tick)
+        self._told_manager = wanted is not None
+        self._done = threading.Event()
+        self._reported: set[str] = set()
+        self._states: dict[str, State] = {}
+        self._thread = threading.Thread(target=self._run, name="monitor", daemon=True)
+
+    def __enter__(self) -> Self:
+        _tell(READY=1, STATUS="running")
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._done.set()
+        self._thread.join()
+        _tell(STOPPING=1)
+
+    def _run(self) -> None:
+        while not self._done.wait(self._tick):
+            self._look_for_stuck_stages()
+            self._look_at_streams()
+            if self._told_manager and not self.stuck and self._line.flow is not None:
+                _tell(WATCHDOG=1)
+
+    def _look_for_stuck_stages(self) -> None:
+        flow = self._line.flow
+        busy = flow.busy() if flow is not None and not self._line.healing else []
+        late = [each for each in busy if each.seconds > self._limit]
+        self.stuck = [f"{each.stage} (thread {each.thread}, {each.seconds:.0f} s)" for each in late]
+        for each in late:
+            if each.thread not in self._reported:
+                self._reported.add(each.thread)
+                log.critical("%s", _report(each))
+        for name in self._reported - {each.thread for each in late}:
+            self._reported.discard(name)
+            log.warning("thread %s goes on", name)
+
+    def _look_at_streams(self) -> None:
+        for name, account in list(self._line.accounts.streams.items()):
+            status = account.link.status()
+            before, self._states[name] = self._states.get(name), status.state
+            if status.state == "stalled" and before != "stalled":
+                log.warning("stream %s: stalled: no picture for %.1f s", name, status.since_picture or 0.0)
+            elif status.state == "live" and before == "stalled":
+                log.info("stream %s: pictures come again", name)
+
+
+def _report(busy: Busy) -> str:
+    """What is stuck, and where every thread is."""
+    names = {thread.ident: thread.name for thread in threading.enumerate()}
+    stacks = [
+        f"thread {names.get(number, number)}:\n{''.join(traceback.format_stack(frame)).rstrip()}"
+        for number, frame in sys._current_frames().items()
+    ]
+    where = f"thread {busy.thread} has been in one call for {busy.seconds:.0f} s"
+    head = f"stage {busy.stage} makes no progress: {where}; what each thread does:"
+    return "\n".join([head, *stacks])
+
+
+def _tell(**states: str | int) -> None:
+    try:
+        notify(**states)
+    except OSError as error:
+        log.warning("the service manager cannot be told %s: %s", ", ".join(states), error.strerror)

@@ -1,0 +1,140 @@
+"""What is stuck is reported with its stack and is not healthy; the service manager hears of it."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pipeline import Pipeline
+from pipeline.frame import Result
+from pipeline.metrics import health
+from pipeline.notify import notify, watchdog_seconds
+from pipeline.sinks import Sink
+
+ENDLESS = "synthetic:64x48@100"
+
+
+class Stuck(Sink):
+    """Takes five results, then waits until it is let go."""
+
+    def __init__(self) -> None:
+        self.taken = 0
+        self.release = threading.Event()
+
+    def write(self, result: Result, dropped_before: int) -> None:
+        self.taken += 1
+        if self.taken == 5:
+            self.release.wait(20)
+
+    def close(self) -> None:
+        pass
+
+    def abort(self) -> None:
+        pass
+
+
+def until(condition, seconds: float = 10) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.fixture
+def manager(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """What a service manager is told, as it comes; it wants to hear every 0.3 s."""
+    heard: list[str] = []
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
+        listener.bind(str(tmp_path / "n"))
+        listener.settimeout(0.05)
+        over = threading.Event()
+
+        def listen() -> None:
+            while not over.is_set():
+                try:
+                    heard.extend(listener.recv(4096).decode().splitlines())
+                except TimeoutError:
+                    continue
+
+        thread = threading.Thread(target=listen)
+        thread.start()
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "n"))
+        monkeypatch.setenv("WATCHDOG_USEC", "300000")
+        try:
+            yield heard
+        finally:
+            over.set()
+            thread.join()
+
+
+def test_a_stage_that_is_stuck(
+    cheap_model: str, manager: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    sink = Stuck()
+    with Pipeline(ENDLESS, model=cheap_model, sinks=[sink], watchdog=0.4) as line:
+        thread = threading.Thread(target=line.run, name="the-caller")
+        thread.start()
+        until(lambda: "READY=1" in manager and "WATCHDOG=1" in manager)
+        until(lambda: line.stuck)
+        assert line.stuck[0].startswith("emit (thread the-caller, ")
+        good, body = health(line)
+        assert not good and body["status"] == "stuck" and body["stuck"] == line.stuck
+        (report,) = [each for each in caplog.records if each.levelno == logging.CRITICAL]
+        said = report.getMessage()
+        assert "stage emit makes no progress: thread the-caller has been in one call" in said
+        assert "self.release.wait(20)" in said  # where it is stuck
+        assert said.count("thread capture:synthetic:") == 1
+        pings = manager.count("WATCHDOG=1")
+        time.sleep(0.5)
+        assert manager.count("WATCHDOG=1") <= pings + 1
+        sink.release.set()
+        until(lambda: not line.stuck)
+        assert health(line)[0]
+        until(lambda: manager.count("WATCHDOG=1") > pings + 1)
+        line.stop()
+        thread.join(10)
+    until(lambda: "STOPPING=1" in manager)
+    assert [each.name for each in threading.enumerate() if each.name == "monitor"] == []
+
+
+def test_a_slow_call_is_not_stuck(cheap_model: str, caplog: pytest.LogCaptureFixture) -> None:
+    with Pipeline("synthetic:64x48?frames=300", model=cheap_model, watchdog=5) as line:
+        line.run()
+    assert not [each for each in caplog.records if each.levelno >= logging.CRITICAL]
+
+
+def test_nobody_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
+    monkeypatch.delenv("WATCHDOG_USEC", raising=False)
+    assert notify(READY=1) is False
+    assert watchdog_seconds() is None
+    monkeypatch.setenv("WATCHDOG_USEC", "2000000")
+    monkeypatch.setenv("WATCHDOG_PID", "1")
+    assert watchdog_seconds() is None
+
+
+def test_an_abstract_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
+        name = f"framerail-test-{time.monotonic_ns()}"
+        listener.bind(f"\0{name}")
+        listener.settimeout(5)
+        monkeypatch.setenv("NOTIFY_SOCKET", f"@{name}")
+        assert notify(READY=1, STATUS="running")
+        assert listener.recv(100) == b"READY=1\nSTATUS=running"
+
+
+def test_a_manager_that_is_gone_does_not_end_the_line(
+    cheap_model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "gone"))
+    with Pipeline("synthetic:64x48?frames=3", model=cheap_model) as line:
+        line.run()
+    assert line.accounts.totals().emitted == 3
+    assert "the service manager cannot be told READY" in caplog.text
