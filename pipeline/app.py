@@ -87,6 +87,8 @@ class Pipeline:
             addresses = [source] if isinstance(source, str | os.PathLike) else list(source)
             streams = [{"source": os.fspath(address)} for address in addresses]
             self.config = make_config({"streams": streams, **options})
+        self.config_as_given = self.config
+        """Before a profile filled in what it leaves open."""
         self.sources = name_streams(self.config.streams)
         stages = [*STAGES[:-1], *(SECOND if self.config.classify else ()), STAGES[-1]]
         self.accounts = Accounts(list(self.sources), stages)
@@ -197,11 +199,15 @@ class Pipeline:
         stream = make_stream({"source": os.fspath(source), **options})
         with self._changing:
             ((name, (spec, stream)),) = name_streams([stream], taken=line.streams.names).items()
-            for sink in self._sinks:
-                sink.admit(name)
+            self.check_addition(name)
             line.streams.add(name, spec, stream)
             self.sources[name] = spec, stream
         return name
+
+    def check_addition(self, name: str) -> None:
+        """Raise SinkOpenError where an output could not take another stream of this name."""
+        for sink in self._sinks:
+            sink.admit(name)
 
     def remove_stream(self, name: str) -> None:
         """Take a stream off the running line, its frames emitted. The line ends with its last stream."""
@@ -221,7 +227,10 @@ class Pipeline:
         """Change keys of a stream's :class:`StreamConfig`; its source is opened again where need be."""
         line = self._running("change a stream")
         with self._changing:
-            stream = make_stream({**line.streams.config(name).model_dump(exclude_unset=True), **options})
+            running = line.streams.config(name)
+            stream = make_stream({**running.model_dump(exclude_unset=True), **options})
+            if stream.decode_threads is None:  # as it was decided for it
+                stream = stream.model_copy(update={"decode_threads": running.decode_threads})
             spec = parse_source(stream.source)
             line.streams.change(name, spec, stream)
             self.sources[name] = spec, stream

@@ -15,6 +15,7 @@ import sys
 import threading
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
+from functools import partial
 from typing import Annotated, Any, Optional
 
 import typer
@@ -78,6 +79,10 @@ def run(
         Optional[str],
         typer.Option("--config", metavar="FILE.yaml", help="Read everything from here; flags win over it."),
     ] = None,
+    watch_config: Annotated[
+        bool,
+        typer.Option("--watch-config", help="Go by each edit of that file at once (as at SIGHUP)."),
+    ] = False,
     model: Annotated[
         Optional[str],
         typer.Option("--model", "-m", metavar="NAME|FILE.onnx", help="Default: nanodet-g."),
@@ -345,9 +350,12 @@ def run(
         "log_format": log_format,
     }
     with reporting():
-        chosen = _config(config, sources or [], name or [], given(per_stream), given(options))
+        read = partial(_config, config, sources or [], name or [], given(per_stream), given(options))
+        chosen = read()
+        if watch_config and config is None:
+            raise ConfigError("--watch-config: there is no file to watch; give one with --config")
         logs.set_up(chosen.log_format, quiet=chosen.quiet, debug=debug, console=console)
-        _run(chosen, debug, config)
+        _run(chosen, debug, config, read, watch_config)
 
 
 def _camera(size: str | None, fps: float | None, pixel_format: str | None) -> dict[str, Any] | None:
@@ -400,12 +408,13 @@ def _config(
     return make_config({**config.model_dump(exclude_unset=True), "streams": merged}, where=f"config {path}")
 
 
-def _run(config: Config, debug: bool, path: str | None) -> None:
+def _run(config: Config, debug: bool, path: str | None, read: Callable[[], Config], watch: bool) -> None:
     from pipeline import dependencies
 
     dependencies.check()
     from pipeline.app import Pipeline
     from pipeline.console import ProgressDisplay, print_summary
+    from pipeline.reload import Reloader
     from pipeline.shutdown import signals
     from pipeline.sources import route_ffmpeg_log
     from pipeline.summary import check_writable, summarize, write_summary
@@ -432,11 +441,14 @@ def _run(config: Config, debug: bool, path: str | None) -> None:
 
     plain = not console.is_terminal or config.log_format == "json"
     ran = False
-    with signals(first=stop, second=cancel):
+    # A terminal that is closed says so in the same way: there it ends the run.
+    reloader = Reloader(pipeline, read, path, watch=watch) if path is not None else None
+    hangup = reloader.ask if reloader is not None and (watch or not console.is_terminal) else None
+    with signals(first=stop, second=cancel, hangup=hangup):
         try:
             with pipeline:
                 progress = nullcontext() if config.quiet else ProgressDisplay(pipeline, console, plain=plain)
-                with progress:
+                with progress, reloader or nullcontext():
                     ran = True
                     pipeline.run()
         finally:

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: the first one drains, the second one cancels.
+"""Ctrl-C and SIGTERM: the first one drains, the second one cancels; SIGHUP may mean something else.
 
 Python runs its own handlers in the main thread only, between two bytecodes: not while a model
 loads for a minute. So the C handler writes each signal's number into a socket, at once and as often
@@ -46,10 +46,13 @@ def _heard(_number: int, _frame: FrameType | None) -> None:
 
 
 @contextmanager
-def signals(first: Callable[[], None], second: Callable[[], None]) -> Iterator[None]:
+def signals(
+    first: Callable[[], None], second: Callable[[], None], hangup: Callable[[], None] | None = None
+) -> Iterator[None]:
     """Call ``first`` on the first signal and ``second`` on the next, both in a thread of their own.
 
-    To be used in the main thread. The previous handlers return at the end.
+    ``hangup`` is called on each SIGHUP instead (None: it counts as a first signal). To be used in the main
+    thread. The previous handlers return at the end.
     """
     global _sockets
     received, previous = listen()
@@ -57,8 +60,11 @@ def signals(first: Callable[[], None], second: Callable[[], None]) -> Iterator[N
     def act() -> None:
         wanted: tuple[int | None, ...] = (*CANCELLING, HANGUP)
         for action in (first, second):
-            while (number := received.recv(1)) != _DONE and number[0] not in wanted:
-                pass
+            while (number := received.recv(1)) != _DONE:
+                if hangup is not None and number[0] == HANGUP:
+                    hangup()
+                elif number[0] in wanted:
+                    break
             if number == _DONE:
                 return
             action()

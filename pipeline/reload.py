@@ -1,0 +1,134 @@
+"""A config that is edited while the line runs: what differs is changed, or the edit is refused whole."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from types import TracebackType
+from typing import Any, Self
+
+from pipeline.app import Pipeline
+from pipeline.config import SERVING_KEYS, Config, StreamConfig
+from pipeline.decide import name_streams
+from pipeline.errors import ConfigError, PipelineError
+from pipeline.notify import notify
+
+log = logging.getLogger(__name__)
+
+POLL_SECONDS = 1.0
+"""How often the file is looked at; an edit counts once it has been still for as long."""
+
+
+def named(config: Config) -> dict[str, StreamConfig]:
+    """The streams as they are configured, by the names that they get."""
+    return dict(zip(name_streams(config.streams), config.streams, strict=True))
+
+
+def apply(line: Pipeline, old: Config, new: Config) -> list[str]:
+    """Change the running ``line``, which goes by ``old``, to ``new``; what was done, in words.
+
+    Raises PipelineError (ConfigError, ModelError, …) with every reason why that cannot be, the line unchanged.
+    """
+    before, after = old.model_dump(), new.model_dump()
+    differs = [key for key in after if key != "streams" and before[key] != after[key]]
+    if fixed := [key for key in differs if key not in SERVING_KEYS]:
+        raise ConfigError(
+            f"{', '.join(fixed)}: cannot be changed while the line runs; start it anew for that"
+        )
+    was, will = named(old), named(new)
+    added, removed = will.keys() - was.keys(), was.keys() - will.keys()
+    changed = {name for name in will.keys() & was.keys() if _said(was[name]) != _said(will[name])}
+    for name in added:
+        line.check_addition(name)
+    if differs:
+        line.reload_model(**{key: after[key] for key in differs})
+    done = [f"{key} changed" for key in differs]
+    for name in sorted(changed):
+        line.change_stream(name, **_said(will[name]))
+        done.append(f"stream {name} changed")
+    for name in sorted(added):
+        line.add_stream(**{**_said(will[name]), "name": name})
+        done.append(f"stream {name} added")
+    for name in sorted(removed):  # last, so that the line has a stream at all times
+        line.remove_stream(name)
+        done.append(f"stream {name} removed")
+    return done
+
+
+def _said(stream: StreamConfig) -> dict[str, Any]:
+    return stream.model_dump(exclude={"name"})
+
+
+class Reloader:
+    """Goes by the config file while its context is open: when asked to, and at each edit if ``watch``."""
+
+    def __init__(
+        self,
+        line: Pipeline,
+        read: Callable[[], Config],
+        path: str,
+        *,
+        watch: bool,
+        poll: float = POLL_SECONDS,
+    ) -> None:
+        """``read`` reads the file as at the start, with what the command line says beside it."""
+        self.refused: str | None = None
+        """Why the latest edit was refused; None where it was not."""
+        self._line, self._read, self._path, self._poll = line, read, path, poll if watch else None
+        self._current = line.config_as_given
+        self._asked, self._over = threading.Event(), False
+        self._seen = self._look()
+        self._thread = threading.Thread(target=self._run, name="config", daemon=True)
+
+    def ask(self) -> None:
+        """Read the file again now. From any thread."""
+        self._asked.set()
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._over = True
+        self._asked.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        moved = False
+        while True:
+            asked = self._asked.wait(self._poll)
+            self._asked.clear()
+            if self._over:
+                return
+            now = self._look()
+            still = now == self._seen
+            self._seen = now
+            # A file that an editor is still writing may be read when it has come to rest.
+            if asked or (moved and still):
+                self._reload()
+            moved = not asked and not still
+
+    def _look(self) -> tuple[int, int, int] | None:
+        with suppress(OSError):
+            found = os.stat(self._path)
+            return found.st_mtime_ns, found.st_size, found.st_ino
+        return None
+
+    def _reload(self) -> None:
+        try:
+            new = self._read()
+            done = apply(self._line, self._current, new)
+        except PipelineError as error:
+            self.refused = str(error)
+            log.error("config %s: the edit is refused, all stays as it is: %s", self._path, error)
+            return
+        finally:
+            with suppress(OSError):  # the monitor tells of a manager that cannot be reached
+                notify(READY=1)
+        self._current, self.refused = new, None
+        log.info("config %s: %s", self._path, "; ".join(done) or "nothing has changed")

@@ -1,0 +1,163 @@
+"""A config file that is edited while the line runs: by a watched file, by SIGHUP, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from benchmarks.cheap_model import write_cheap_model
+from pipeline.config import load_config
+from pipeline.errors import ConfigError, PipelineError, SinkOpenError, SourceOpenError
+from pipeline.reload import Reloader, apply
+from tests.test_supervision import Running, running
+
+A = {"source": "synthetic:64x48@50", "name": "a", "live": True}
+B = {"source": "synthetic:32x32@50", "name": "b", "live": True}
+
+
+def config_of(run: Running, **changes: Any) -> Any:
+    given = run.line.config_as_given
+    return type(given).model_validate({**given.model_dump(exclude_unset=True), **changes})
+
+
+def test_streams_are_added_changed_and_removed(cheap_model: str) -> None:
+    with running(cheap_model, A) as run:
+        run.until_results("a", 5)
+        opened = run.line.accounts.streams["a"].link.failures
+        first = run.line.config_as_given
+        second = config_of(run, streams=[{**A, "every_nth": 2}, B])
+        assert apply(run.line, first, second) == ["stream a changed", "stream b added"]
+        run.until_results("b", 5)
+        run.until(
+            lambda: run.line.accounts.streams["a"].counts().dropped.get(("capture", "every_nth"), 0) > 5
+        )
+        assert apply(run.line, second, second) == []
+        third = config_of(run, streams=[B])
+        assert apply(run.line, second, third) == ["stream a removed"]
+        run.until_results("b", 5)
+        # All at once, the last one too: the line has a stream at all times.
+        assert apply(run.line, third, first) == ["stream a added", "stream b removed"]
+        run.until_results("a", 5)
+        assert opened == {}
+
+
+def test_the_model_is_changed(cheap_model: str, tmp_path: Path) -> None:
+    other = write_cheap_model(tmp_path / "other.onnx", scores=(0.7,))
+    with running(cheap_model, A) as run:
+        run.until_results("a", 5)
+        second = config_of(run, model=str(other), conf_threshold=0.6)
+        assert apply(run.line, run.line.config_as_given, second) == [
+            "model changed",
+            "conf_threshold changed",
+        ]
+        run.until(lambda: run.of("a")[-1].detections.confidence[0] == pytest.approx(0.7))
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "said"),
+    [
+        ({"jsonl": "x.jsonl", "batch": 2, "quiet": True}, ConfigError, "jsonl, quiet: cannot be changed"),
+        ({"streams": [A, B, {"source": "missing.mp4"}]}, SourceOpenError, "no such file"),
+        ({"streams": [A, B], "model": "missing.onnx"}, PipelineError, "missing.onnx"),
+        ({"streams": [A, B], "classes": ["unicorn"]}, ConfigError, "unicorn"),
+    ],
+)
+def test_a_bad_edit_is_refused_whole(
+    cheap_model: str, changes: dict[str, Any], error: type, said: str
+) -> None:
+    with running(cheap_model, A) as run:
+        run.until_results("a", 5)
+        model = run.line.model
+        with pytest.raises(error, match=said):
+            apply(run.line, run.line.config_as_given, config_of(run, **changes))
+        assert run.line.model is model
+        assert run.line.accounts.streams.keys() == {"a"}
+        run.until_results("a", 5)
+
+
+def test_an_output_that_cannot_take_another_stream_refuses(cheap_model: str, tmp_path: Path) -> None:
+    with running(cheap_model, A, video=str(tmp_path / "v.mp4")) as run:
+        run.until_results("a", 5)
+        with pytest.raises(SinkOpenError, match="several streams"):
+            apply(run.line, run.line.config_as_given, config_of(run, streams=[A, B], conf_threshold=0.1))
+        assert run.line.config.conf_threshold is None
+
+
+def test_a_watched_file(cheap_model: str, tmp_path: Path) -> None:
+    path = tmp_path / "f.yaml"
+
+    def write(**config: Any) -> None:
+        path.write_text(yaml.safe_dump({"model": cheap_model, **config}))
+
+    write(streams=[A])
+    with running(cheap_model, A) as run:
+        run.until_results("a", 3)
+        reader = Reloader(run.line, lambda: load_config(path), str(path), watch=True, poll=0.05)
+        with reader:
+            write(streams=[A, B])
+            run.until_results("b", 3)
+            path.write_text("streams: [")  # not even YAML
+            run.until(lambda: reader.refused)
+            assert "not valid YAML" in str(reader.refused)
+            run.until_results("b", 3)
+            write(streams=[B])
+            run.until(lambda: run.line.accounts.streams["a"].ending == "removed")
+            run.until(lambda: reader.refused is None)
+            replacement = tmp_path / "new.yaml"  # as editors do
+            replacement.write_text(yaml.safe_dump({"model": cheap_model, "streams": [B, A]}))
+            replacement.replace(path)
+            run.until_results("a", 3)
+
+
+def until(condition: Callable[[], object], seconds: float = 20) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="needs SIGHUP")
+def test_the_command_goes_by_an_edit_at_sighup(cheap_model: str, tmp_path: Path) -> None:
+    path, out = tmp_path / "f.yaml", tmp_path / "out.jsonl"
+    config = {"model": cheap_model, "jsonl": str(out), "summary": str(tmp_path / "s.json"), "streams": [A]}
+    path.write_text(yaml.safe_dump(config))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pipeline", "run", "--config", str(path)], stderr=subprocess.PIPE, text=True
+    )
+    try:
+        until(lambda: out.exists() and '"stream":"a"' in out.read_text())
+        path.write_text(yaml.safe_dump({**config, "streams": [A, B]}))
+        os.kill(process.pid, signal.SIGHUP)
+        until(lambda: '"stream":"b"' in out.read_text())
+        path.write_text(yaml.safe_dump({**config, "streams": [{**A, "every_nht": 2}]}))
+        os.kill(process.pid, signal.SIGHUP)
+        seen = len(out.read_text())
+        until(lambda: len(out.read_text()) > seen + 2000)
+        process.send_signal(signal.SIGTERM)
+        _, said = process.communicate(timeout=20)
+    finally:
+        process.kill()
+    assert process.returncode == 0, said
+    assert "stream b added" in said
+    assert "the edit is refused, all stays as it is" in said and "every_nth" in said
+    summary = json.loads((tmp_path / "s.json").read_text())
+    assert summary["conserved"] and summary["streams"].keys() == {"a", "b"}
+
+
+def test_watching_needs_a_file(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "pipeline", "run", "synthetic:8x8?frames=1", "--watch-config"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2 and "there is no file to watch" in done.stderr
