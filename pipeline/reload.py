@@ -30,14 +30,12 @@ def named(config: Config) -> dict[str, StreamConfig]:
 def apply(line: Pipeline, old: Config, new: Config) -> list[str]:
     """Change the running ``line``, which goes by ``old``, to ``new``; what was done, in words.
 
-    Raises PipelineError (ConfigError, ModelError, …) with every reason why that cannot be, the line unchanged.
+    Raises PipelineError (ConfigError, ModelError, …) with the reasons why that cannot be, the line unchanged.
     """
     before, after = old.model_dump(), new.model_dump()
     differs = [key for key in after if key != "streams" and before[key] != after[key]]
     if fixed := [key for key in differs if key not in SERVING_KEYS]:
-        raise ConfigError(
-            f"{', '.join(fixed)}: cannot be changed while the line runs; start it anew for that"
-        )
+        raise ConfigError(f"{', '.join(fixed)}: cannot be changed in a running line; start it anew for that")
     was, will = named(old), named(new)
     added, removed = will.keys() - was.keys(), was.keys() - will.keys()
     changed = {name for name in will.keys() & was.keys() if _said(was[name]) != _said(will[name])}
