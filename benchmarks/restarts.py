@@ -3,8 +3,8 @@
 ``python -m benchmarks.restarts [--kills 200] [--model M] [--seed 1] [--json FILE]``
 
 A GStreamer RTSP server plays a clip on loopback; a line with that camera and another stream runs in this
-process. The server is killed at random moments (while it plays, and while the line is just connecting) and
-started again after a random pause. For each restart: the seconds from the moment when the server listens again
+process. The server is killed at random moments (while it plays, and while the line is connecting) and
+started again after a random pause. For each restart: the seconds from the moment when it listens again
 to the first result. Threads, descriptors and memory are looked at each time that results flow again; memory's
 slope is the median of all pairwise slopes (Theil-Sen). The exit code is 1 where a limit is broken.
 """

@@ -50,7 +50,7 @@ class SourceError(PipelineError, OSError):
     """A source failed. ``cause`` is one word for metrics and the summary.
 
     Causes: ``not_found``, ``auth``, ``timeout``, ``refused``, ``network``, ``format``,
-    ``permission``, ``ended``, ``hardware``, ``error``.
+    ``permission``, ``ended``, ``changed``, ``hardware``, ``error``.
     """
 
     def __init__(self, message: str, cause: str = "error") -> None:

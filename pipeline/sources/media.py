@@ -36,6 +36,9 @@ from pipeline.sources.opened import Once
 
 LOG = logging.getLogger(__name__)
 
+_CHANGED = 50
+"""Packets in a row that the decoder refuses: what comes is not what was opened any more."""
+_CHANGED_AT_END = 10
 _PLAYLISTS = frozenset({"hls", "dash"})
 
 
@@ -79,6 +82,7 @@ class MediaSource(Once):
         self.frame_count = None if self.live else self._video.frames or None
         self._opened = opened
         self._pictured = time.monotonic()
+        self._refused = 0
         self._ahead: list[Picture] = []
         self._rest = self._decoded()
         self.description = self._describe("")
@@ -118,6 +122,8 @@ class MediaSource(Once):
                 continue
             finally:
                 spent += clock() - begun
+            if frames:
+                self._refused = 0
             for n, frame in enumerate(frames):
                 begun = clock()
                 pixels = converter.pixels(frame)
@@ -174,7 +180,18 @@ class MediaSource(Once):
 
     def _skip(self, packet: Packet[Stream], error: av.error.FFmpegError) -> None:
         self._corrupt_packets += 1
+        self._refused += 1
+        if self._refused == _CHANGED:
+            raise self._changed()
         LOG.debug("%s: packet at %s skipped: %s", self._shown, packet.pts, error.strerror)
+
+    def _changed(self) -> SourceReadError:
+        name = self._video.codec_context.name
+        return SourceReadError(
+            f"{self._shown}: {self._refused} packets in a row are no {name} that can be decoded: another "
+            "codec in mid-stream, or badly damaged",
+            cause="changed",
+        )
 
     def _check_end(self, progress: Progress) -> None:
         """Raise SourceReadError unless this end of the data is an honest one."""
@@ -185,6 +202,8 @@ class MediaSource(Once):
             )
         if early := progress.ends_early():
             raise SourceReadError(f"{self._shown}: {early}; {count} pictures were read", cause="ended")
+        if count and self._refused >= _CHANGED_AT_END:
+            raise self._changed()
         if count == 0:
             raise SourceReadError(
                 f"{self._shown}: no picture in it could be decoded ({self._corrupt_packets} damaged packets)",

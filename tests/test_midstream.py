@@ -1,0 +1,94 @@
+"""What changes in mid-stream: size, codec, presentation times; and pictures marked as damaged."""
+
+from __future__ import annotations
+
+import json
+import random
+import threading
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from pipeline import Pipeline
+from pipeline.config import StreamConfig, make_config
+from pipeline.errors import SourceReadError
+from pipeline.sinks import JsonLines
+from pipeline.sources import open_source, parse_source
+from tests.clips import make_clip
+
+
+def ts(path: Path, **clip) -> bytes:
+    return make_clip(path, frames=30, format="mpegts", **clip).read_bytes()
+
+
+def read(path: Path) -> list:
+    stream = StreamConfig(source=str(path))
+    with open_source(parse_source(str(path)), stream, threading.Event()) as source:
+        return list(source)
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    folder = tmp_path_factory.mktemp("ts")
+    return {
+        "small": ts(folder / "s.ts", size=(128, 96)),
+        "large": ts(folder / "l.ts", size=(256, 192)),
+        "hevc": ts(folder / "h.ts", size=(128, 96), codec="libx265"),
+    }
+
+
+def test_another_size_is_followed(cheap_model: str, parts: dict[str, bytes], tmp_path: Path) -> None:
+    """And its times, which begin again, go on; boxes are those of each picture's own size."""
+    path = tmp_path / "sizes.ts"
+    path.write_bytes(parts["small"] + parts["large"] + parts["small"])
+    config = make_config({"streams": [{"source": str(path), "name": "s"}], "model": cheap_model})
+    with Pipeline(config) as line:
+        results = list(line)
+    sizes = [result.frame.width for result in results]
+    assert [b for a, b in pairwise([0, *sizes]) if a != b] == [128, 256, 128]
+    assert len(results) > 80
+    for result in results:  # the cheap model's box is in the middle of any picture
+        x1, _, x2, _ = result.detections.xyxy[0]
+        assert (x1 + x2) / 2 == pytest.approx(result.frame.width / 2, abs=1)
+    times = [result.frame.pts_seconds for result in results]
+    assert all(0 < b - a < 0.2 for a, b in pairwise(times))
+    account = line.accounts.streams["s"]
+    assert account.pts_repaired["jump"] == 2
+    assert account.counts().captured == len(results)
+
+
+def test_another_codec_is_said(parts: dict[str, bytes], tmp_path: Path) -> None:
+    path = tmp_path / "codecs.ts"
+    path.write_bytes(parts["small"] + parts["hevc"])
+    with pytest.raises(SourceReadError, match="packets in a row are no h264") as caught:
+        read(path)
+    assert caught.value.cause == "changed"
+
+
+@pytest.mark.parametrize("damaged", ["flag", "drop", "keep"])
+def test_pictures_that_the_decoder_marks(cheap_model: str, tmp_path: Path, damaged: str) -> None:
+    clip = make_clip(tmp_path / "c.ts", frames=100, size=(320, 240), gop=50, format="mpegts")
+    data = bytearray(clip.read_bytes())
+    draw = random.Random(3)
+    for _ in range(40):  # within the packets' payload, past the head of the file
+        at = draw.randrange(len(data) // 5, len(data))
+        data[at] ^= draw.randrange(1, 256) if at % 188 > 20 else 0
+    clip.write_bytes(data)
+    out = tmp_path / "o.jsonl"
+    config = make_config(
+        {"streams": [{"source": str(clip), "name": "s", "damaged": damaged}], "model": cheap_model}
+    )
+    with Pipeline(config, sinks=[JsonLines(str(out))]) as line:
+        flags = [result.frame.damaged for result in line]
+    lines = [json.loads(text) for text in out.read_text().splitlines()]
+    account = line.accounts.streams["s"]
+    marked, counts = account.damaged, account.counts()
+    assert marked > 0
+    assert counts.captured == counts.emitted + counts.dropped_total
+    if damaged == "drop":
+        assert counts.dropped == {("capture", "damaged"): marked}
+        assert not any(flags)
+    else:
+        assert not counts.dropped
+        assert sum(flags) == sum("damaged" in each for each in lines) == (marked if damaged == "flag" else 0)
