@@ -34,6 +34,7 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     return {
         "small": ts(folder / "s.ts", size=(128, 96)),
         "large": ts(folder / "l.ts", size=(256, 192)),
+        "mpeg2": ts(folder / "m.ts", size=(128, 96), codec="mpeg2video"),
         "hevc": ts(folder / "h.ts", size=(128, 96), codec="libx265"),
     }
 
@@ -64,6 +65,18 @@ def test_another_codec_is_said(parts: dict[str, bytes], tmp_path: Path) -> None:
     with pytest.raises(SourceReadError, match="packets in a row are no h264") as caught:
         read(path)
     assert caught.value.cause == "changed"
+
+
+@pytest.mark.parametrize(("first", "second"), [("small", "mpeg2"), ("hevc", "mpeg2"), ("hevc", "small")])
+def test_no_picture_is_made_of_another_codec(
+    parts: dict[str, bytes], tmp_path: Path, first: str, second: str
+) -> None:
+    """A decoder would: of what follows, no picture, and the first codec again is read on."""
+    path = tmp_path / "codecs.ts"
+    path.write_bytes(parts[first] + parts[second] + parts[first])
+    alone = tmp_path / "alone.ts"
+    alone.write_bytes(parts[first] + parts[first])
+    assert len(read(path)) <= len(read(alone)) + 1
 
 
 @pytest.mark.parametrize("damaged", ["flag", "drop", "keep"])

@@ -27,6 +27,7 @@ from pipeline.errors import SourceOpenError, SourceReadError
 from pipeline.redact import redact
 from pipeline.sources import fflog
 from pipeline.sources.base import Picture, Remembered, Source, SourceSpec
+from pipeline.sources.bitstream import checker
 from pipeline.sources.connect import Opened, connect
 from pipeline.sources.convert import Converter
 from pipeline.sources.ending import Progress
@@ -83,6 +84,7 @@ class MediaSource(Once):
         self._opened = opened
         self._pictured = time.monotonic()
         self._refused = 0
+        self._could_be = checker(self._video.codec_context.name, self._container.format.name)
         self._ahead: list[Picture] = []
         self._rest = self._decoded()
         self.description = self._describe("")
@@ -171,6 +173,9 @@ class MediaSource(Once):
             # The stream, not stream_index: that is 0 on the empty packets that flush the decoders.
             if packet.stream.index != self._video.index:
                 continue
+            if self._could_be is not None and packet.size and not self._could_be(memoryview(packet)):
+                self._refuse()
+                continue
             if packet.is_corrupt:
                 # Such as the half packet at the end of a file cut short: decoded, it would be a
                 # smeared picture.
@@ -179,11 +184,14 @@ class MediaSource(Once):
             yield packet
 
     def _skip(self, packet: Packet[Stream], error: av.error.FFmpegError) -> None:
+        self._refuse()
+        LOG.debug("%s: packet at %s skipped: %s", self._shown, packet.pts, error.strerror)
+
+    def _refuse(self) -> None:
         self._corrupt_packets += 1
         self._refused += 1
         if self._refused == _CHANGED:
             raise self._changed()
-        LOG.debug("%s: packet at %s skipped: %s", self._shown, packet.pts, error.strerror)
 
     def _changed(self) -> SourceReadError:
         name = self._video.codec_context.name
