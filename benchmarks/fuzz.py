@@ -28,8 +28,8 @@ from typing import Any
 from pipeline.bench import machine
 from pipeline.errors import PipelineError
 
-LIMIT_SECONDS = 20.0
-"""For one case: the time-outs of a source are well within it."""
+LIMIT_SECONDS = 60.0
+"""For one case, on a busy machine: identifying a model that nothing fits takes some seconds."""
 PICTURES = 60
 ROOT = Path(__file__).parents[1]
 
@@ -232,9 +232,19 @@ def main() -> None:
         if count := getattr(options, kind):
             report[kind] = fuzz(kind, count, options.first, options.seed, options.keep)
             print(f"{kind}: {report[kind]['outcomes']} in {report[kind]['seconds']:g} s", flush=True)
+    report["limits"] = [
+        {
+            "what": f"of {report[kind]['count']} damaged {kind}: crashes, hangs, uncaught exceptions",
+            "measured": len(report[kind]["failures"]),
+            "limit": 0,
+            "holds": not report[kind]["failures"],
+        }
+        for kind in CASES
+        if kind in report
+    ]
     if options.json:
         Path(options.json).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    sys.exit(1 if any(report[kind]["failures"] for kind in CASES if kind in report) else 0)
+    sys.exit(0 if all(each["holds"] for each in report["limits"]) else 1)
 
 
 if __name__ == "__main__":

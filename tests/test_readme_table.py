@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks import readme
+from benchmarks import readme, reliability
 
 
 def test_the_table_is_made_from_the_newest_results() -> None:
@@ -17,3 +17,15 @@ def test_another_result_is_another_table() -> None:
     assert "9.87 x as fast" in readme.table(line, peers)
     assert "4,321 frames/s" in readme.table(line, peers)
     assert before != readme.table(line, peers)
+
+
+def test_the_tables_of_reliability_are_made_from_the_newest_results() -> None:
+    text = reliability.DOCS.read_text(encoding="utf-8")
+    assert reliability.filled(text) == text, "run python -m benchmarks.reliability"
+    assert "| holds |" in text
+
+
+def test_a_broken_limit_is_shown() -> None:
+    found = readme.newest("*-restarts.json")
+    found["limits"][0] |= {"measured": 199, "holds": False}
+    assert "| 199 | 200 | **broken** |" in reliability.table(found)

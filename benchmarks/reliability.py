@@ -1,0 +1,63 @@
+"""The tables of ``docs/reliability.md``, made from the results that are kept.
+
+``python -m benchmarks.reliability`` writes them; ``--check`` says with its exit code whether they are up to date.
+Each result holds ``limits``: what was promised, what was measured, and whether it holds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from typing import Any
+
+from benchmarks.readme import ROOT, newest
+
+DOCS = ROOT / "docs" / "reliability.md"
+_PLACE = re.compile(
+    r"<!-- made by benchmarks\.reliability: ([\w-]+) -->\n.*?<!-- until here -->\n", re.DOTALL
+)
+
+
+def table(found: dict[str, Any]) -> str:
+    """Markdown of a result's limits, with the machine and the date."""
+    about = found["machine"]
+    rows = [
+        f"{about['cores']} cores of an {about['cpu']}, {about['date'][:10]}:",
+        "",
+        "| | measured | limit | |",
+        "|---|---|---|---|",
+    ]
+    for each in found["limits"]:
+        verdict = "holds" if each["holds"] else "**broken**"
+        rows.append(f"| {each['what']} | {each['measured']:.3g} | {each['limit']:g} | {verdict} |")
+    return "\n".join(rows) + "\n"
+
+
+def filled(text: str) -> str:
+    """``text`` with each table made anew."""
+
+    def fill(place: re.Match[str]) -> str:
+        kind = place[1]
+        made = table(newest(f"*-{kind}.json"))
+        return f"<!-- made by benchmarks.reliability: {kind} -->\n{made}<!-- until here -->\n"
+
+    return _PLACE.sub(fill, text)
+
+
+def main() -> None:
+    """Write the tables, or compare them."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--check", action="store_true")
+    options = parser.parse_args()
+    before = DOCS.read_text(encoding="utf-8")
+    after = filled(before)
+    if options.check:
+        sys.exit(0 if before == after else f"{DOCS.name} is not up to date: python -m benchmarks.reliability")
+    DOCS.write_text(after, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
