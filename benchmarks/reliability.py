@@ -1,7 +1,7 @@
 """The tables of ``docs/reliability.md``, made from the results that are kept.
 
-``python -m benchmarks.reliability`` writes them; ``--check`` says with its exit code whether they are up to date.
-Each result holds ``limits``: what was promised, what was measured, and whether it holds.
+``python -m benchmarks.reliability`` writes them; ``--check`` says with its exit code whether they are
+up to date. Each result holds ``limits``: what was promised, what was measured, and whether it holds.
 """
 
 from __future__ import annotations

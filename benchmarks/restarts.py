@@ -6,8 +6,8 @@ A GStreamer RTSP server plays a clip on loopback; a line with that camera and an
 process. The server is killed at random moments (while it plays, and while the line is connecting) and
 started again after a random pause. For each restart: the seconds from the moment when it listens again
 to the first result. Threads, descriptors and memory are looked at each time that results flow again; memory's
-slope is the median of all pairwise slopes (Theil-Sen) over the second half. The exit code is 1 where a limit is
-broken.
+slope is the median of all pairwise slopes (Theil-Sen) over the second half. The exit code is 1 where a limit
+is broken.
 """
 
 from __future__ import annotations
