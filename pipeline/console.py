@@ -115,6 +115,9 @@ def print_summary(summary: dict[str, Any], console: Console) -> None:
     streams.add_column("stream")
     for heading in ("captured", "emitted", "dropped", "FPS"):
         streams.add_column(heading, justify="right")
+    lost = any(stream["reconnects"] for stream in summary["streams"].values())
+    if lost:
+        streams.add_column("lost, live again")
     streams.add_column("size")
     streams.add_column("ended")
     seconds = summary["seconds"]
@@ -126,6 +129,11 @@ def print_summary(summary: dict[str, Any], console: Console) -> None:
             str(stream["emitted"]),
             dropped,
             f"{stream['emitted'] / seconds:.1f}" if seconds else "",
+            *(
+                ["\n".join(f"{n} {cause}" for cause, n in stream["reconnects"].items()) or "0"]
+                if lost
+                else []
+            ),
             f"{stream['width']}x{stream['height']}" if stream["width"] else "",
             stream["ending"] or "",
         )
