@@ -30,11 +30,19 @@ class Decoded:
     copy of it, as one that goes to another process, is the picture.
     """
 
-    __slots__ = ("_content", "_lock", "nbytes", "shape")
+    __slots__ = ("_content", "_lock", "_reduce", "nbytes", "shape")
 
-    def __init__(self, shape: tuple[int, int, int], nbytes: int, convert: Callable[[], Image]) -> None:
-        """``convert`` makes the picture, uint8 of ``shape``, BGR; it may be called from any thread."""
+    def __init__(
+        self,
+        shape: tuple[int, int, int],
+        nbytes: int,
+        convert: Callable[[], Image],
+        reduce: Callable[[int, int], Image | None] | None = None,
+    ) -> None:
+        """``convert`` makes the picture, uint8 of ``shape``, BGR; ``reduce`` what :meth:`reduced` gives. Both
+        may be called from any thread."""
         self.shape, self.nbytes = shape, nbytes
+        self._reduce = reduce
         self._lock = threading.Lock()
         self._content: Image | Callable[[], Image] = convert
 
@@ -51,6 +59,16 @@ class Decoded:
                 self._content = image = content()
                 return image
         return content()
+
+    def reduced(self, height: int, width: int) -> Image | None:
+        """What a bilinear resize makes of the picture, uint8 [height, width, 3], BGR, without making that.
+
+        It may be a view.
+        None where there is no such way, or the picture is there already.
+        """
+        if self._reduce is None or isinstance(self._content, np.ndarray):
+            return None
+        return self._reduce(height, width)
 
     def __reduce__(self) -> tuple[Callable[[Image], Image], tuple[Image]]:
         return np.asarray, (self.bgr(keep=False),)

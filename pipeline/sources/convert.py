@@ -22,6 +22,7 @@ from av.video.reformatter import VideoReformatter
 from pipeline.errors import SourceReadError
 from pipeline.frame import Decoded, Image
 from pipeline.sources.orient import UPRIGHT, Orientation, from_display_matrix
+from pipeline.sources.reduced import Reducer
 
 LOG = logging.getLogger(__name__)
 
@@ -34,6 +35,7 @@ class Converter:
         self._reformatter = VideoReformatter()
         self._proven: set[tuple[object, ...]] = set()
         self._orientations: dict[int, Orientation] = {}
+        self._reducer = Reducer()
 
     def pixels(self, frame: VideoFrame) -> Image | Decoded:
         """The frame, to be converted by who wants it; the picture itself where that takes less memory.
@@ -45,9 +47,11 @@ class Converter:
         nbytes = sum(plane.buffer_size for plane in frame.planes)
         if nbytes > 3 * height * width:
             return self.to_bgr(frame)
-        if self._orientation(frame).transpose:
+        orientation = self._orientation(frame)
+        if orientation.transpose:
             height, width = width, height
-        decoded = Decoded((height, width, 3), nbytes, partial(self.to_bgr, frame))
+        reduce = partial(self._reduced, frame) if orientation == UPRIGHT else None
+        decoded = Decoded((height, width, 3), nbytes, partial(self.to_bgr, frame), reduce)
         kind = (frame.format.name, frame.width, frame.height, frame.colorspace, frame.color_range)
         if kind not in self._proven:
             decoded.bgr()
@@ -59,9 +63,17 @@ class Converter:
 
         Raises SourceReadError for a pixel format that cannot be converted.
         """
+        with self._lock:
+            image = self._converted(frame)
+        return self._orientation(frame).apply(image)
+
+    def _reduced(self, frame: VideoFrame, height: int, width: int) -> Image | None:
+        with self._lock:
+            return self._reducer(frame, height, width, self._converted)
+
+    def _converted(self, frame: VideoFrame) -> Image:
         try:
-            with self._lock:
-                converted = self._reformatter.reformat(frame, format="bgr24", threads=1)
+            converted = self._reformatter.reformat(frame, format="bgr24", threads=1)
         except (av.error.FFmpegError, ValueError) as error:
             reason = (
                 f"cannot convert pixel format {frame.format.name} (colour space {int(frame.colorspace)}, "
@@ -70,8 +82,7 @@ class Converter:
             raise SourceReadError(reason, cause="format") from error
         # A view of the frame's memory, which is counted: no decoder writes to it while the view
         # lives. Lines that are padded, or stored bottom up, are copied.
-        image: Image = np.ascontiguousarray(converted.to_ndarray(), np.uint8)
-        return self._orientation(frame).apply(image)
+        return np.ascontiguousarray(converted.to_ndarray(), np.uint8)
 
     def _orientation(self, frame: VideoFrame) -> Orientation:
         """The frame's orientation; its matrix is read once for each rotation that occurs."""

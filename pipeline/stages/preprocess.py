@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.frame import Decoded, Frame, Prepared
+from pipeline.frame import Decoded, Frame, Image, Prepared
 from pipeline.vision.blobber import Blobber
 from pipeline.vision.letterbox import InputSpec
 
@@ -56,9 +56,19 @@ class Preprocess:
     def _prepare(self, frame: Frame) -> Prepared:
         blobber = self._whole if self._spec.stride is None else self._for_size(frame.height, frame.width)
         pixels = frame.pixels
-        image = pixels.bgr(keep=self._keep) if isinstance(pixels, Decoded) else pixels
-        blob, letterbox = blobber(image, self._pool.take(blobber.shape))
+        blob = self._pool.take(blobber.shape)
+        if not isinstance(pixels, Decoded):
+            blob, letterbox = blobber(pixels, blob)
+        elif (small := self._reduced(frame, pixels, blobber)) is not None:
+            blob, letterbox = blobber(small, blob, (frame.height, frame.width))
+        else:
+            blob, letterbox = blobber(pixels.bgr(keep=self._keep), blob)
         return Prepared(frame, blob, letterbox, self._serving)
+
+    def _reduced(self, frame: Frame, pixels: Decoded, blobber: Blobber) -> Image | None:
+        """The picture in its size in the blob, where the whole is not wanted and need not be made."""
+        fitted = None if self._keep else blobber.fitted(frame.height, frame.width)
+        return None if fitted is None else pixels.reduced(*fitted)
 
     def _for_size(self, height: int, width: int) -> Blobber:
         spec = self._spec.for_picture(height, width)

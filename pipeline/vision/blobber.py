@@ -71,9 +71,19 @@ class Blobber:
             self._flat = spec.blob_shape[1:]
             self._lookups = [(whole, np.stack(tables, axis=-1)[None])]
 
-    def __call__(self, image: Image, out: NDArray[Any] | None = None) -> tuple[NDArray[Any], Letterbox]:
+    def fitted(self, height: int, width: int) -> tuple[int, int] | None:
+        """Height and width to which a picture of this size is resized, bilinearly; None where it is not."""
+        if self.spec.resize == "crop" or self.spec.interpolation == "area":
+            return None
+        box = Letterbox.of(height, width, self.spec)
+        return (box.height, box.width) if (box.height, box.width) != (height, width) else None
+
+    def __call__(
+        self, image: Image, out: NDArray[Any] | None = None, of: tuple[int, int] | None = None
+    ) -> tuple[NDArray[Any], Letterbox]:
         """Write ``image`` (uint8 [h, w, 3], BGR) into ``out``, or into a new array where it is None.
 
+        ``of``: height and width of the picture that ``image`` was made from, as :meth:`fitted` says.
         ``out`` is C-contiguous, of the spec's ``blob_shape`` and dtype; every value of it is
         written. Returns the blob (``out`` itself) and where the picture lies in it. Raises
         ValueError for another image or ``out``.
@@ -89,7 +99,8 @@ class Blobber:
                 f"expected a contiguous blob, {spec.dtype} {spec.blob_shape}; "
                 f"got {order} {out.dtype} {out.shape}"
             )
-        box = Letterbox.of(image.shape[0], image.shape[1], spec)
+        height, width = image.shape[:2] if of is None else of
+        box = Letterbox.of(height, width, spec)
         if box != self._box:
             self._lay_out(box)
         if self._as_is:
@@ -114,8 +125,11 @@ class Blobber:
             image = cv2.resize(image, (width, height), dst=place, interpolation=self._interpolation(image))
         elif straight:
             np.copyto(self._inside[0], image)
-        if self.spec.layout == "NCHW":
+        if self.spec.layout == "NCHW" and image.flags.c_contiguous:
             cv2.split(image, self._inside)
+        elif self.spec.layout == "NCHW":
+            for channel, plane in enumerate(self._inside):
+                np.copyto(plane, image[:, :, channel])
         elif not straight:
             np.copyto(self._inside[0], image)
 
