@@ -1,8 +1,8 @@
 """A picture at a third of its size, of which only the pixels that are in it are converted.
 
 At a third a bilinear resize takes one pixel of nine, the middle one, as it is: of 1920x1080 to 640x360 it
-reads a ninth of what was converted. Taking those out of the decoded planes first gives the same picture, bit for
-bit.
+reads a ninth of what was converted. Taking those out of the decoded planes first gives the same picture, bit
+for bit.
 """
 
 from __future__ import annotations
