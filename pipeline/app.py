@@ -22,6 +22,7 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
+from pipeline.access import metrics_token
 from pipeline.accounts import Accounts
 from pipeline.config import Config, make_config, make_stream, reloaded
 from pipeline.decide import (
@@ -114,6 +115,7 @@ class Pipeline:
             raise RuntimeError("a pipeline can be entered once; make another one")
         self.config, self.profile = applied(self.config)
         config = self.config
+        token = metrics_token(config)
         with ExitStack() as opened:
             provider = config.provider
             self._model = model = open_first(config)
@@ -143,7 +145,7 @@ class Pipeline:
             thresholds(config, model)
             class_ids(model, config.classify_on, "classify_on")
             if config.metrics is not None:
-                self.metrics = opened.enter_context(MetricsServer(config.metrics, self))
+                self.metrics = opened.enter_context(MetricsServer(config.metrics, self, token))
             self._sinks += open_sinks(config, list(self.sources), self.stop, self._files_read())
             self._resources = opened.pop_all()
         return self

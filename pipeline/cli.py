@@ -27,6 +27,7 @@ from pipeline.cli_models import models_app
 from pipeline.command import CANCELLED, console, given, log, reporting, stdout
 from pipeline.config import PROVIDER_NAMES, Config, load_config, make_config
 from pipeline.errors import ConfigError, PipelineError
+from pipeline.references import sources_in
 
 FORCED_EXIT_SECONDS = 0.8
 
@@ -69,6 +70,15 @@ def run(
             help="A video file, rtsp:// rtsps:// http(s):// rtmp:// srt:// udp:// address, camera:0 or "
             "/dev/video0, an image, a folder or glob of images, synthetic:640x480@30?frames=300, or "
             "sample: for the bundled clip.",
+        ),
+    ] = None,
+    source_file: Annotated[
+        Optional[str],
+        typer.Option(
+            "--source-file",
+            metavar="FILE",
+            help="Further sources from a file, one a line: no password is in the process list. ${NAME} and "
+            "${file:/path} stand for a variable and a file's line.",
         ),
     ] = None,
     name: Annotated[
@@ -205,7 +215,23 @@ def run(
     ] = None,
     metrics: Annotated[
         Optional[str],
-        typer.Option("--metrics", metavar="HOST:PORT", help="Serve /metrics, /healthz and /readyz."),
+        typer.Option(
+            "--metrics", metavar="HOST:PORT", help="Serve /metrics, /healthz, /readyz and /streams."
+        ),
+    ] = None,
+    metrics_token_file: Annotated[
+        Optional[str],
+        typer.Option(
+            "--metrics-token-file",
+            metavar="FILE",
+            help="The bearer token to ask for, needed beyond loopback. Default: FRAMERAIL_METRICS_TOKEN.",
+        ),
+    ] = None,
+    metrics_without_token: Annotated[
+        Optional[bool],
+        typer.Option(
+            "--metrics-without-token", help="Beyond loopback without one: something else keeps others out."
+        ),
     ] = None,
     summary: Annotated[
         Optional[str],
@@ -338,6 +364,8 @@ def run(
         "pictures": pictures,
         "display": display,
         "metrics": metrics,
+        "metrics_token_file": metrics_token_file,
+        "metrics_without_token": metrics_without_token,
         "summary": summary,
         "batch": batch,
         "linger_ms": linger_ms,
@@ -350,7 +378,8 @@ def run(
         "log_format": log_format,
     }
     with reporting():
-        read = partial(_config, config, sources or [], name or [], given(per_stream), given(options))
+        sources = [*(sources or ()), *(sources_in(source_file) if source_file is not None else ())]
+        read = partial(_config, config, sources, name or [], given(per_stream), given(options))
         chosen = read()
         if watch_config and config is None:
             raise ConfigError("--watch-config: there is no file to watch; give one with --config")
@@ -391,7 +420,10 @@ def _config(
     if len(names) > len(sources):
         raise ConfigError(f"--name is given {len(names)} times for {len(sources)} sources; one each at most")
     if not sources and path is None:
-        raise ConfigError("nothing to run: give a SOURCE or --config FILE.yaml (sample: is the bundled clip)")
+        raise ConfigError(
+            "nothing to run: give a SOURCE, --source-file FILE or --config FILE.yaml (sample: is the bundled "
+            "clip)"
+        )
     streams = [
         {"source": source, **({"name": names[index]} if index < len(names) else {}), **per_stream}
         for index, source in enumerate(sources)

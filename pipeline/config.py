@@ -25,6 +25,8 @@ from pydantic import (
 
 from pipeline.errors import ConfigError
 from pipeline.redact import protect, redact
+from pipeline.references import resolved
+from pipeline.yamlfile import MOST_BYTES, parse
 
 ProviderName = Literal[
     "auto",
@@ -156,7 +158,11 @@ class Config(_Strict):
     """A folder for annotated pictures, one for each frame."""
     display: bool = False
     metrics: str | None = None
-    """HOST:PORT to serve /metrics, /healthz and /readyz on."""
+    """HOST:PORT to serve /metrics, /healthz, /readyz and /streams on."""
+    metrics_token_file: FileName | None = None
+    """A file with the bearer token that readers of these send; else FRAMERAIL_METRICS_TOKEN has it."""
+    metrics_without_token: bool = False
+    """An address that others can reach needs no token, because something else keeps them out."""
     summary: FileName | None = None
     quiet: bool = False
     log_format: Literal["text", "json"] = "text"
@@ -296,21 +302,6 @@ def host_and_port(text: str) -> tuple[str, int]:
     return host, int(port)
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML without the key that silently wins over an earlier one of the same name."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if key.value in seen and isinstance(key.value, str):
-                raise ConfigError(
-                    f"the key {key.value!r} stands twice, again in line {key.start_mark.line + 1}; keep one"
-                )
-            if isinstance(key.value, str) and key.tag != "tag:yaml.org,2002:merge":
-                seen.add(key.value)
-        return super().construct_mapping(node, deep)
-
-
 def load_config(path: str | Path, overrides: dict[str, Any] | None = None) -> Config:
     """Read a YAML file; ``overrides`` (from flags) win over its top-level keys.
 
@@ -319,12 +310,13 @@ def load_config(path: str | Path, overrides: dict[str, Any] | None = None) -> Co
     """
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise ConfigError(f"cannot read config {path}: {reason}") from error
+        with path.open("rb") as file:
+            # One more than is taken, and no more: a device or a pipe may have no end.
+            raw = file.read(MOST_BYTES + 1)
+    except OSError as error:
+        raise ConfigError(f"cannot read config {path}: {error.strerror}") from error
     try:
-        data = yaml.load(text, _Loader)
+        data = parse(raw)
     except yaml.MarkedYAMLError as error:
         # Not the error's own text: it quotes the line, which may hold half a password.
         mark = error.problem_mark
@@ -338,7 +330,20 @@ def load_config(path: str | Path, overrides: dict[str, Any] | None = None) -> Co
         protect(text)
     if not isinstance(data, dict):
         raise ConfigError(f"config {path}: expected a mapping such as 'streams: [...]', got {_kind(data)}")
-    return make_config({**data, **(overrides or {})}, where=f"config {path}")
+    return make_config({**_referring(data, f"config {path}"), **(overrides or {})}, where=f"config {path}")
+
+
+def _referring(data: dict[Any, Any], where: str) -> dict[Any, Any]:
+    """``data`` with the references in its sources resolved; what is no stream is complained of elsewhere."""
+    streams = data.get("streams")
+    if not isinstance(streams, list):
+        return data
+    told = []
+    for number, stream in enumerate(streams):
+        if isinstance(stream, dict) and isinstance(source := stream.get("source"), str):
+            stream = {**stream, "source": resolved(source, f"{where}: streams.{number}.source")}
+        told.append(stream)
+    return {**data, "streams": told}
 
 
 def _strings(data: Any) -> Iterator[str]:

@@ -25,6 +25,7 @@ from prometheus_client.core import (
     Metric,
 )
 
+from pipeline.access import admits
 from pipeline.accounts import PTS_REPAIRS, Accounts, told
 from pipeline.config import host_and_port
 from pipeline.errors import SinkOpenError
@@ -249,10 +250,11 @@ def streams(pipeline: Observed) -> tuple[bool, dict[str, Any]]:
 class MetricsServer:
     """Serves /metrics, /healthz, /readyz and /streams on ``HOST:PORT`` while its context is open.
 
-    Raises SinkOpenError when the address cannot be had.
+    With a ``token``, to those who send it (``Authorization: Bearer TOKEN``). Raises SinkOpenError when the
+    address cannot be had.
     """
 
-    def __init__(self, address: str, pipeline: Observed) -> None:
+    def __init__(self, address: str, pipeline: Observed, token: str | None = None) -> None:
         host, port = host_and_port(address)
         registry = CollectorRegistry()
         registry.register(Collector(pipeline))
@@ -260,6 +262,13 @@ class MetricsServer:
         answers = {"/healthz": health, "/readyz": readiness, "/streams": streams}
 
         def application(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+            authorization = environ.get("HTTP_AUTHORIZATION", "")
+            if not admits(token, authorization):
+                # Without credentials the bare challenge, else why they are refused (RFC 6750, section 3).
+                said = 'Bearer realm="framerail"' + (', error="invalid_token"' if authorization else "")
+                headers = [("WWW-Authenticate", said), ("Content-Type", "text/plain; charset=utf-8")]
+                start_response("401 Unauthorized", headers)
+                return [b"framerail: expected the header Authorization: Bearer TOKEN\n"]
             path = environ.get("PATH_INFO", "/")
             if path in answers:
                 good, body = answers[path](pipeline)

@@ -67,6 +67,11 @@ def protect(address: str) -> None:
         _secrets.update(form for form in (secret, unquote(secret)) if len(form) >= _SHORTEST)
 
 
+def conceal(secret: str) -> None:
+    """Remember a secret that stands in no address, such as a token: it is masked wherever it comes up."""
+    _secrets.update(form for form in (secret, unquote(secret)) if len(form) >= _SHORTEST)
+
+
 def redact(text: str) -> str:
     """Return ``text`` with user names, passwords and tokens of addresses replaced by ``***``.
 

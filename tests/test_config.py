@@ -92,3 +92,36 @@ def test_nearest() -> None:
 )
 def test_host_and_port(text: str, expected: tuple[str, int]) -> None:
     assert host_and_port(text) == expected
+
+
+def laughs(levels: int) -> str:
+    """Ten times as many values at each level, in one line each."""
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, levels)]
+    return "\n".join(lines)
+
+
+def merges(levels: int) -> str:
+    lines = ["m0: &m0 {k: v}"]
+    lines += [f"m{n}: &m{n} {{<<: [{', '.join([f'*m{n - 1}'] * 10)}]}}" for n in range(1, levels)]
+    return "\n".join(lines)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (laughs(30), "aliases stand for more than"),
+        (merges(30), "aliases stand for more than"),
+        ("a: &a [*a]", "an alias in line 1 holds itself"),
+        ("a: " + "[" * 5000, "not valid YAML"),
+        ("a: '" + "x" * (1 << 20) + "'", "more than 1 MiB"),
+    ],
+)
+def test_a_config_that_would_exhaust_memory_is_refused(tmp_path: Path, text: str, says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        load_config(write(tmp_path, text))
+
+
+def test_aliases_that_repeat_little_are_allowed(tmp_path: Path) -> None:
+    path = write(tmp_path, "streams:\n- &s {source: a, every_nth: 2}\n- {<<: *s, source: b}\n")
+    assert [(s.source, s.every_nth) for s in load_config(path).streams] == [("a", 2), ("b", 2)]

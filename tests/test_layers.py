@@ -25,6 +25,7 @@ FLOORS = {
     "quantization": 2,
     "vision": 1, "decoders": 1, "flow": 1, "sample": 1, "convert": 1,
     "errors": 0, "redact": 0, "frame": 0, "detections": 0, "classification": 0, "config": 0,
+    "references": 0, "yamlfile": 0, "access": 0,
     "dependencies": 0, "logs": 0, "placing": 0, "caches": 0, "histogram": 0, "memory": 0, "link": 0,
 }  # fmt: skip
 
@@ -45,6 +46,8 @@ NEIGHBOURS = {
     ("model_commands", "detector"), ("detector", "decide"),
     ("errors", "redact"), ("frame", "detections"), ("frame", "classification"),
     ("detections", "classification"), ("config", "errors"), ("config", "redact"),
+    ("config", "references"), ("config", "yamlfile"), ("references", "errors"), ("references", "redact"),
+    ("yamlfile", "errors"), ("access", "config"), ("access", "errors"), ("access", "redact"),
     ("dependencies", "errors"), ("placing", "errors"), ("link", "errors"), ("quantization", "runtime"),
     ("quantize_command", "quantize_loss"), ("quantize_command", "quantize_trial"),
     ("quantize_command", "quantize_report"),

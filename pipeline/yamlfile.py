@@ -1,0 +1,73 @@
+"""A YAML file's text as data: no key twice, and no more of it than memory is sure to hold."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import yaml
+
+from pipeline.errors import ConfigError
+
+MOST_BYTES = 1 << 20
+MOST_NODES = 100_000
+"""Values, each counted as often as aliases repeat it: ten lines of aliases can stand for billions."""
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML without the key that silently wins over an earlier one of the same name."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if key.value in seen and isinstance(key.value, str):
+                raise ConfigError(
+                    f"the key {key.value!r} stands twice, again in line {key.start_mark.line + 1}; keep one"
+                )
+            if isinstance(key.value, str) and key.tag != "tag:yaml.org,2002:merge":
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def parse(data: bytes) -> Any:
+    """What a YAML file says. Raises ConfigError for what no config needs, yaml.YAMLError, RecursionError
+    and ValueError for what is no YAML."""
+    if len(data) > MOST_BYTES:
+        raise ConfigError(f"it has more than {MOST_BYTES >> 20} MiB; expected a config")
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError:
+        raise ConfigError("it is not UTF-8 text") from None
+    loader = _Loader(text)
+    try:
+        # Between composing, where an alias is one node however often it stands, and constructing, where
+        # merged keys (<<) are copied.
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        if _expanded(node, {}) > MOST_NODES:
+            raise ConfigError(
+                f"its aliases stand for more than {MOST_NODES:,} values; write out what is meant"
+            )
+        return loader.construct_document(node)
+    finally:
+        loader.dispose()
+
+
+def _expanded(node: yaml.Node, known: dict[int, int | None]) -> int:
+    """Values that ``node`` stands for, those of aliases each time."""
+    number = known.get(id(node), 0)
+    if number is None:
+        raise ConfigError(
+            f"an alias in line {node.start_mark.line + 1} holds itself; write out what is meant"
+        )
+    if number:
+        return number
+    known[id(node)] = None
+    inner: list[yaml.Node] = []
+    if isinstance(node, yaml.MappingNode):
+        inner = [each for pair in node.value for each in pair]
+    elif isinstance(node, yaml.SequenceNode):
+        inner = node.value
+    total = 1 + sum(_expanded(each, known) for each in inner)
+    known[id(node)] = total
+    return total

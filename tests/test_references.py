@@ -1,0 +1,100 @@
+"""Credentials by reference: what stands in the config is a name, and the value is never shown."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.config import load_config
+from pipeline.errors import ConfigError
+from pipeline.redact import redact
+from pipeline.references import MOST_BYTES, resolved, sources_in
+
+SECRET = "hunter2canary-ref"
+
+
+def config_of(folder: Path, source: str) -> Path:
+    path = folder / "line.yaml"
+    path.write_text(f"streams:\n- source: '{source}'\n", encoding="utf-8")
+    return path
+
+
+def test_a_variable_and_a_file_stand_in_a_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CAM_USER", "viewer-canary")
+    (tmp_path / "pw").write_text(f"{SECRET}\n")
+    config = load_config(config_of(tmp_path, "rtsp://${CAM_USER}:${file:" + f"{tmp_path}/pw" + "}@cam/x"))
+    assert config.streams[0].source == f"rtsp://viewer-canary:{SECRET}@cam/x"
+    assert SECRET not in repr(config)
+    # Also where it is out of the address that it was put into.
+    assert redact(f"tried {SECRET} of viewer-canary") == "tried *** of ***"
+
+
+def test_what_is_resolved_is_not_resolved_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CAM_PW", "${HOME}")
+    assert resolved("rtsp://u:${CAM_PW}@cam/", "x") == "rtsp://u:${HOME}@cam/"
+
+
+@given(st.lists(st.sampled_from(["a", "$", "{", "}", ":", "/", "${", "${HOME}"])).map("".join))
+def test_an_escaped_text_is_itself(text: str) -> None:
+    assert resolved(re.sub(r"\$\{", "$${", text), "x") == text
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [("a$${HOME}b", "a${HOME}b"), ("$5", "$5"), ("a$b$$", "a$b$$"), ("{x}", "{x}")]
+)
+def test_text_that_is_no_reference(text: str, expected: str) -> None:
+    assert resolved(text, "x") == expected
+
+
+@pytest.mark.parametrize(
+    ("source", "says"),
+    [
+        (
+            "rtsp://u:${NOT_SET_HERE}@cam/",
+            "streams.0.source: the environment variable 'NOT_SET_HERE' is not set",
+        ),
+        ("rtsp://u:${EMPTY_HERE}@cam/", "'EMPTY_HERE' is empty"),
+        ("rtsp://u:${CAM PW}@cam/", "is no reference"),
+        ("rtsp://u:${}@cam/", "is no reference"),
+        ("rtsp://u:${CAM_PW", "is not closed"),
+        ("rtsp://u:${file:pw}@cam/", "expected an absolute path"),
+        ("rtsp://u:${file:/nowhere/at/all}@cam/", "No such file"),
+    ],
+)
+def test_what_cannot_be_resolved_names_the_reference(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, says: str
+) -> None:
+    monkeypatch.setenv("EMPTY_HERE", "")
+    with pytest.raises(ConfigError) as raised:
+        load_config(config_of(tmp_path, source))
+    assert says in str(raised.value)
+    assert "line.yaml" in str(raised.value)
+
+
+@pytest.mark.parametrize("text", ["", "\n", f"{SECRET}\nsecond", "x" * (MOST_BYTES + 1), f"{SECRET}\xff"])
+def test_a_file_that_is_no_secret_is_not_shown(tmp_path: Path, text: str) -> None:
+    (tmp_path / "pw").write_text(text, encoding="latin-1")
+    with pytest.raises(ConfigError) as raised:
+        resolved("rtsp://u:${file:" + f"{tmp_path}/pw" + "}@cam/", "x")
+    assert SECRET not in str(raised.value)
+
+
+def test_a_list_of_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CAM_PW", SECRET)
+    path = tmp_path / "sources"
+    path.write_text("# cameras\n\n  rtsp://u:other-canary@a/1  \nrtsp://u:${CAM_PW}@b/2\r\n")
+    assert sources_in(str(path)) == ["rtsp://u:other-canary@a/1", f"rtsp://u:{SECRET}@b/2"]
+    assert redact("other-canary") == "***"
+
+
+def test_a_list_of_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "sources"
+    path.write_text("# none yet\n")
+    with pytest.raises(ConfigError, match="lists no source"):
+        sources_in(str(path))
+    with pytest.raises(ConfigError, match="No such file"):
+        sources_in(str(tmp_path / "none"))
