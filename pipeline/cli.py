@@ -265,6 +265,27 @@ def run(
             "--damaged", help="Pictures that the decoder marks as damaged: drop, flag or keep. Default: flag."
         ),
     ] = None,
+    max_picture: Annotated[
+        Optional[int],
+        typer.Option(
+            "--max-picture",
+            metavar="PIXELS",
+            help="Refuse to decode pictures of more. Default: 67108864 (8192x8192).",
+        ),
+    ] = None,
+    tls_verify: Annotated[
+        Optional[bool],
+        typer.Option(
+            "--tls-verify/--no-tls-verify",
+            help="Ask https, rtsps and rtmps servers for a certificate that is trusted. Default: yes.",
+        ),
+    ] = None,
+    tls_ca_file: Annotated[
+        Optional[str],
+        typer.Option(
+            "--tls-ca-file", metavar="FILE.pem", help="Who may sign them. Default: the system's authorities."
+        ),
+    ] = None,
     hwdecode: Annotated[
         Optional[str],
         typer.Option(
@@ -341,6 +362,9 @@ def run(
         "stall_timeout": stall_timeout,
         "reconnect": reconnect,
         "damaged": damaged,
+        "max_picture": max_picture,
+        "tls_verify": tls_verify,
+        "tls_ca_file": tls_ca_file,
         "hwdecode": hwdecode,
         "camera": _camera(camera_size, camera_fps, camera_format),
     }

@@ -97,6 +97,12 @@ class StreamConfig(_Strict):
     """The longest such wait."""
     damaged: Literal["drop", "flag", "keep"] = "flag"
     """Pictures that the decoder marks as damaged: drop and count them, flag them in results, or neither."""
+    max_picture: Annotated[int, Field(ge=1, le=2**30)] = 2**26
+    """Pixels of the largest picture (as coded) that is decoded; what claims more is refused beforehand."""
+    tls_verify: bool = True
+    """https, rtsps, rtmps: only from a server whose certificate is trusted."""
+    tls_ca_file: FileName | None = None
+    """Who is trusted to sign certificates (PEM); None: the system's authorities."""
     hwdecode: HardwareDecode = "none"
     """On which device video is decoded; auto: on the first that is there, else on the CPU."""
     camera: CameraConfig = CameraConfig()

@@ -34,7 +34,7 @@ STALLED_SECONDS = 2.0
 """Without a picture a live stream is called stalled after so long, or after ten of its intervals."""
 STABLE_SECONDS = 30.0
 """A stream that ran for so long begins again with the shortest wait."""
-_AT_LEAST = {"not_found": 5.0, "format": 5.0, "permission": 5.0}
+_AT_LEAST = {"not_found": 5.0, "format": 5.0, "permission": 5.0, "certificate": 5.0}
 """Seconds to wait where the other side did answer, and another answer is not to be expected soon."""
 _AUTH_SECONDS, _AUTH_MOST = 60.0, 3600.0
 """Cameras lock an account after some five refusals in a few minutes."""

@@ -167,7 +167,13 @@ def _frames_of(folder: str, paths: list[Path], config: Config) -> Frames:
     """The pictures of some files, as one stream; ``Frame.seq`` is the index of the file."""
     name = Path(folder).resolve().name or "pictures"
     spec = SourceSpec("pictures", folder, name, False)
-    return Frames(spec, config.streams[0], name, None, lambda _, __, stop: PicturesSource(paths, stop))
+    return Frames(
+        spec,
+        config.streams[0],
+        name,
+        None,
+        lambda _, __, stop, *___: PicturesSource(paths, stop, config.streams[0].max_picture),
+    )
 
 
 def _fits(picture: LabelledPicture, true: Mapping[Kind, Objects], frame: Frame) -> bool:

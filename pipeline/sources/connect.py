@@ -20,7 +20,9 @@ from pipeline.redact import redact
 from pipeline.sources.base import Remembered, SourceSpec
 from pipeline.sources.failures import explain
 from pipeline.sources.hardware import Decoding, NoHardwareError, choose
+from pipeline.sources.limits import PROTOCOLS, too_large
 from pipeline.sources.pipe import Pipe
+from pipeline.sources.tls import distrust, tls_options, unverified_playlist
 
 LOG = logging.getLogger(__name__)
 
@@ -39,7 +41,7 @@ _TIMEOUT_OPTION = {
     "srt": "timeout",
 }
 # A second try over the other transport cannot help here.
-_FINAL_CAUSES = frozenset({"refused", "auth", "not_found"})
+_FINAL_CAUSES = frozenset({"refused", "auth", "not_found", "certificate"})
 _TEXT_ART = frozenset({"ansi", "bintext", "idf", "xbin"})
 
 
@@ -105,7 +107,9 @@ def _try(
     open_timeout: float,
 ) -> Opened | tuple[str, str]:
     """Open once: what was opened, or the cause and a phrase."""
-    options: dict[str, str] = {}
+    # Also of the decoders that find out what the stream holds.
+    options = {"protocol_whitelist": PROTOCOLS[scheme], "max_pixels": str(stream.max_picture)}
+    options |= tls_options(scheme, stream)
     timeout: tuple[float, float] | None = None
     if scheme:
         # FFmpeg has one limit for opening and reading, so it gets the longer one; PyAV's own
@@ -139,17 +143,21 @@ def _try(
             if pipe.silent:
                 return "timeout", "nobody writes to this pipe"
         waited = time.monotonic() - begun
+        why = distrust(error, spec.address, scheme, stream, open_timeout - waited)
+        if why:
+            return "certificate", why
         return explain(error, remote=bool(scheme), opening=True, waited=waited, limit=open_timeout)
-    video = _pick(container)
+    unverified = unverified_playlist(container.format.name, scheme, stream)
+    video = unverified or _pick(container, stream.max_picture)
     if isinstance(video, VideoStream):
         return Opened(container, video, scheme, transport, decoding, pipe)
     container.close()
     if pipe is not None:
         pipe.close()
-    return "format", video
+    return "certificate" if unverified else "format", video
 
 
-def _pick(container: InputContainer) -> VideoStream | str:
+def _pick(container: InputContainer, max_picture: int) -> VideoStream | str:
     """The video stream to read, or why there is none."""
     # A cover picture in a sound file is a video stream to FFmpeg.
     covers = Disposition.attached_pic
@@ -164,4 +172,8 @@ def _pick(container: InputContainer) -> VideoStream | str:
         return "this build of FFmpeg has no decoder for its video"
     if video.codec_context.name in _TEXT_ART:
         return "it is text, not video"
+    context = video.codec_context
+    if large := too_large(context.width, context.height, max_picture):
+        return large
+    context.options = {"max_pixels": str(max_picture)}
     return video

@@ -13,6 +13,8 @@ import cv2
 import numpy as np
 
 from pipeline.frame import Image
+from pipeline.sources.limits import too_large
+from pipeline.sources.picturesize import picture_size
 from pipeline.sources.quiet import no_opencv_log
 
 _PNG = b"\x89PNG\r\n\x1a\n"
@@ -21,8 +23,11 @@ _MOST_SIDE, _MOST_PIXELS = 1_000_000, 1 << 30
 _PNG_PIXELS = frozenset({b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"eXIf", b"IEND"})
 
 
-def decode_picture(data: bytes) -> Image:
+def decode_picture(data: bytes, max_picture: int = _MOST_PIXELS) -> Image:
     """Decode an image file's bytes to uint8 [height, width, 3], BGR, upright by its EXIF.
+
+    One that claims more than ``max_picture`` pixels is refused before it is decoded, and so is one that
+    does not say.
 
     Grey, palette and CMYK become BGR, an alpha channel is left out (not blended), 16 bits are
     scaled to 8 and not cut off. Raises ValueError.
@@ -31,6 +36,13 @@ def decode_picture(data: bytes) -> Image:
         raise ValueError("the file is empty")
     if data.startswith(_PNG):
         data = tidy_png(data)
+    size = picture_size(data)
+    if size is None:
+        raise ValueError(
+            "it is not a picture that OpenCV can read (JPEG, PNG, BMP, WebP, TIFF), or is damaged"
+        )
+    if large := too_large(*size, max_picture):
+        raise ValueError(large)
     buffer = np.frombuffer(data, np.uint8)
     try:
         # Without ANYDEPTH OpenCV itself shifts 16 bits to 8 (/ 256); the scale here is 255/65535.

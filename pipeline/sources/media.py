@@ -33,7 +33,9 @@ from pipeline.sources.convert import Converter
 from pipeline.sources.ending import Progress
 from pipeline.sources.failures import explain
 from pipeline.sources.hardware import NoHardwareError, on_device
+from pipeline.sources.limits import too_large
 from pipeline.sources.opened import Once
+from pipeline.sources.picturesize import picture_size
 
 LOG = logging.getLogger(__name__)
 
@@ -73,6 +75,7 @@ class MediaSource(Once):
         super().__init__()
         self._container, self._video, self._pipe = opened.container, opened.video, opened.pipe
         self._shown, self._stop = redact(spec.address), stop
+        self._max_picture = stream.max_picture
         self._remote, self._stall_timeout = bool(opened.scheme), stream.stall_timeout
         self.live = _is_live(self._container) if spec.live is None else spec.live
         # FFmpeg calls frame threads on top of a device unstable.
@@ -116,14 +119,18 @@ class MediaSource(Once):
         clock = time.perf_counter
         spent = 0.0
         for packet in self._packets(progress):
-            begun = clock()
+            begun, large = clock(), ""
             try:
                 frames = self._video.decode(packet)
             except av.error.FFmpegError as error:
                 self._skip(packet, error)
-                continue
+                large = self._claims_too_much(packet)
+                if not large:
+                    continue
             finally:
                 spent += clock() - begun
+            if large:
+                raise SourceReadError(f"{self._shown}: {large}, after {progress.pictures} pictures", "format")
             if frames:
                 self._refused = 0
             for n, frame in enumerate(frames):
@@ -200,6 +207,14 @@ class MediaSource(Once):
             "codec in mid-stream, or badly damaged",
             cause="changed",
         )
+
+    def _claims_too_much(self, packet: Packet[Stream]) -> str:
+        """What to say of a packet that the decoder refused for the size of its picture; "" for another."""
+        context = self._video.codec_context
+        size: tuple[int, int] | None = context.width, context.height
+        if context.name == "mjpeg":  # whose decoder forgets what it refuses
+            size = picture_size(bytes(packet))
+        return too_large(*size, self._max_picture) if size is not None else ""
 
     def _check_end(self, progress: Progress) -> None:
         """Raise SourceReadError unless this end of the data is an honest one."""

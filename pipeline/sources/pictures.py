@@ -61,9 +61,9 @@ class PicturesSource(Once):
 
     live = False
 
-    def __init__(self, paths: list[Path], stop: threading.Event) -> None:
+    def __init__(self, paths: list[Path], stop: threading.Event, max_picture: int) -> None:
         super().__init__()
-        self._paths, self._stop = paths, stop
+        self._paths, self._stop, self._max_picture = paths, stop, max_picture
         # Several may have one name, in several folders of a glob: what they have in common is left out.
         self._folder = os.path.commonpath([path.parent for path in paths])
         self._first: Picture | None = None
@@ -92,18 +92,17 @@ class PicturesSource(Once):
             yield item
 
     def _read(self, path: Path) -> Picture:
-        return replace(_read(path), name=path.relative_to(self._folder).as_posix())
+        return replace(_read(path, self._max_picture), name=path.relative_to(self._folder).as_posix())
 
 
 def open_pictures(
     spec: SourceSpec, stream: StreamConfig, stop: threading.Event, _: Remembered | None = None
 ) -> Source:
     """Open a picture, a folder or a glob. Raises SourceOpenError."""
-    del stream
     paths = pictures_of(spec)
     if not paths:
         raise SourceOpenError(f"{spec.address}: no picture is there (any more)", cause="not_found")
-    return PicturesSource(paths, stop)
+    return PicturesSource(paths, stop, stream.max_picture)
 
 
 def pictures_of(spec: SourceSpec) -> list[Path]:
@@ -121,7 +120,7 @@ def _only_pictures(paths: Iterable[Path]) -> list[Path]:
     return sorted((p for p in paths if p.suffix.lower() in SUFFIXES and p.is_file()), key=natural_key)
 
 
-def _read(path: Path) -> Picture:
+def _read(path: Path, max_picture: int) -> Picture:
     try:
         if path.exists() and not path.is_file():
             # A pipe might keep us waiting, a device might never end.
@@ -135,7 +134,7 @@ def _read(path: Path) -> Picture:
         raise _BadPictureError(f"it has more than {MOST_BYTES >> 20} MiB; expected a picture")
     begun = time.perf_counter()
     try:
-        image = decode_picture(data)
+        image = decode_picture(data, max_picture)
     except ValueError as error:
         raise _BadPictureError(" ".join(str(error).split())) from None
     if is_animation(data):
