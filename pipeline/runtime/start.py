@@ -11,6 +11,7 @@ from pathlib import Path
 import onnxruntime as ort
 
 from pipeline.errors import ModelError, ProviderError
+from pipeline.runtime.demands import check_demands
 from pipeline.runtime.fusion import Fusion
 from pipeline.runtime.provider_table import AUTO_ORDER
 from pipeline.runtime.providers import create_session, on_offer
@@ -59,6 +60,7 @@ def create(
     ``rewrite``: see ``rewritten``; for the CPU alone, other providers have compilers of their own.
     ``fusion``: what of preprocessing the graph does, None: nothing.
     """
+    check_demands(path)
     session_options = ort.SessionOptions()
     session_options.log_severity_level = 4  # fatal only: errors reach us as exceptions, once
     session_options.intra_op_num_threads = threads
