@@ -1,5 +1,6 @@
 # make run    detect objects in the bundled clip; results in out/
 # make test   the tests
+# make audit release   what docs/releasing.md is about
 # Only `setup` installs; the others call it when it is missing or out of date.
 
 PYTHON ?= python3
@@ -7,7 +8,10 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.framerail-setup
 
-.PHONY: run test setup lint type bench clean
+# Release tools have an environment of their own, so that they are no part of what is tested.
+RELEASE := .venvs/release
+
+.PHONY: run test setup lint type bench audit release clean
 .DELETE_ON_ERROR:
 
 run: $(STAMP)
@@ -28,6 +32,18 @@ type: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks.line
+
+# Exit code 0 only where the advisory database has answered for every pinned version.
+audit: $(RELEASE)/.made
+	$(RELEASE)/bin/python tools/audit.py constraints.txt
+
+release: $(RELEASE)/.made
+	PYTHON="$(PYTHON)" sh tools/release.sh $(RELEASE) .venvs/product
+
+$(RELEASE)/.made: tools/release.txt
+	$(PYTHON) -m venv --clear $(RELEASE)
+	$(RELEASE)/bin/python -m pip --disable-pip-version-check install --quiet --requirement tools/release.txt
+	@touch $@
 
 setup: $(STAMP)
 

@@ -22,8 +22,10 @@ import pytest
 
 from pipeline import Pipeline
 from pipeline.access import TOKEN_VARIABLE
-from pipeline.config import load_config
+from pipeline.config import load_config, make_stream
+from pipeline.errors import SourceOpenError
 from pipeline.sample import SAMPLE
+from pipeline.sources import open_source, parse_source
 from tests.servers import free_port, http_server
 
 CANARY = "c4naryPassw0rd"
@@ -122,8 +124,7 @@ def environment() -> dict[str, str]:
     return os.environ | secrets
 
 
-@pytest.mark.parametrize("way", ["config", "source file"])
-@pytest.mark.parametrize("log_format", ["text", "json"])
+@pytest.mark.parametrize(("way", "log_format"), [("config", "json"), ("source file", "text")])
 def test_no_output_of_the_process_has_it(tmp_path: Path, cheap_model: str, way: str, log_format: str) -> None:
     out = tmp_path / "out"
     out.mkdir()
@@ -200,3 +201,46 @@ def test_no_exception_and_no_log_record_has_it(
     text += "".join(f"{error!r} {error.args} {vars(error)}" for error in raised.value.exceptions)
     text += "".join(f"{record.getMessage()} {record.args}" for record in caplog.records)
     assert CANARY not in text
+
+
+def test_a_redirection_takes_no_password_along() -> None:
+    """A server that sends us on learns the password that was meant for it; the next one does not."""
+    heard: dict[str, list[str | None]] = {"first": [], "next": []}
+
+    class Next(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            heard["next"].append(self.headers.get("Authorization"))
+            self.send_response(401)
+            self.send_header("WWW-Authenticate", 'Basic realm="next"')
+            self.end_headers()
+
+        def log_message(self, *args: object) -> None:
+            """Say nothing."""
+
+    class First(Next):
+        def do_GET(self) -> None:
+            login = self.headers.get("Authorization")
+            heard["first"].append(login)
+            self.send_response(302 if login else 401)
+            self.send_header("WWW-Authenticate", 'Basic realm="first"')
+            self.send_header("Location", f"http://127.0.0.1:{after.server_port}/x")
+            self.end_headers()
+
+    with contextlib.ExitStack() as open_servers:
+        servers = []
+        for handler in (Next, First):
+            server = open_servers.enter_context(http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler))
+            thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
+            thread.start()
+            open_servers.callback(thread.join, 5)
+            open_servers.callback(server.shutdown)
+            servers.append(server)
+        after, before = servers
+        address = f"http://{USER}:{CANARY}@127.0.0.1:{before.server_port}/x"
+        stream = make_stream({"source": address})
+        with pytest.raises(SourceOpenError) as raised:
+            open_source(parse_source(address), stream, threading.Event())
+    assert raised.value.cause == "auth"
+    assert heard["first"][-1] is not None
+    assert heard["next"]
+    assert set(heard["next"]) == {None}
