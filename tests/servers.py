@@ -50,6 +50,19 @@ if given["transport"] == "tcp":
     factory.set_protocols(GstRtsp.RTSPLowerTrans.TCP)
 elif given["transport"] == "udp":
     factory.set_protocols(GstRtsp.RTSPLowerTrans.UDP)
+if given["certificate"] is not None:
+    gi.require_version("Gio", "2.0")
+    from gi.repository import Gio
+    auth = GstRtspServer.RTSPAuth()
+    auth.set_tls_certificate(Gio.TlsCertificate.new_from_files(*given["certificate"]))
+    anybody = GstRtspServer.RTSPToken()
+    anybody.set_string("media.factory.role", "anybody")
+    auth.set_default_token(anybody)
+    server.set_auth(auth)
+    role = Gst.Structure.new_empty("anybody")
+    role.set_value("media.factory.access", True)
+    role.set_value("media.factory.construct", True)
+    factory.add_role_from_structure(role)
 if given["user"] is not None:
     auth = GstRtspServer.RTSPAuth()
     token = GstRtspServer.RTSPToken()
@@ -130,6 +143,15 @@ def missing_gst_rtsp() -> str | None:
     return f"GStreamer lacks {done.stdout.strip()}" if done.stdout.strip() else None
 
 
+@functools.cache
+def missing_gst_tls() -> bool:
+    """Whether the system's GLib has no TLS, so that GStreamer's server, if it is there, cannot encrypt."""
+    if missing_gst_rtsp():
+        return True
+    probe = "from gi.repository import Gio; raise SystemExit(not Gio.TlsBackend.get_default().supports_tls())"
+    return bool(subprocess.run([SYSTEM_PYTHON, "-c", probe], timeout=30, check=False).returncode)
+
+
 _PAY = {
     "h264": "h264parse ! rtph264pay config-interval=-1",
     "hevc": "h265parse ! rtph265pay config-interval=-1",
@@ -146,11 +168,13 @@ def gst_rtsp_server(
     password: str | None = None,
     port: int | None = None,
     transport: str = "any",
+    certificate: tuple[str, str] | None = None,
 ) -> Iterator[Server]:
     """Serve ``clip`` at ``rtsp://127.0.0.1:PORT/stream`` in real time, from its start for each client.
 
     With ``user`` and ``password`` the server asks for them; ``transport`` tcp or udp refuses the
-    other. Skips the test, with the reason, where GStreamer's server is not installed.
+    other; with a ``certificate`` (the files of it and of its key) it is ``rtsps://``. Skips the test, with
+    the reason, where GStreamer's server is not installed.
     """
     if reason := missing_gst_rtsp():
         pytest.skip(f"needs GStreamer's RTSP server: {reason}")
@@ -158,10 +182,12 @@ def gst_rtsp_server(
         codec = container.streams.video[0].codec_context.name
     launch = f'( filesrc location="{clip}" ! parsebin ! {_PAY[codec]} name=pay0 pt=96 )'
     given = {"port": port or 0, "launch": launch, "transport": transport, "user": user, "password": password}
+    given["certificate"] = certificate
     # -E would drop what GStreamer needs; a virtual environment's own variables would mislead it.
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "VIRTUAL_ENV"))}
     with _process([SYSTEM_PYTHON, "-c", _GST_CHILD, json.dumps(given)], environment) as (process, bound):
-        yield Server(f"rtsp://127.0.0.1:{bound}/stream", bound, process)
+        scheme = "rtsps" if certificate else "rtsp"
+        yield Server(f"{scheme}://127.0.0.1:{bound}/stream", bound, process)
 
 
 @contextlib.contextmanager

@@ -14,6 +14,7 @@ from pipeline.config import StreamConfig, make_config
 from pipeline.errors import SourceError, SourceOpenError
 from pipeline.sources import open_source, parse_source
 from pipeline.sources.address import SAMPLE
+from tests.servers import gst_rtsp_server, missing_gst_tls
 from tests.tls import Certificate, https_server, listening, make_certificate
 
 
@@ -89,6 +90,18 @@ def test_pictures_come_over_https(tmp_path: Path, trusted: Certificate) -> None:
     shutil.copy(SAMPLE, tmp_path / "clip.mp4")
     with https_server(tmp_path, trusted) as address:
         assert first(f"{address}/clip.mp4", tls_ca_file=str(trusted.certificate)) == first(str(SAMPLE))
+
+
+@pytest.mark.parametrize("transport", ["auto", "udp"])
+def test_pictures_come_over_rtsps_which_is_over_tcp(trusted: Certificate, transport: str) -> None:
+    if missing_gst_tls():
+        pytest.skip("needs TLS for GLib (glib-networking)")
+    certificate = str(trusted.certificate), str(trusted.key)
+    with gst_rtsp_server(SAMPLE, certificate=certificate, transport="tcp") as server:
+        asked = stream(server.url, tls_ca_file=certificate[0], rtsp_transport=transport)
+        with open_source(parse_source(server.url), asked, threading.Event()) as source:
+            assert "rtsps over TCP" in source.description
+            assert next(iter(source)).image.shape == (720, 1280, 3)  # type: ignore[union-attr]
 
 
 def test_a_file_of_authorities_that_is_none(tmp_path: Path, trusted: Certificate) -> None:

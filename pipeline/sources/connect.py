@@ -73,6 +73,8 @@ def connect(spec: SourceSpec, stream: StreamConfig, stop: threading.Event, remem
         transports = ("tcp", "udp") if auto else (stream.rtsp_transport,)
         if auto and remembered.transport == "udp":
             transports = ("udp", "tcp")
+        if scheme == "rtsps":
+            transports = ("tcp",)  # FFmpeg has no other for it, whatever it is told
     try:
         decoding = choose(stream.hwdecode)
     except NoHardwareError as error:
