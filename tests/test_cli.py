@@ -73,7 +73,7 @@ def test_a_run_leaves_everything_it_promises(cheap_model: str, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [
-        ([], 2, "give a SOURCE or --config"),
+        ([], 2, "give a SOURCE, --source-file FILE or --config"),
         (["missing.mp4"], 2, "missing.mp4"),
         (["synthetic:64x48", "--provider", "cuda12"], 2, "unknown provider 'cuda12'"),
         (["synthetic:64x48", "--provider", "tensorrt"], 3, "this build (onnxruntime"),
@@ -133,7 +133,7 @@ def test_nothing_is_written_over(cheap_model: str, tmp_path: Path, outputs: list
         ["doctor", "rtsp://user:s3cr-canary@cam/x"],
         ["run", "rtsp:/user:s3cr-canary@cam/x"],
         ["run", "user:s3cr-canary@cam/x"],
-        ["run", "rtsp://user:s3cr-canary'@127.0.0.1:9/x", "--debug", "--open-timeout", "1"],
+        ["run", "rtsp://user:s3cr-canary'@127.0.0.1:9/x", "--debug", "--no-reconnect"],
         ["run", "synthetic:64x48", "--jsonl", "rtsp://user:s3cr-canary@cam/x"],
         ["run", "synthetic:64x48", "--config", "rtsp://user:s3cr-canary@cam/x"],
         ["run", "synthetic:64x48", "--summary", "rtsp://user:s3cr-canary@cam/x"],
