@@ -22,6 +22,7 @@ import typer
 
 from pipeline import __version__
 from pipeline.cli_bench import bench, plan, tune
+from pipeline.cli_chaos import chaos_app
 from pipeline.cli_eval import evaluate
 from pipeline.cli_models import models_app
 from pipeline.command import CANCELLED, console, given, log, reporting, stdout
@@ -576,3 +577,4 @@ app.command(
     "--plot load.html; framerail bench clip.mp4 --json > old.json, and later --compare old.json",
 )(bench)
 app.add_typer(models_app, name="models")
+app.add_typer(chaos_app, name="chaos")

@@ -13,7 +13,7 @@ PACKAGE = ROOT / "pipeline"
 
 FLOORS = {
     "__main__": 6,
-    "cli": 5, "cli_bench": 5, "cli_eval": 5, "cli_models": 5, "command": 5,
+    "cli": 5, "cli_bench": 5, "cli_chaos": 5, "cli_eval": 5, "cli_models": 5, "command": 5,
     "console": 4, "doctor": 4, "model_commands": 4, "pull_command": 4, "identify_command": 4,
     "convert_command": 4, "quantize_command": 4, "quantize_loss": 4, "quantize_trial": 4,
     "quantize_report": 4,
@@ -21,7 +21,7 @@ FLOORS = {
     "bench_precision": 4, "copies": 4,
     "app": 4, "decide": 4, "iteration": 4, "detector": 4, "summary": 4, "shutdown": 4, "bench": 4,
     "stages": 3, "profiles": 3, "streams": 4, "serving": 4, "line": 4, "monitor": 4, "notify": 0, "reload": 4,
-    "sources": 2, "runtime": 2, "sinks": 2, "accounts": 2, "metrics": 2,
+    "sources": 2, "chaos": 2, "runtime": 2, "sinks": 2, "accounts": 2, "metrics": 2,
     "quantization": 2,
     "vision": 1, "decoders": 1, "flow": 1, "sample": 1, "convert": 1,
     "errors": 0, "redact": 0, "frame": 0, "detections": 0, "classification": 0, "config": 0,
@@ -36,7 +36,7 @@ NEIGHBOURS = {
     ("tune_command", "copies"), ("tune_command", "quantize_loss"),
     ("bench_command", "bench_precision"), ("bench_precision", "bench"), ("bench_precision", "copies"),
     ("bench_precision", "quantize_loss"), ("copies", "quantize_command"), ("copies", "quantize_loss"),
-    ("cli", "cli_eval"), ("cli", "cli_models"), ("cli", "command"), ("cli_eval", "command"),
+    ("cli", "cli_chaos"), ("cli_chaos", "command"), ("cli", "cli_eval"), ("cli", "cli_models"), ("cli", "command"), ("cli_eval", "command"),
     ("cli_models", "command"), ("evaluation", "decide"), ("eval_command", "evaluation"),
     ("bench", "app"), ("bench", "decide"), ("bench", "doctor"), ("bench", "summary"),
     ("summary", "app"), ("app", "decide"), ("app", "iteration"),
@@ -59,10 +59,10 @@ ONLY_IMPORTERS = {
     # quantization takes ORT's quantiser and converter; sessions are opened in runtime alone.
     "onnxruntime": {"runtime", "doctor", "quantization"},
     "prometheus_client": {"metrics", "doctor"},
-    "typer": {"cli", "cli_bench", "cli_eval", "cli_models", "command", "__main__"},
+    "typer": {"cli", "cli_bench", "cli_chaos", "cli_eval", "cli_models", "command", "__main__"},
     "onnx": {"convert", "quantization"},
     "matplotlib": {"bench"},
-    "av": {"sources", "sinks", "doctor", "sample"},
+    "av": {"sources", "sinks", "doctor", "sample", "chaos"},
 }
 
 
