@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Mapping
+from collections.abc import Coroutine, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 HEAD_LIMIT = 1 << 16
 """Bytes of a request's or an answer's head, at most."""
@@ -69,6 +70,24 @@ async def read_request(reader: asyncio.StreamReader) -> Request | None:
         raise ConnectionError(f"a request's Content-Length is {length[:20]!r}")
     await reader.readexactly(int(length))
     return request
+
+
+async def unless_gone(reader: asyncio.StreamReader, work: Coroutine[Any, Any, None]) -> None:
+    """Do ``work``, unless the client, which has nothing more to say, hangs up meanwhile."""
+    task, gone = asyncio.ensure_future(work), asyncio.ensure_future(_hung_up(reader))
+    try:
+        await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            await task
+    finally:
+        for one in (task, gone):
+            one.cancel()
+        await asyncio.gather(task, gone, return_exceptions=True)
+
+
+async def _hung_up(reader: asyncio.StreamReader) -> None:
+    while await reader.read(HEAD_LIMIT):
+        pass
 
 
 def parse_request(head: bytes) -> Request:

@@ -61,12 +61,12 @@ def parse_fault(text: str) -> Fault:
     """Read ``kind``, ``kind@2``, ``kind@5000B`` or ``kind@2:for=3,rate=0.1``. Raises ConfigError."""
     match = _TEXT.fullmatch(text.strip())
     if match is None:
-        raise ConfigError(f"fault {text!r}: expected kind@seconds:key=value,…, such as stall@2:for=3")
+        raise ConfigError(f"fault {text!r}: expected KIND@WHEN:NAME=VALUE,…, such as stall@2:for=3")
     given: dict[str, str] = {}
     for pair in match["rest"].split(",") if match["rest"] else ():
         key, equals, value = pair.partition("=")
         if not equals or key.strip() in given:
-            raise ConfigError(f"fault {match['kind']}: expected key=value once each, not {key.strip()!r}")
+            raise ConfigError(f"fault {match['kind']}: expected NAME=VALUE once each, not {key.strip()!r}")
         given[key.strip()] = value.strip()
     return _fault(match["kind"], match["when"], given)
 

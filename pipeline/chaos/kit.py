@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import logging
 import socket
 import threading
@@ -11,17 +10,20 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Coroutine, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
 
 from pipeline.chaos.dialogue import HEAD_LIMIT
-from pipeline.chaos.faults import Fault
+from pipeline.chaos.faults import Fault, parse_fault
 from pipeline.chaos.kinds import FOREVER
+from pipeline.chaos.listen import bind, parse_listen, shown
 from pipeline.chaos.script import Script, Victim
 from pipeline.chaos.wire import Wire
-from pipeline.errors import ConfigError
 
 log = logging.getLogger(__name__)
+
+_ABSENCES = ("refuse", "restart")
 
 
 class Kit(ABC):
@@ -51,20 +53,49 @@ class Kit(ABC):
     async def handle(self, reader: asyncio.StreamReader, wire: Wire) -> None:
         """Serve one connection; returns, or raises ConnectionError, when it is over."""
 
+    @abstractmethod
+    def check(self, fault: Fault) -> None:
+        """Raise ConfigError where this kit cannot do that."""
+
+    def inject(self, fault: str | Fault) -> None:
+        """Add a fault to the script: its seconds count from now, unless they are each connection's own.
+
+        From any thread, while the kit is entered. Raises ConfigError.
+        """
+        fault = parse_fault(fault) if isinstance(fault, str) else fault
+        self.check(fault)
+        if self._loop is None:
+            raise RuntimeError("a kit is to be entered before faults are injected")
+        self._loop.call_soon_threadsafe(
+            self._add, fault if fault.each else replace(fault, at=fault.at + self.script.now)
+        )
+
+    def _add(self, fault: Fault) -> None:
+        self.script.add(fault)
+        for wire in self._wires:
+            wire.expect(fault)
+        if fault.kind in _ABSENCES:
+            self._start(self._absent(fault, asyncio.Event()))
+
     @property
     def injected(self) -> Counter[str]:
         """What was injected so far, by kind."""
         return self.script.injected
 
     @property
+    def open_connections(self) -> int:
+        """How many there are now."""
+        return len(self._wires)
+
+    @property
     def address(self) -> str:
         """``host:port`` as it stands in an address."""
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+        return shown(self.host, self.port)
 
     def __enter__(self) -> Self:
         if self._thread is not None:
             raise RuntimeError("a kit is entered once; make another")
-        self._listener = self._bind()
+        self._listener = bind(self.host, self.port)
         self.port = self._listener.getsockname()[1]
         self._thread = threading.Thread(target=self._run, name=f"chaos:{self.port}")
         self._thread.start()
@@ -92,15 +123,6 @@ class Kit(ABC):
         assert self._thread is not None
         self._thread.join(seconds)
 
-    def _bind(self) -> socket.socket:
-        family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
-        try:
-            return socket.create_server((self.host, self.port), family=family, backlog=64)
-        except OSError as error:
-            raise ConfigError(
-                f"cannot listen on {self.address}: {error.strerror}; choose another port, or 0 for a free one"
-            ) from None
-
     def _run(self) -> None:
         try:
             asyncio.run(self._main())
@@ -117,7 +139,7 @@ class Kit(ABC):
             self.script.begin()
             begun = []
             for fault in self.script.faults:
-                if fault.kind in ("refuse", "restart"):
+                if fault.kind in _ABSENCES:
                     first = asyncio.Event()
                     self._start(self._absent(fault, first))
                     begun += [first] if fault.at == 0 else []
@@ -169,7 +191,7 @@ class Kit(ABC):
 
     async def _open(self) -> None:
         if self._listener is None:
-            self._listener = self._bind()
+            self._listener = bind(self.host, self.port)
         self._server = await asyncio.start_server(self._accepted, sock=self._listener, limit=HEAD_LIMIT)
         log.info("%.3f s: listening on %s", self.script.now, self.address)
 
@@ -190,6 +212,9 @@ class Kit(ABC):
         log.debug("%.3f s: %s: made", self.script.now, victim.name)
         wire = Wire(writer, victim)
         self._wires.add(wire)
+        if self._away["restart"]:
+            # It was accepted in the moment in which the listener went.
+            wire.reset()
         work = asyncio.ensure_future(self._work(reader, wire, victim))
         cut = asyncio.ensure_future(wire.gone())
         try:
@@ -212,24 +237,3 @@ class Kit(ABC):
                 pass
             return
         await self.handle(reader, wire)
-
-
-def parse_listen(text: str, any_address: bool) -> tuple[str, int]:
-    """The host and port of ``127.0.0.1:9000`` or ``[::1]:0``. Raises ConfigError.
-
-    An address that others can reach is refused unless ``any_address`` is set.
-    """
-    host, colon, port = text.rpartition(":")
-    host = host.removeprefix("[").removesuffix("]")
-    if not (colon and host and port.isdecimal() and int(port) < 1 << 16):
-        raise ConfigError(f"cannot listen on {text!r}: expected HOST:PORT such as 127.0.0.1:9000")
-    host = "127.0.0.1" if host == "localhost" else host
-    try:
-        loopback = ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        raise ConfigError(f"cannot listen on {text!r}: expected an IP address, got {host!r}") from None
-    if not (loopback or any_address):
-        raise ConfigError(
-            f"{host} can be reached by others, expected an address of loopback; --any-address allows it"
-        )
-    return host, int(port)

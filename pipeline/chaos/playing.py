@@ -9,7 +9,7 @@ from contextlib import closing
 
 from pipeline.chaos import muxing
 from pipeline.chaos.auth import Door
-from pipeline.chaos.dialogue import Request
+from pipeline.chaos.dialogue import Request, unless_gone
 from pipeline.chaos.reel import Reel, Shot
 from pipeline.chaos.wire import Wire
 
@@ -70,7 +70,9 @@ _HTTP = {
 }
 
 
-async def answer_http(request: Request, door: Door, make_reel: MakeReel, wire: Wire) -> bool:
+async def answer_http(
+    request: Request, door: Door, make_reel: MakeReel, wire: Wire, reader: asyncio.StreamReader
+) -> bool:
     """Answer a request of HTTP; whether the connection is over."""
     reel = make_reel(wire)
     kind, send = _HTTP.get(request.path, ("", send_ts))
@@ -84,6 +86,6 @@ async def answer_http(request: Request, door: Door, make_reel: MakeReel, wire: W
     else:
         await wire.send(request.answer(200, {"Content-Type": kind, "Connection": "close"}))
         if request.method == "GET":
-            await send(reel, door, wire)
+            await unless_gone(reader, send(reel, door, wire))
         return True
     return request.protocol == "HTTP/1.0"

@@ -32,13 +32,17 @@ class Proxy(Kit):
         self._target = target
         self._scheme, self._to = _parse_target(target)
         for fault in faults:
-            if KINDS[fault.kind].only:
-                raise ConfigError(f"fault {fault.kind}: the proxy cannot do it, use chaos serve")
-            if fault.kind in PACKET_KINDS and self._scheme != "rtsp":
-                raise ConfigError(
-                    f"fault {fault.kind}: expected an rtsp:// target, whose packets can be told; "
-                    f"for {self._scheme}:// there is garble"
-                )
+            self.check(fault)
+
+    def check(self, fault: Fault) -> None:
+        """Raise ConfigError for what needs the clip, and, unless over RTSP, what needs packets."""
+        if KINDS[fault.kind].only:
+            raise ConfigError(f"fault {fault.kind}: the proxy cannot do it, use chaos serve")
+        if fault.kind in PACKET_KINDS and self._scheme != "rtsp":
+            raise ConfigError(
+                f"fault {fault.kind}: expected an rtsp:// target, whose packets can be told; "
+                f"for {self._scheme}:// there is garble"
+            )
 
     @property
     def url(self) -> str:
@@ -68,10 +72,8 @@ class Proxy(Kit):
             there = asyncio.ensure_future(_requests(reader, target, wire if rtsp else None))
             back = asyncio.ensure_future(_answers(answers, wire, rtsp))
             try:
+                # A client that closes one direction has gone: none of these protocols does that otherwise.
                 await asyncio.wait((there, back), return_when=asyncio.FIRST_COMPLETED)
-                if there.done() and there.exception() is None:
-                    # The client has said all that it has to say; the answer may still be on its way.
-                    await back
             finally:
                 there.cancel()
                 back.cancel()
@@ -96,8 +98,6 @@ async def _requests(reader: asyncio.StreamReader, target: asyncio.StreamWriter, 
                 else:
                     await rtsp.send(refusal)
         await target.drain()
-    if target.can_write_eof():
-        target.write_eof()
 
 
 def _refusal(data: bytes) -> bytes | None:

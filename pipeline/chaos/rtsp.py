@@ -76,6 +76,8 @@ class Session:
     async def _play(self) -> None:
         assert self._channel is not None
         chance = self._wire.victim.numbers
-        with closing(Packetizer(chance)) as packetizer:
-            await send_rtp(self._reel, self._door, self._wire, self._channel, packetizer)
-        self._wire.close()
+        try:
+            with closing(Packetizer(chance)) as packetizer:
+                await send_rtp(self._reel, self._door, self._wire, self._channel, packetizer)
+        finally:
+            self._wire.close()

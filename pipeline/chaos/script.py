@@ -20,7 +20,7 @@ class Script:
     def __init__(
         self, faults: Sequence[Fault], seed: int, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self.faults, self.seed = tuple(faults), seed
+        self.faults, self.seed = list(faults), seed
         self._clock, self._began = clock, clock()
         self._hits = [0] * len(self.faults)
         self._victims = 0
@@ -34,13 +34,19 @@ class Script:
     def injected(self) -> Counter[str]:
         """What was injected so far, by kind: packets, pictures or connections that suffered it."""
         counts: Counter[str] = Counter()
-        for fault, hits in zip(self.faults, self._hits, strict=True):
+        # A fault may be added meanwhile, by the kit's thread.
+        for fault, hits in zip(self.faults, self._hits, strict=False):
             counts[fault.kind] += hits
         return counts
 
     def begin(self) -> None:
         """The clock starts now."""
         self._began = self._clock()
+
+    def add(self, fault: Fault) -> None:
+        """One more."""
+        self._hits.append(0)
+        self.faults.append(fault)
 
     def hit(self, fault: Fault, whom: str, detail: str = "") -> None:
         """Count one injection, and log it; those that come by the hundred for debug, after the first."""
@@ -81,12 +87,15 @@ class Victim:
         """Random numbers for what is no fault."""
         self._suffered: set[int] = set()
         self._since: dict[int, float] = {}
-        # One each, so that one fault's draws do not depend on another's.
-        self._random = [random.Random(f"{script.seed}/{number}/{n}") for n in range(len(script.faults))]
+        self._random: dict[int, random.Random] = {}
 
     def chance(self, fault: Fault) -> random.Random:
         """The random numbers of a fault on this connection: the same for the same seed."""
-        return self._random[self.script._index(fault)]
+        index = self.script._index(fault)
+        if index not in self._random:
+            # One each, so that one fault's draws do not depend on another's.
+            self._random[index] = random.Random(f"{self.script.seed}/{self.number}/{index}")
+        return self._random[index]
 
     def begins_in(self, fault: Fault) -> float | None:
         """Seconds until it begins by the clock; below 0 when it has begun, None if not by the clock."""

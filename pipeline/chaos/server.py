@@ -37,13 +37,8 @@ class Server(Kit):
             raise ConfigError("nothing to play: expected a clip; give a video file")
         self._clips = [look_at(clip) for clip in clips]
         self._door, self._again = Door(self.script, login, scheme), loop
-        kinds = {fault.kind for fault in faults}
-        if "switch" in kinds and len(clips) < 2:
-            raise ConfigError("fault switch: expected several clips, there is one; give another one")
-        if "black" in kinds:
-            for clip in self._clips:
-                # Where that cannot be had, it is said now.
-                encode_black(clip)
+        for fault in faults:
+            self.check(fault)
 
     @property
     def rtsp(self) -> str:
@@ -65,6 +60,14 @@ class Server(Kit):
         """All of them."""
         return self.rtsp, self.ts, self.mjpeg
 
+    def check(self, fault: Fault) -> None:
+        """Raise ConfigError where there is no clip to switch to, or no encoder for black pictures."""
+        if fault.kind == "switch" and len(self._clips) < 2:
+            raise ConfigError("fault switch: expected several clips, there is one; give another one")
+        if fault.kind == "black":
+            for clip in self._clips:
+                encode_black(clip)
+
     async def handle(self, reader: asyncio.StreamReader, wire: Wire) -> None:
         """Answer requests until the client goes."""
         session = Session(self._door, self._reel, self.host, wire)
@@ -74,7 +77,7 @@ class Server(Kit):
                 if request.protocol.startswith("RTSP"):
                     over = await session.answer(request)
                 else:
-                    over = await answer_http(request, self._door, self._reel, wire)
+                    over = await answer_http(request, self._door, self._reel, wire, reader)
         finally:
             await session.end()
 

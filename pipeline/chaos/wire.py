@@ -28,14 +28,18 @@ class Wire:
         self._cut = asyncio.Event()
         self._held: list[tuple[int, bytes]] = []
         self._trickling: Fault | None = None
-        self._mangles = any(fault.kind in PACKET_KINDS for fault in victim.script.faults)
+        self._mangles = False
         self._alarms: list[asyncio.TimerHandle] = []
-        loop = asyncio.get_running_loop()
         for fault in victim.script.faults:
-            if fault.kind in ("reset", "close") and not victim.missed(fault):
-                wait = victim.begins_in(fault)
-                if wait is not None:
-                    self._alarms.append(loop.call_later(max(0.0, wait), self._alarm, fault))
+            self.expect(fault)
+
+    def expect(self, fault: Fault) -> None:
+        """Be ready for a fault of the script."""
+        self._mangles = self._mangles or fault.kind in PACKET_KINDS
+        wait = self.victim.begins_in(fault)
+        if fault.kind in ("reset", "close") and wait is not None and not self.victim.missed(fault):
+            loop = asyncio.get_running_loop()
+            self._alarms.append(loop.call_later(max(0.0, wait), self._alarm, fault))
 
     async def send(self, data: bytes) -> None:
         """Send bytes that are no packet: an answer, a header."""

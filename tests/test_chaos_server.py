@@ -1,0 +1,559 @@
+"""The chaos kit's server against real FFmpeg, and against a client that counts bytes and packets itself."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import socket
+import struct
+import threading
+from itertools import islice, pairwise
+from pathlib import Path
+
+import psutil
+import pytest
+
+from pipeline import chaos
+from pipeline.config import StreamConfig
+from pipeline.errors import ConfigError, SourceError, SourceOpenError, SourceReadError
+from pipeline.sources import Picture, Source, Timestamps, open_source, parse_source, read_number
+from tests.clips import make_clip, need_encoder
+
+FPS, FRAMES, GOP = 100, 100, 10
+PASSWORD = "s3cret-W0rd"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("clips")
+
+
+@pytest.fixture(scope="module")
+def clip(folder: Path) -> Path:
+    return make_clip(folder / "h264.mp4", frames=FRAMES, fps=FPS, gop=GOP)
+
+
+@pytest.fixture(scope="module")
+def wide(folder: Path) -> Path:
+    return make_clip(folder / "wide.mp4", frames=FRAMES, fps=FPS, gop=GOP, size=(128, 96))
+
+
+@pytest.fixture(scope="module")
+def hevc(folder: Path) -> Path:
+    # With B-frames.
+    return make_clip(
+        folder / "hevc.mp4", frames=FRAMES, fps=FPS, gop=GOP, codec=need_encoder("libx265"), size=(128, 96)
+    )
+
+
+@pytest.fixture(scope="module")
+def motion_jpeg(folder: Path) -> Path:
+    return make_clip(folder / "mjpeg.avi", frames=FRAMES, fps=FPS, codec="mjpeg")
+
+
+def opened(url: str, **stream) -> Source:
+    given = {"open_timeout": 10, "stall_timeout": 10, "rtsp_transport": "tcp"} | stream
+    return open_source(parse_source(url), StreamConfig(source=url, **given), threading.Event())
+
+
+def pictures(url: str, count: int, **stream) -> list[Picture]:
+    with opened(url, **stream) as source:
+        return list(islice(source, count))
+
+
+def until_lost(source: Source) -> tuple[list[Picture], SourceReadError]:
+    got: list[Picture] = []
+    with source, pytest.raises(SourceReadError) as caught:
+        got.extend(source)
+    return got, caught.value
+
+
+def numbers(got: list[Picture]) -> list[int]:
+    return [read_number(picture.image) for picture in got]
+
+
+def seconds(got: list[Picture]) -> list[float]:
+    """Presentation times of all but the first, which FFmpeg has none for in RTSP."""
+    return [
+        round(float(p.pts * p.time_base), 4) for p in got if p.pts is not None and p.time_base is not None
+    ]
+
+
+def with_login(url: str, password: str) -> str:
+    return url.replace("://", f"://me:{password}@")
+
+
+class Client:
+    """A client of RTSP over TCP that does nothing but ask to play, and read."""
+
+    def __init__(self, port: int) -> None:
+        self.socket = socket.create_connection(("127.0.0.1", port), 10)
+        self._file = self.socket.makefile("rb")
+
+    def ask(self, method: str, *headers: str, track: str = "") -> bytes:
+        lines = [f"{method} rtsp://127.0.0.1/stream{track} RTSP/1.0", "CSeq: 1", *headers]
+        self.socket.sendall(("\r\n".join(lines) + "\r\n\r\n").encode())
+        head = b""
+        while not head.endswith(b"\r\n\r\n"):
+            line = self._file.readline()
+            if not line:
+                raise EOFError
+            head += line
+        return head
+
+    def play(self) -> None:
+        transport = "Transport: RTP/AVP/TCP;unicast;interleaved=0-1"
+        assert self.ask("SETUP", transport, track="/track0").startswith(b"RTSP/1.0 200")
+        assert self.ask("PLAY", "Session: 1").startswith(b"RTSP/1.0 200")
+
+    def packets(self, count: int) -> list[bytes]:
+        got = []
+        for _ in range(count):
+            dollar, channel, size = struct.unpack(">cBH", self._file.read(4))
+            assert (dollar, channel) == (b"$", 0)
+            got.append(self._file.read(size))
+        return got
+
+    def close(self) -> None:
+        self._file.close()
+        self.socket.close()
+
+
+def packets(port: int, count: int) -> list[bytes]:
+    with contextlib.closing(Client(port)) as client:
+        client.play()
+        return client.packets(count)
+
+
+def sequence(got: list[bytes]) -> list[int]:
+    """Sequence numbers of RTP packets, counted from the first."""
+    first = struct.unpack(">H", got[0][2:4])[0]
+    return [(struct.unpack(">H", packet[2:4])[0] - first) & 0xFFFF for packet in got]
+
+
+# --- without a fault
+
+
+@pytest.mark.parametrize("codec", ["clip", "hevc", "motion_jpeg"])
+def test_a_clip_over_rtsp(codec, request):
+    with chaos.serve(request.getfixturevalue(codec)) as kit:
+        got = pictures(kit.rtsp, 130)
+    # Over and over, on one timeline.
+    assert numbers(got) == [n % FRAMES for n in range(130)]
+    assert all(round(b - a, 3) == round(1 / FPS, 3) for a, b in pairwise(seconds(got)))
+
+
+@pytest.mark.parametrize("codec", ["clip", "hevc"])
+def test_a_clip_as_mpeg_ts(codec, request):
+    with chaos.serve(request.getfixturevalue(codec)) as kit:
+        got = pictures(kit.ts, 40)
+    assert numbers(got) == list(range(40))
+    times = seconds(got)
+    assert [round(time - times[0], 4) for time in times] == [n / FPS for n in range(40)]
+
+
+@pytest.mark.parametrize("codec", ["clip", "hevc", "motion_jpeg"])
+def test_a_clip_as_jpegs(codec, request):
+    with chaos.serve(request.getfixturevalue(codec)) as kit:
+        assert numbers(pictures(kit.mjpeg, 40)) == list(range(40))
+
+
+def test_an_end_where_it_is_not_to_loop(clip):
+    with chaos.serve(clip, loop=False) as kit:
+        got, error = until_lost(opened(kit.rtsp))
+    assert numbers(got) == list(range(FRAMES)) and error.cause == "ended"
+
+
+def test_what_is_not_there_or_not_to_be_had_so(clip, motion_jpeg):
+    with chaos.serve(motion_jpeg) as kit:
+        for url in (kit.ts, kit.rtsp.replace("stream", "other"), kit.mjpeg.replace("stream", "other")):
+            with pytest.raises(SourceOpenError) as caught:
+                opened(url)
+            assert caught.value.cause == "not_found"
+        with pytest.raises(SourceOpenError, match="does not offer this transport"):
+            opened(kit.rtsp, rtsp_transport="udp")
+
+
+# --- of connections
+
+
+def test_silent(clip):
+    with chaos.serve(clip, ["silent"]) as kit:
+        for url in (kit.rtsp, kit.ts):
+            with pytest.raises(SourceOpenError) as caught:
+                opened(url, open_timeout=0.3)
+            assert caught.value.cause == "timeout"
+    assert kit.injected == {"silent": 2} and kit.connections == 2
+
+
+def test_refuse_from_the_start_and_for_a_time(clip):
+    with chaos.serve(clip, ["refuse"]) as kit, pytest.raises(SourceOpenError) as caught:
+        opened(kit.rtsp)
+    assert caught.value.cause == "refused" and kit.injected["refuse"] == 1
+    with chaos.serve(clip, ["refuse:for=0.2"]) as kit:
+        source = until_open(kit.rtsp)
+        assert numbers(list(islice(source, 3))) == [0, 1, 2]
+        source.close()
+
+
+def until_open(url: str) -> Source:
+    """Open it as soon as it can be; the failures before are refusals."""
+    deadline = threading.Event()
+    for _ in range(200):
+        try:
+            return opened(url)
+        except SourceOpenError as error:
+            assert error.cause in ("refused", "network")
+        deadline.wait(0.05)
+    raise AssertionError("it never came back")
+
+
+def test_restart(clip):
+    with chaos.serve(clip) as kit:
+        source = opened(kit.rtsp)
+        first = iter(source)
+        assert read_number(next(first).image) == 0
+        kit.inject("restart:for=0.3")
+        with pytest.raises(SourceReadError) as caught:
+            list(first)
+        assert caught.value.cause in ("ended", "network")
+        with until_open(kit.rtsp) as again:
+            assert numbers(list(islice(again, 3))) == [0, 1, 2]
+    assert kit.injected["restart"] == 1
+
+
+@pytest.mark.parametrize("after", [4000, 7001])
+@pytest.mark.parametrize("kind", ["stall", "reset", "close"])
+def test_after_so_many_bytes(clip, kind, after):
+    with chaos.serve(clip, [f"{kind}@{after}B"]) as kit, contextlib.closing(Client(kit.port)) as client:
+        answered = len(client.ask("SETUP", "Transport: RTP/AVP/TCP;interleaved=0-1", track="/track0"))
+        answered += len(client.ask("PLAY"))
+        media = after - answered
+        assert len(client._file.read(media)) == media
+        if kind == "reset":
+            with pytest.raises(ConnectionResetError):
+                client._file.read(1)
+        elif kind == "close":
+            assert client._file.read(1) == b""
+        else:
+            client.socket.settimeout(0.3)
+            with pytest.raises(TimeoutError):
+                client._file.read(1)
+        assert kit.injected == {kind: 1}
+
+
+@pytest.mark.parametrize(
+    ("fault", "causes"),
+    [
+        ("stall@0.4", {"timeout"}),
+        ("trickle@0.4:bytes=200", {"timeout"}),
+        ("reset@0.4", {"ended", "network"}),
+        ("close@0.4", {"ended", "network"}),
+    ],
+)
+@pytest.mark.parametrize("form", ["rtsp", "ts"])
+def test_lost_in_mid_stream(clip, form, fault, causes):
+    with chaos.serve(clip, [fault + (":" if ":" not in fault else ",") + "of=connection"]) as kit:
+        got, error = until_lost(opened(getattr(kit, form), stall_timeout=0.4))
+        assert error.cause in causes
+        assert numbers(got) == list(range(len(got))) and got
+    assert kit.injected.total() == 1
+
+
+def test_a_stall_that_passes_loses_nothing(clip):
+    with chaos.serve(clip, ["stall@0.3:for=0.3,of=connection"]) as kit:
+        assert numbers(pictures(kit.rtsp, 60)) == list(range(60))
+    assert kit.injected["stall"] == 1
+
+
+def test_trickle_sends_no_more_than_it_may(clip):
+    with chaos.serve(clip, ["trickle:bytes=4000"]) as kit, contextlib.closing(Client(kit.port)) as client:
+        begun = kit.script.now
+        client.play()
+        client._file.read(1500)
+        assert kit.script.now - begun >= 1500 / 4000 - 0.06
+
+
+def test_faults_that_are_injected_while_it_runs(clip):
+    with chaos.serve(clip) as kit:
+        for count in (1, 2, 3):
+            source = opened(kit.rtsp)
+            rest = iter(source)
+            next(rest)
+            kit.inject("reset")
+            with source, pytest.raises(SourceReadError):
+                list(rest)
+            assert kit.injected["reset"] == count
+        with pytest.raises(ConfigError, match="expected several clips"):
+            kit.inject("switch")
+
+
+# --- of packets
+
+
+def test_dropped_packets_are_those_that_are_missing(clip):
+    with chaos.serve(clip, ["drop:rate=0.2"], seed=5) as kit:
+        got = sequence(packets(kit.port, 60))
+        dropped = kit.injected["drop"]
+    missing = got[-1] + 1 - len(got)
+    # Those before the first and after the last that was read cannot be told.
+    assert 0 < missing <= dropped <= missing + 20
+    assert got == sorted(set(got))
+    with chaos.serve(clip, ["drop:rate=0.2"], seed=5) as kit:
+        assert sequence(packets(kit.port, 60)) == got
+    with chaos.serve(clip, ["drop:rate=0.2"], seed=6) as kit:
+        assert sequence(packets(kit.port, 60)) != got
+
+
+def test_duplicates_come_twice_and_no_more_than_asked(clip):
+    with chaos.serve(clip, ["duplicate:rate=0.5,times=9"]) as kit:
+        got = packets(kit.port, 80)
+    assert len(got) - len(set(got)) == 9 == kit.injected["duplicate"]
+    assert sequence(got) == sorted(sequence(got))
+
+
+def test_reordered_packets_come_that_much_later(clip):
+    with chaos.serve(clip, ["reorder:rate=1,by=4,times=1"]) as kit:
+        got = sequence(packets(kit.port, 20))
+    # The first is the one that is late, so all are counted from the second.
+    assert got == [0, 1, 2, 3, 0xFFFF, *range(4, 19)]
+
+
+def test_corrupt_packets_keep_their_headers(clip):
+    with chaos.serve(clip, seed=3) as kit:
+        clean = packets(kit.port, 60)
+    with chaos.serve(clip, ["corrupt:rate=0.3,bytes=2,times=7"], seed=3) as kit:
+        dirty = packets(kit.port, 60)
+    changed = [(a, b) for a, b in zip(clean, dirty, strict=True) if a != b]
+    assert len(changed) == 7 == kit.injected["corrupt"]
+    for a, b in changed:
+        assert a[:12] == b[:12] and sum(x != y for x, y in zip(a, b, strict=True)) == 2
+
+
+@pytest.mark.parametrize(
+    "fault", ["drop:rate=0.1", "duplicate:rate=0.3", "reorder:rate=0.1", "corrupt:rate=0.1"]
+)
+def test_the_dialogue_stays_whole_whatever_befalls_packets(clip, fault):
+    with chaos.serve(clip, [fault], seed=2) as kit:
+        assert len(pictures(kit.rtsp, 60)) == 60
+        assert kit.injected.total() > 0
+
+
+def test_garble_strikes_everywhere(clip):
+    with chaos.serve(clip, ["garble:rate=0.3"]) as kit:
+        with contextlib.suppress(SourceError):
+            list(islice(opened(kit.ts, open_timeout=0.5, stall_timeout=0.5), 20))
+        assert kit.injected["garble"] > 10
+
+
+# --- of what is shown
+
+
+def test_another_resolution(clip, wide):
+    with chaos.serve([clip, wide], ["switch@0.4:of=connection"]) as kit:
+        for url in (kit.rtsp, kit.ts):
+            widths = [picture.image.shape[1] for picture in pictures(url, 60)]
+            assert widths == sorted(widths) and set(widths) == {64, 128}
+    assert kit.injected["switch"] == 2
+
+
+def test_another_codec_ends_an_rtsp_session_and_not_a_transport_stream(clip, hevc):
+    with chaos.serve([clip, hevc], ["switch@0.6"]) as kit:
+        got, error = until_lost(opened(kit.rtsp))
+        assert error.cause == "ended" and {picture.image.shape[1] for picture in got} == {64}
+        with opened(kit.rtsp) as source:
+            assert source.description.startswith("hevc, 128x96")
+    with chaos.serve([clip, hevc]) as kit, opened(kit.ts) as source:
+        rest = iter(source)
+        assert read_number(next(rest).image) == 0
+        with contextlib.closing(socket.create_connection(("127.0.0.1", kit.port), 10)) as raw:
+            raw.sendall(b"GET /stream.ts HTTP/1.1\r\n\r\n")
+            kit.inject("switch")
+            seen = b""
+            while not {0x1B, 0x24} <= stream_types(seen):
+                seen += raw.recv(65536)
+
+
+def stream_types(data: bytes) -> set[int]:
+    """Types of the streams that an MPEG-TS's program map tables name (ISO 13818-1, 2.4.4.8)."""
+    data = data[data.find(b"\r\n\r\n") + 4 :]
+    found = set()
+    for place in range(0, len(data) - 187, 188):
+        packet = data[place : place + 188]
+        if packet[0] == 0x47 and packet[5:6] == b"\x02" and packet[1] & 0x40:
+            found.add(packet[17 + (struct.unpack(">H", packet[15:17])[0] & 0xFFF)])
+    return found
+
+
+@pytest.mark.parametrize("form", ["rtsp", "ts"])
+@pytest.mark.parametrize("by", [3600, -20])
+def test_times_jump_and_are_repaired_as_often(clip, form, by):
+    with chaos.serve(clip, [f"jump@0.4:by={by},of=connection"]) as kit:
+        got = pictures(getattr(kit, form), 60)
+    steps = [round(b - a, 2) for a, b in pairwise(seconds(got))]
+    ((place, step),) = [(n, step) for n, step in enumerate(steps) if step != 0.01]
+    assert numbers(got) == list(range(60)) and place > 0
+    round_trip = 2**32 / 90000 if form == "rtsp" else 2**33 / 90000
+    assert step == pytest.approx(by + 0.01, abs=0.011) or step == pytest.approx(round_trip + by, abs=0.02)
+    repaired = Timestamps()
+    for n, picture in enumerate(got):
+        repaired(picture.pts, picture.time_base, n / FPS)
+    assert repaired.repaired["jump"] == kit.injected["jump"] == 1
+
+
+@pytest.mark.parametrize("form", ["rtsp", "ts"])
+def test_times_repeat_and_are_repaired_as_often(clip, form):
+    with chaos.serve(clip, ["repeat@0.4:for=5,times=6,of=connection"]) as kit:
+        got = pictures(getattr(kit, form), 60)
+    assert numbers(got) == list(range(60))
+    assert [round(b - a, 2) for a, b in pairwise(seconds(got))].count(0) == 6 == kit.injected["repeat"]
+    repaired = Timestamps()
+    for n, picture in enumerate(got):
+        repaired(picture.pts, picture.time_base, n / FPS)
+    assert repaired.repaired["duplicate"] == 6
+
+
+def test_rewind(clip):
+    with chaos.serve(clip, ["rewind@0.4:of=connection"]) as kit:
+        got = pictures(kit.rtsp, 60)
+    shown = numbers(got)
+    turn = next(n for n in range(1, 60) if shown[n] == 0)
+    assert shown == [*range(turn), *range(60 - turn)]
+    assert seconds(got[turn:])[0] == 0 and seconds(got[turn:])[1] == 1 / FPS
+
+
+@pytest.mark.parametrize("codec", ["clip", "hevc", "motion_jpeg"])
+def test_freeze(codec, request):
+    with chaos.serve(request.getfixturevalue(codec), ["freeze@0.3:for=0.2,of=connection"]) as kit:
+        got = pictures(kit.rtsp, 80)
+    same = [n for n in range(1, 80) if (got[n].image == got[n - 1].image).all()]
+    assert len(same) >= 20 and same == list(range(same[0], same[-1] + 1))
+    # The picture before may be the key frame itself.
+    assert kit.injected["freeze"] - len(same) in (0, 1)
+    # The clip goes on as if nothing had been, at a key frame.
+    assert numbers(got)[same[-1] + 1 :] == list(range(same[-1] + 1, 80))
+    assert all(round(b - a, 3) == 0.01 for a, b in pairwise(seconds(got)))
+
+
+@pytest.mark.parametrize("codec", ["clip", "hevc", "motion_jpeg"])
+def test_black(codec, request):
+    with chaos.serve(request.getfixturevalue(codec), ["black@0.3:for=0.2,of=connection"]) as kit:
+        got = pictures(kit.rtsp, 80)
+    black = [n for n in range(80) if got[n].image.max() < 8]
+    assert len(black) >= 20 and black == list(range(black[0], black[-1] + 1))
+    assert kit.injected["black"] == len(black)
+    assert numbers(got[black[-1] + 1 :]) == list(range(black[-1] + 1, 80))
+
+
+def test_another_rate_than_declared(clip):
+    with chaos.serve(clip, ["rate:fps=40"]) as kit, opened(kit.rtsp) as source:
+        assert "100 fps" in source.description
+        got = list(islice(source, 20))
+    assert all(round(b - a, 4) == 0.025 for a, b in pairwise(seconds(got)))
+
+
+# --- passwords
+
+
+@pytest.mark.parametrize("form", ["rtsp", "ts"])
+@pytest.mark.parametrize("scheme", ["basic", "digest"])
+def test_a_password_is_demanded_and_then_another(clip, form, scheme, caplog):
+    caplog.set_level(logging.DEBUG)
+    with chaos.serve(clip, user="me", password=PASSWORD, scheme=scheme) as kit:
+        url = getattr(kit, form)
+        for wrong in (url, with_login(url, "x" + PASSWORD)):
+            with pytest.raises(SourceOpenError) as caught:
+                opened(wrong)
+            assert caught.value.cause == "auth"
+        source = opened(with_login(url, PASSWORD))
+        kit.inject("password:user=me,password=an0ther-one")
+        got, _ = until_lost(source)
+        assert numbers(got) == list(range(len(got)))
+        with pytest.raises(SourceOpenError) as caught:
+            opened(with_login(url, PASSWORD))
+        assert caught.value.cause == "auth"
+        assert numbers(pictures(with_login(url, "an0ther-one"), 3)) == [0, 1, 2]
+    assert kit.injected == {"password": 1}
+    assert PASSWORD not in caplog.text and "an0ther-one" not in caplog.text
+
+
+# --- the kit itself
+
+
+def test_nothing_is_left_behind(clip):
+    process = psutil.Process()
+    # What FFmpeg and asyncio open once and keep.
+    with chaos.serve(clip) as kit:
+        pictures(kit.rtsp, 1)
+    before, threads = process.num_fds(), threading.active_count()
+    with chaos.serve(clip, ["stall@3000B"]) as kit:
+        clients = [Client(kit.port) for _ in range(5)]
+        for client in clients:
+            client.play()
+        web = socket.create_connection(("127.0.0.1", kit.port), 10)
+        web.sendall(b"GET /stream.ts HTTP/1.1\r\n\r\n")
+        # One that says nothing, either.
+        idle = socket.create_connection(("127.0.0.1", kit.port), 10)
+        assert web.recv(100)
+    assert threading.active_count() == threads
+    for client in clients:
+        client.close()
+    web.close()
+    idle.close()
+    assert process.num_fds() == before
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", kit.port), 10)
+
+
+def test_a_client_that_leaves_is_let_go_even_where_nothing_is_sent(clip):
+    with chaos.serve(clip, ["stall@2000B"]) as kit:
+        for path in (b"GET /stream.ts HTTP/1.1\r\n\r\n", b"GET /stream.mjpeg HTTP/1.1\r\n\r\n"):
+            with socket.create_connection(("127.0.0.1", kit.port), 10) as raw:
+                raw.sendall(path)
+                assert raw.recv(100)
+        for _ in range(200):
+            if not kit.open_connections:
+                break
+            threading.Event().wait(0.02)
+        assert kit.open_connections == 0
+
+
+@pytest.mark.parametrize("listen", ["0.0.0.0:0", "[::]:0", "192.0.2.1:0"])
+def test_only_loopback_unless_asked(clip, listen):
+    with pytest.raises(ConfigError, match="--any-address allows it"):
+        chaos.serve(clip, listen=listen)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"listen": "9000"}, "expected HOST:PORT"),
+        ({"listen": "somewhere:9000"}, "expected an IP address"),
+        ({"user": "me"}, "give both"),
+        ({"user": "me", "password": "x", "scheme": "bearer"}, "basic or digest"),
+        ({"faults": ["switch@1"]}, "expected several clips"),
+    ],
+)
+def test_what_cannot_be_meant(clip, options, said):
+    with pytest.raises(ConfigError, match=said):
+        chaos.serve(clip, **options)
+
+
+def test_clips_that_cannot_be_played(tmp_path, folder):
+    text = tmp_path / "a.mp4"
+    text.write_text("no video")
+    other = make_clip(tmp_path / "b.avi", frames=3, codec="mpeg4")
+    for path, said in (
+        (text, "cannot be read"),
+        (other, "it is mpeg4"),
+        (tmp_path / "none", "cannot be read"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            chaos.serve(path)
+    with pytest.raises(ConfigError, match="expected a clip"):
+        chaos.serve([])
+
+
+def test_a_port_that_is_taken(clip):
+    with chaos.serve(clip) as kit, pytest.raises(ConfigError, match="cannot listen"):
+        chaos.serve(clip, listen=kit.address).__enter__()
