@@ -19,7 +19,8 @@ from pipeline.errors import ConfigError, SourceError, SourceOpenError, SourceRea
 from pipeline.sources import Picture, Source, Timestamps, open_source, parse_source, read_number
 from tests.clips import make_clip, need_encoder
 
-FPS, FRAMES, GOP = 100, 100, 10
+FPS, FRAMES, GOP = 200, 100, 10
+STEP = 1 / FPS
 PASSWORD = "s3cret-W0rd"
 
 
@@ -140,7 +141,7 @@ def test_a_clip_over_rtsp(codec, request):
         got = pictures(kit.rtsp, 130)
     # Over and over, on one timeline.
     assert numbers(got) == [n % FRAMES for n in range(130)]
-    assert all(round(b - a, 3) == round(1 / FPS, 3) for a, b in pairwise(seconds(got)))
+    assert all(round(b - a, 4) == STEP for a, b in pairwise(seconds(got)))
 
 
 @pytest.mark.parametrize("codec", ["clip", "hevc"])
@@ -198,13 +199,10 @@ def test_refuse_from_the_start_and_for_a_time(clip):
 
 def until_open(url: str) -> Source:
     """Open it as soon as it can be; the failures before are refusals."""
-    deadline = threading.Event()
     for _ in range(200):
-        try:
+        with contextlib.suppress(SourceOpenError):
             return opened(url)
-        except SourceOpenError as error:
-            assert error.cause in ("refused", "network")
-        deadline.wait(0.05)
+        threading.Event().wait(0.05)
     raise AssertionError("it never came back")
 
 
@@ -245,23 +243,23 @@ def test_after_so_many_bytes(clip, kind, after):
 @pytest.mark.parametrize(
     ("fault", "causes"),
     [
-        ("stall@0.4", {"timeout"}),
-        ("trickle@0.4:bytes=200", {"timeout"}),
-        ("reset@0.4", {"ended", "network"}),
-        ("close@0.4", {"ended", "network"}),
+        ("stall@0.2", {"timeout"}),
+        ("trickle@0.2:bytes=200", {"timeout"}),
+        ("reset@0.2", {"ended", "network"}),
+        ("close@0.2", {"ended", "network"}),
     ],
 )
 @pytest.mark.parametrize("form", ["rtsp", "ts"])
 def test_lost_in_mid_stream(clip, form, fault, causes):
     with chaos.serve(clip, [fault + (":" if ":" not in fault else ",") + "of=connection"]) as kit:
-        got, error = until_lost(opened(getattr(kit, form), stall_timeout=0.4))
+        got, error = until_lost(opened(getattr(kit, form), stall_timeout=0.3))
         assert error.cause in causes
         assert numbers(got) == list(range(len(got))) and got
     assert kit.injected.total() == 1
 
 
 def test_a_stall_that_passes_loses_nothing(clip):
-    with chaos.serve(clip, ["stall@0.3:for=0.3,of=connection"]) as kit:
+    with chaos.serve(clip, ["stall@0.2:for=0.2,of=connection"]) as kit:
         assert numbers(pictures(kit.rtsp, 60)) == list(range(60))
     assert kit.injected["stall"] == 1
 
@@ -350,7 +348,7 @@ def test_garble_strikes_everywhere(clip):
 
 
 def test_another_resolution(clip, wide):
-    with chaos.serve([clip, wide], ["switch@0.4:of=connection"]) as kit:
+    with chaos.serve([clip, wide], ["switch@0.2:of=connection"]) as kit:
         for url in (kit.rtsp, kit.ts):
             widths = [picture.image.shape[1] for picture in pictures(url, 60)]
             assert widths == sorted(widths) and set(widths) == {64, 128}
@@ -358,20 +356,22 @@ def test_another_resolution(clip, wide):
 
 
 def test_another_codec_ends_an_rtsp_session_and_not_a_transport_stream(clip, hevc):
-    with chaos.serve([clip, hevc], ["switch@0.6"]) as kit:
+    with chaos.serve([clip, hevc], ["switch@0.3"]) as kit:
         got, error = until_lost(opened(kit.rtsp))
         assert error.cause == "ended" and {picture.image.shape[1] for picture in got} == {64}
         with opened(kit.rtsp) as source:
             assert source.description.startswith("hevc, 128x96")
-    with chaos.serve([clip, hevc]) as kit, opened(kit.ts) as source:
-        rest = iter(source)
-        assert read_number(next(rest).image) == 0
+    with chaos.serve([clip, hevc]) as kit:
         with contextlib.closing(socket.create_connection(("127.0.0.1", kit.port), 10)) as raw:
             raw.sendall(b"GET /stream.ts HTTP/1.1\r\n\r\n")
-            kit.inject("switch")
             seen = b""
-            while not {0x1B, 0x24} <= stream_types(seen):
+            while not stream_types(seen):
                 seen += raw.recv(65536)
+            assert stream_types(seen) == {0x1B}
+            kit.inject("switch")
+            while len(stream_types(seen)) == 1:
+                seen += raw.recv(65536)
+        assert stream_types(seen) == {0x1B, 0x24}
 
 
 def stream_types(data: bytes) -> set[int]:
@@ -380,21 +380,25 @@ def stream_types(data: bytes) -> set[int]:
     found = set()
     for place in range(0, len(data) - 187, 188):
         packet = data[place : place + 188]
-        if packet[0] == 0x47 and packet[5:6] == b"\x02" and packet[1] & 0x40:
-            found.add(packet[17 + (struct.unpack(">H", packet[15:17])[0] & 0xFFF)])
+        if packet[0] != 0x47 or not packet[1] & 0x40:
+            continue
+        # Past an adaptation field and the pointer to the section.
+        section = packet[(5 + packet[4] if packet[3] & 0x20 else 4) + 1 :]
+        if section[:1] == b"\x02":
+            found.add(section[12 + (struct.unpack(">H", section[10:12])[0] & 0xFFF)])
     return found
 
 
 @pytest.mark.parametrize("form", ["rtsp", "ts"])
 @pytest.mark.parametrize("by", [3600, -20])
 def test_times_jump_and_are_repaired_as_often(clip, form, by):
-    with chaos.serve(clip, [f"jump@0.4:by={by},of=connection"]) as kit:
+    with chaos.serve(clip, [f"jump@0.2:by={by},of=connection"]) as kit:
         got = pictures(getattr(kit, form), 60)
-    steps = [round(b - a, 2) for a, b in pairwise(seconds(got))]
-    ((place, step),) = [(n, step) for n, step in enumerate(steps) if step != 0.01]
+    steps = [round(b - a, 3) for a, b in pairwise(seconds(got))]
+    ((place, step),) = [(n, step) for n, step in enumerate(steps) if step != STEP]
     assert numbers(got) == list(range(60)) and place > 0
-    round_trip = 2**32 / 90000 if form == "rtsp" else 2**33 / 90000
-    assert step == pytest.approx(by + 0.01, abs=0.011) or step == pytest.approx(round_trip + by, abs=0.02)
+    wrap = 2**32 / 90000 if form == "rtsp" else 2**33 / 90000
+    assert pytest.approx(by + STEP, abs=0.002) in (step, step - wrap)
     repaired = Timestamps()
     for n, picture in enumerate(got):
         repaired(picture.pts, picture.time_base, n / FPS)
@@ -403,10 +407,10 @@ def test_times_jump_and_are_repaired_as_often(clip, form, by):
 
 @pytest.mark.parametrize("form", ["rtsp", "ts"])
 def test_times_repeat_and_are_repaired_as_often(clip, form):
-    with chaos.serve(clip, ["repeat@0.4:for=5,times=6,of=connection"]) as kit:
+    with chaos.serve(clip, ["repeat@0.2:for=5,times=6,of=connection"]) as kit:
         got = pictures(getattr(kit, form), 60)
     assert numbers(got) == list(range(60))
-    assert [round(b - a, 2) for a, b in pairwise(seconds(got))].count(0) == 6 == kit.injected["repeat"]
+    assert [round(b - a, 4) for a, b in pairwise(seconds(got))].count(0) == 6 == kit.injected["repeat"]
     repaired = Timestamps()
     for n, picture in enumerate(got):
         repaired(picture.pts, picture.time_base, n / FPS)
@@ -414,7 +418,7 @@ def test_times_repeat_and_are_repaired_as_often(clip, form):
 
 
 def test_rewind(clip):
-    with chaos.serve(clip, ["rewind@0.4:of=connection"]) as kit:
+    with chaos.serve(clip, ["rewind@0.2:of=connection"]) as kit:
         got = pictures(kit.rtsp, 60)
     shown = numbers(got)
     turn = next(n for n in range(1, 60) if shown[n] == 0)
@@ -424,30 +428,42 @@ def test_rewind(clip):
 
 @pytest.mark.parametrize("codec", ["clip", "hevc", "motion_jpeg"])
 def test_freeze(codec, request):
-    with chaos.serve(request.getfixturevalue(codec), ["freeze@0.3:for=0.2,of=connection"]) as kit:
+    with chaos.serve(request.getfixturevalue(codec), ["freeze@0.2:for=0.05,of=connection"]) as kit:
         got = pictures(kit.rtsp, 80)
-    same = [n for n in range(1, 80) if (got[n].image == got[n - 1].image).all()]
-    assert len(same) >= 20 and same == list(range(same[0], same[-1] + 1))
-    # The picture before may be the key frame itself.
-    assert kit.injected["freeze"] - len(same) in (0, 1)
-    # The clip goes on as if nothing had been, at a key frame.
-    assert numbers(got)[same[-1] + 1 :] == list(range(same[-1] + 1, 80))
-    assert all(round(b - a, 3) == 0.01 for a, b in pairwise(seconds(got)))
+    shown = numbers(got)
+    same = [n for n in range(1, 80) if shown[n] <= shown[n - 1]]
+    after = same[-1] + 1
+    assert len(same) > 5 and shown[after:] == list(range(shown[after], shown[after] + 80 - after))
+    # A key frame, and then the next one.
+    assert shown[same[1]] % GOP == 0 == shown[after] % GOP if codec != "motion_jpeg" else True
+    assert {shown[n] for n in same} == {shown[same[0]]}
+    # Of pictures that are coded out of order, some find their time gone.
+    gone = shown[after] - shown[same[0] - 1] - len(same) - 1
+    assert gone == 0 or codec == "hevc"
+    # Where it begins at a key frame, that one is the first of the same ones.
+    assert kit.injected["freeze"] - len(same) - gone in (0, 1)
+    assert all(b > a for a, b in pairwise(seconds(got)))
 
 
 @pytest.mark.parametrize("codec", ["clip", "hevc", "motion_jpeg"])
 def test_black(codec, request):
-    with chaos.serve(request.getfixturevalue(codec), ["black@0.3:for=0.2,of=connection"]) as kit:
+    with chaos.serve(request.getfixturevalue(codec), ["black@0.2:for=0.05,of=connection"]) as kit:
         got = pictures(kit.rtsp, 80)
     black = [n for n in range(80) if got[n].image.max() < 8]
-    assert len(black) >= 20 and black == list(range(black[0], black[-1] + 1))
-    assert kit.injected["black"] == len(black)
-    assert numbers(got[black[-1] + 1 :]) == list(range(black[-1] + 1, 80))
+    assert len(black) > 5 and black == list(range(black[0], black[-1] + 1))
+    before, after = numbers(got[: black[0]]), numbers(got[black[-1] + 1 :])
+    assert after == list(range(after[0], after[0] + len(after)))
+    if codec == "hevc":
+        assert kit.injected["black"] >= len(black)
+    else:
+        assert kit.injected["black"] == len(black) and before == list(range(black[0]))
+        assert after[0] == black[-1] + 1
+    assert all(b > a for a, b in pairwise(seconds(got)))
 
 
 def test_another_rate_than_declared(clip):
     with chaos.serve(clip, ["rate:fps=40"]) as kit, opened(kit.rtsp) as source:
-        assert "100 fps" in source.description
+        assert f"{FPS} fps" in source.description
         got = list(islice(source, 20))
     assert all(round(b - a, 4) == 0.025 for a, b in pairwise(seconds(got)))
 

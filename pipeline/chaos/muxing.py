@@ -13,7 +13,8 @@ import av.error
 from av.container import OutputContainer
 from av.video.codeccontext import VideoCodecContext
 
-from pipeline.chaos.reel import TICKS, Clip, Shot, encoder_for
+from pipeline.chaos.clip import TICKS, Clip, encoder_for
+from pipeline.chaos.reel import Shot
 
 RTP_HEAD = 12
 """Bytes before the payload of an RTP packet."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import struct
-from collections.abc import AsyncIterator, Callable
-from contextlib import closing
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from contextlib import aclosing, asynccontextmanager, closing
 
 from pipeline.chaos import muxing
 from pipeline.chaos.auth import Door
@@ -19,12 +19,21 @@ _FRAMING = 4
 _BOUNDARY = "framerail"
 
 
-async def shots(reel: Reel, door: Door) -> AsyncIterator[Shot]:
+@asynccontextmanager
+async def _shots(reel: Reel, door: Door) -> AsyncIterator[AsyncIterator[Shot]]:
     """Pictures, each when it is due. They end with the clip, or when another password is demanded."""
+    # Closed here and now, not when they are found to be garbage: the clip is open meanwhile.
+    with closing(reel.shots()) as shots:
+        async with aclosing(_due(shots, door)) as due:
+            yield due
+
+
+async def _due(shots: Iterator[Shot], door: Door) -> AsyncGenerator[Shot]:
     clock = asyncio.get_running_loop().time
     due, login = clock(), door.login
-    for shot in reel.shots():
-        yield shot
+    for shot in shots:
+        if shot.data:
+            yield shot
         # The next one is asked for at its own time: it is what the script says then.
         due += shot.lasts
         await asyncio.sleep(due - clock())
@@ -32,36 +41,42 @@ async def shots(reel: Reel, door: Door) -> AsyncIterator[Shot]:
             return
 
 
-async def send_rtp(reel: Reel, door: Door, wire: Wire, channel: int, packetizer: muxing.Packetizer) -> None:
+async def send_rtp(reel: Reel, door: Door, wire: Wire, channel: int) -> None:
     """RTP between the messages of RTSP (RFC 2326, 10.12).
 
     Ends with a change of codec, too: what was described is over then, and to be asked for anew.
     """
     codec = reel.clip.codec
-    async for shot in shots(reel, door):
-        if shot.clip.codec != codec:
-            return
-        framed = [struct.pack(">cBH", b"$", channel, len(one)) + one for one in packetizer.packets(shot)]
-        await wire.packets(framed, _FRAMING + muxing.RTP_HEAD)
+    with closing(muxing.Packetizer(wire.victim.numbers)) as packetizer:
+        async with _shots(reel, door) as shots:
+            async for shot in shots:
+                if shot.clip.codec != codec:
+                    return
+                framed = [
+                    struct.pack(">cBH", b"$", channel, len(one)) + one for one in packetizer.packets(shot)
+                ]
+                await wire.packets(framed, _FRAMING + muxing.RTP_HEAD)
 
 
 async def send_ts(reel: Reel, door: Door, wire: Wire) -> None:
     """MPEG-TS."""
     with closing(muxing.Transport()) as transport:
-        async for shot in shots(reel, door):
-            if shot.clip.codec not in muxing.IN_TS:
-                return
-            await wire.packets(list(transport.packets(shot)), muxing.TS_HEAD)
+        async with _shots(reel, door) as shots:
+            async for shot in shots:
+                if shot.clip.codec not in muxing.IN_TS:
+                    return
+                await wire.packets(list(transport.packets(shot)), muxing.TS_HEAD)
 
 
 async def send_jpegs(reel: Reel, door: Door, wire: Wire) -> None:
     """JPEGs, each a part; a packet, to the script, is a JPEG."""
     jpegs = muxing.Jpegs()
-    async for shot in shots(reel, door):
-        for jpeg in jpegs.pictures(shot):
-            lines = (f"--{_BOUNDARY}", "Content-Type: image/jpeg", f"Content-Length: {len(jpeg)}", "", "")
-            head = "\r\n".join(lines).encode()
-            await wire.packets([head + jpeg + b"\r\n"], len(head))
+    async with _shots(reel, door) as shots:
+        async for shot in shots:
+            for jpeg in jpegs.pictures(shot):
+                lines = (f"--{_BOUNDARY}", "Content-Type: image/jpeg", f"Content-Length: {len(jpeg)}", "", "")
+                head = "\r\n".join(lines).encode()
+                await wire.packets([head + jpeg + b"\r\n"], len(head))
 
 
 _HTTP = {

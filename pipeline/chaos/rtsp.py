@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import re
-from contextlib import closing
 
 from pipeline.chaos.auth import Door
 from pipeline.chaos.dialogue import Request
-from pipeline.chaos.muxing import Packetizer, sdp
+from pipeline.chaos.muxing import sdp
 from pipeline.chaos.playing import PATH, MakeReel, send_rtp
 from pipeline.chaos.wire import Wire
 
@@ -75,9 +74,7 @@ class Session:
 
     async def _play(self) -> None:
         assert self._channel is not None
-        chance = self._wire.victim.numbers
         try:
-            with closing(Packetizer(chance)) as packetizer:
-                await send_rtp(self._reel, self._door, self._wire, self._channel, packetizer)
+            await send_rtp(self._reel, self._door, self._wire, self._channel)
         finally:
             self._wire.close()

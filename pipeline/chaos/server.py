@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.chaos.auth import Door, Login
+from pipeline.chaos.clip import encode_black, look_at
 from pipeline.chaos.dialogue import read_request
 from pipeline.chaos.faults import Fault
 from pipeline.chaos.kit import Kit
 from pipeline.chaos.playing import PATH, answer_http
-from pipeline.chaos.reel import Reel, encode_black, look_at
+from pipeline.chaos.reel import Reel
 from pipeline.chaos.rtsp import Session
 from pipeline.chaos.wire import Wire
 from pipeline.errors import ConfigError
