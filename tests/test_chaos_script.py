@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
 import struct
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -15,6 +17,7 @@ from pipeline.chaos.faults import parse_fault
 from pipeline.chaos.kinds import KINDS, described
 from pipeline.chaos.script import Script
 from pipeline.errors import ConfigError
+from tests.clips import make_clip
 
 
 def test_a_fault_as_text():
@@ -192,3 +195,32 @@ def test_whatever_is_cut_comes_out_again(data, size):
         for piece in splitter.feed(data[place : place + size])
     )
     assert out + splitter.rest() == data
+
+
+DOCUMENT = (Path(__file__).parent.parent / "docs" / "chaos.md").read_text(encoding="utf-8")
+
+
+def test_the_document_names_every_fault_as_the_table_does():
+    rows = [line.strip("|").split("|") for line in DOCUMENT.splitlines() if line.startswith("| `")]
+    assert [row[0].split("`")[1] for row in rows] == list(KINDS)
+    for kind, (_, does, keys, _) in zip(KINDS, rows, strict=True):
+        assert does.strip() == KINDS[kind].does
+        named = dict(re.findall(r"`(\w+)`(?:: (\w+))?", keys))
+        lasts = KINDS[kind].lasts
+        wanted = {key: str(KINDS[kind].defaults.get(key, "")) for key in KINDS[kind].keys}
+        assert named == wanted | ({"for": f"{lasts:g}"} if lasts not in (None, math.inf) else {})
+
+
+def test_the_document_shows_faults_that_can_be_meant(tmp_path, monkeypatch):
+    monkeypatch.setenv("CAMERA_PASSWORD", "s3cret")
+    shown = re.findall(r"--fault (\S+)", DOCUMENT)
+    assert len(shown) > 4 and all(parse_fault(text.rstrip("`.")) for text in shown)
+    script = tmp_path / "faults.yaml"
+    script.write_text(re.search(r"```yaml\n(.*?)```", DOCUMENT, re.DOTALL)[1])
+    assert len(chaos.load_script(script)[0]) == 4
+
+
+def test_the_document_s_example_works(tmp_path, monkeypatch):
+    make_clip(tmp_path / "clip.mp4", frames=100)
+    monkeypatch.chdir(tmp_path)
+    exec(re.search(r"```python\n(.*?)```", DOCUMENT, re.DOTALL)[1], {})

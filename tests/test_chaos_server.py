@@ -10,16 +10,29 @@ import threading
 from itertools import islice, pairwise
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 
 from pipeline import chaos
-from pipeline.config import StreamConfig
 from pipeline.errors import ConfigError, SourceError, SourceOpenError, SourceReadError
-from pipeline.sources import Picture, Source, Timestamps, open_source, parse_source, read_number
+from pipeline.sources import Timestamps, read_number
+from tests.chaos_clients import (
+    FPS,
+    Client,
+    numbers,
+    opened,
+    packets,
+    pictures,
+    seconds,
+    sequence,
+    until_lost,
+    until_open,
+    with_login,
+)
 from tests.clips import make_clip, need_encoder
 
-FPS, FRAMES, GOP = 200, 100, 10
+FRAMES, GOP = 100, 10
 STEP = 1 / FPS
 PASSWORD = "s3cret-W0rd"
 
@@ -50,86 +63,6 @@ def hevc(folder: Path) -> Path:
 @pytest.fixture(scope="module")
 def motion_jpeg(folder: Path) -> Path:
     return make_clip(folder / "mjpeg.avi", frames=FRAMES, fps=FPS, codec="mjpeg")
-
-
-def opened(url: str, **stream) -> Source:
-    given = {"open_timeout": 10, "stall_timeout": 10, "rtsp_transport": "tcp"} | stream
-    return open_source(parse_source(url), StreamConfig(source=url, **given), threading.Event())
-
-
-def pictures(url: str, count: int, **stream) -> list[Picture]:
-    with opened(url, **stream) as source:
-        return list(islice(source, count))
-
-
-def until_lost(source: Source) -> tuple[list[Picture], SourceReadError]:
-    got: list[Picture] = []
-    with source, pytest.raises(SourceReadError) as caught:
-        got.extend(source)
-    return got, caught.value
-
-
-def numbers(got: list[Picture]) -> list[int]:
-    return [read_number(picture.image) for picture in got]
-
-
-def seconds(got: list[Picture]) -> list[float]:
-    """Presentation times of all but the first, which FFmpeg has none for in RTSP."""
-    return [
-        round(float(p.pts * p.time_base), 4) for p in got if p.pts is not None and p.time_base is not None
-    ]
-
-
-def with_login(url: str, password: str) -> str:
-    return url.replace("://", f"://me:{password}@")
-
-
-class Client:
-    """A client of RTSP over TCP that does nothing but ask to play, and read."""
-
-    def __init__(self, port: int) -> None:
-        self.socket = socket.create_connection(("127.0.0.1", port), 10)
-        self._file = self.socket.makefile("rb")
-
-    def ask(self, method: str, *headers: str, track: str = "") -> bytes:
-        lines = [f"{method} rtsp://127.0.0.1/stream{track} RTSP/1.0", "CSeq: 1", *headers]
-        self.socket.sendall(("\r\n".join(lines) + "\r\n\r\n").encode())
-        head = b""
-        while not head.endswith(b"\r\n\r\n"):
-            line = self._file.readline()
-            if not line:
-                raise EOFError
-            head += line
-        return head
-
-    def play(self) -> None:
-        transport = "Transport: RTP/AVP/TCP;unicast;interleaved=0-1"
-        assert self.ask("SETUP", transport, track="/track0").startswith(b"RTSP/1.0 200")
-        assert self.ask("PLAY", "Session: 1").startswith(b"RTSP/1.0 200")
-
-    def packets(self, count: int) -> list[bytes]:
-        got = []
-        for _ in range(count):
-            dollar, channel, size = struct.unpack(">cBH", self._file.read(4))
-            assert (dollar, channel) == (b"$", 0)
-            got.append(self._file.read(size))
-        return got
-
-    def close(self) -> None:
-        self._file.close()
-        self.socket.close()
-
-
-def packets(port: int, count: int) -> list[bytes]:
-    with contextlib.closing(Client(port)) as client:
-        client.play()
-        return client.packets(count)
-
-
-def sequence(got: list[bytes]) -> list[int]:
-    """Sequence numbers of RTP packets, counted from the first."""
-    first = struct.unpack(">H", got[0][2:4])[0]
-    return [(struct.unpack(">H", packet[2:4])[0] - first) & 0xFFFF for packet in got]
 
 
 # --- without a fault
@@ -195,15 +128,6 @@ def test_refuse_from_the_start_and_for_a_time(clip):
         source = until_open(kit.rtsp)
         assert numbers(list(islice(source, 3))) == [0, 1, 2]
         source.close()
-
-
-def until_open(url: str) -> Source:
-    """Open it as soon as it can be; the failures before are refusals."""
-    for _ in range(200):
-        with contextlib.suppress(SourceOpenError):
-            return opened(url)
-        threading.Event().wait(0.05)
-    raise AssertionError("it never came back")
 
 
 def test_restart(clip):
@@ -519,6 +443,21 @@ def test_nothing_is_left_behind(clip):
     assert process.num_fds() == before
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", kit.port), 10)
+
+
+def test_a_client_that_never_reads_holds_nothing_up(tmp_path):
+    noise = np.random.default_rng(1).integers(0, 256, (5, 480, 640, 3), np.uint8)
+    path = make_clip(tmp_path / "noise.avi", images=noise, size=(640, 480), fps=FPS, codec="mjpeg")
+    with chaos.serve(path) as kit, socket.socket() as deaf:
+        deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        deaf.connect(("127.0.0.1", kit.port))
+        deaf.sendall(b"GET /stream.mjpeg HTTP/1.1\r\n\r\n")
+        sent = -1
+        while sent != (now := kit.bytes_sent):
+            sent = now
+            threading.Event().wait(0.2)
+        assert sent > path.stat().st_size
+        assert len(pictures(kit.mjpeg, 3)) == 3
 
 
 def test_a_client_that_leaves_is_let_go_even_where_nothing_is_sent(clip):

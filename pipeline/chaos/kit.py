@@ -88,6 +88,11 @@ class Kit(ABC):
         return len(self._wires)
 
     @property
+    def bytes_sent(self) -> int:
+        """To clients whose connections are open, all together."""
+        return sum(wire.victim.sent for wire in list(self._wires))
+
+    @property
     def address(self) -> str:
         """``host:port`` as it stands in an address."""
         return shown(self.host, self.port)
@@ -155,6 +160,8 @@ class Kit(ABC):
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            for wire in self._wires:
+                wire.abort()
             # An aborted transport closes its socket at the loop's next turn.
             await asyncio.sleep(0)
 
@@ -204,18 +211,18 @@ class Kit(ABC):
             self._listener = None
 
     def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._start(self._serve(reader, writer))
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        victim = self.script.victim()
-        self.connections += 1
-        log.debug("%.3f s: %s: made", self.script.now, victim.name)
-        wire = Wire(writer, victim)
+        # Here, not in the task: one that is cancelled before its first step would leave the socket open.
+        wire = Wire(writer, self.script.victim())
         self._wires.add(wire)
+        self.connections += 1
+        log.debug("%.3f s: %s: made", self.script.now, wire.victim.name)
+        self._start(self._serve(reader, wire))
+
+    async def _serve(self, reader: asyncio.StreamReader, wire: Wire) -> None:
         if self._away["restart"]:
             # It was accepted in the moment in which the listener went.
             wire.reset()
-        work = asyncio.ensure_future(self._work(reader, wire, victim))
+        work = asyncio.ensure_future(self._work(reader, wire, wire.victim))
         cut = asyncio.ensure_future(wire.gone())
         try:
             await asyncio.wait((work, cut), return_when=asyncio.FIRST_COMPLETED)
@@ -223,10 +230,10 @@ class Kit(ABC):
             for part in (work, cut):
                 part.cancel()
             result, _ = await asyncio.gather(work, cut, return_exceptions=True)
-            await wire.finish()
-            self._wires.discard(wire)
+        await wire.finish()
+        self._wires.discard(wire)
         if isinstance(result, ConnectionError | asyncio.IncompleteReadError):
-            log.debug("%.3f s: %s: over: %s", self.script.now, victim.name, result)
+            log.debug("%.3f s: %s: over: %s", self.script.now, wire.victim.name, result)
         elif isinstance(result, Exception):
             raise result
 

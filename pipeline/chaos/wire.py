@@ -90,15 +90,18 @@ class Wire:
         self._writer.close()
 
     async def finish(self) -> None:
-        """Let go of the socket: what was sent still leaves, unless the kit is being left."""
+        """Let go of the socket, when what was sent has left."""
         self._end()
         self._writer.close()
         try:
             await self._writer.wait_closed()
         except ConnectionError as error:
             log.debug("%s: %s", self.victim.name, error)
-        finally:
-            self._writer.transport.abort()
+
+    def abort(self) -> None:
+        """Let go of the socket at once."""
+        self._end()
+        self._writer.transport.abort()
 
     async def gone(self) -> None:
         """Wait until a fault has ended the connection."""
