@@ -144,8 +144,7 @@ def test_restart(clip):
     assert kit.injected["restart"] == 1
 
 
-@pytest.mark.parametrize("after", [4000, 7001])
-@pytest.mark.parametrize("kind", ["stall", "reset", "close"])
+@pytest.mark.parametrize(("kind", "after"), [("stall", 4000), ("reset", 7001), ("close", 5002)])
 def test_after_so_many_bytes(clip, kind, after):
     with chaos.serve(clip, [f"{kind}@{after}B"]) as kit, contextlib.closing(Client(kit.port)) as client:
         answered = len(client.ask("SETUP", "Transport: RTP/AVP/TCP;interleaved=0-1", track="/track0"))
@@ -165,15 +164,16 @@ def test_after_so_many_bytes(clip, kind, after):
 
 
 @pytest.mark.parametrize(
-    ("fault", "causes"),
+    ("form", "fault", "causes"),
     [
-        ("stall@0.2", {"timeout"}),
-        ("trickle@0.2:bytes=200", {"timeout"}),
-        ("reset@0.2", {"ended", "network"}),
-        ("close@0.2", {"ended", "network"}),
+        ("rtsp", "stall@0.2", {"timeout"}),
+        ("rtsp", "trickle@0.2:bytes=200", {"timeout"}),
+        ("rtsp", "reset@0.2", {"ended", "network"}),
+        ("rtsp", "close@0.2", {"ended", "network"}),
+        ("ts", "stall@0.3", {"timeout"}),
+        ("ts", "reset@0.3", {"network"}),
     ],
 )
-@pytest.mark.parametrize("form", ["rtsp", "ts"])
 def test_lost_in_mid_stream(clip, form, fault, causes):
     with chaos.serve(clip, [fault + (":" if ":" not in fault else ",") + "of=connection"]) as kit:
         got, error = until_lost(opened(getattr(kit, form), stall_timeout=0.3))
@@ -357,7 +357,8 @@ def test_freeze(codec, request):
     shown = numbers(got)
     same = [n for n in range(1, 80) if shown[n] <= shown[n - 1]]
     after = same[-1] + 1
-    assert len(same) > 5 and shown[after:] == list(range(shown[after], shown[after] + 80 - after))
+    # 10 pictures in 0.05 s, and those up to the next key frame.
+    assert len(same) >= 9 and shown[after:] == list(range(shown[after], shown[after] + 80 - after))
     # A key frame, and then the next one.
     assert shown[same[1]] % GOP == 0 == shown[after] % GOP if codec != "motion_jpeg" else True
     assert {shown[n] for n in same} == {shown[same[0]]}
@@ -374,7 +375,7 @@ def test_black(codec, request):
     with chaos.serve(request.getfixturevalue(codec), ["black@0.2:for=0.05,of=connection"]) as kit:
         got = pictures(kit.rtsp, 80)
     black = [n for n in range(80) if got[n].image.max() < 8]
-    assert len(black) > 5 and black == list(range(black[0], black[-1] + 1))
+    assert len(black) >= 10 - 3 * (codec == "hevc") and black == list(range(black[0], black[-1] + 1))
     before, after = numbers(got[: black[0]]), numbers(got[black[-1] + 1 :])
     assert after == list(range(after[0], after[0] + len(after)))
     if codec == "hevc":

@@ -56,6 +56,7 @@ class Reel:
         self._black: dict[Clip, bytes] = {}
         # In the clips' own time, without jumps:
         self._latest, self._resumed = -1, 0
+        self._due = victim.script.now
         self._coded = self._pictures()
         self._begin()
 
@@ -73,7 +74,11 @@ class Reel:
         return self._clips[self._index % len(self._clips)]
 
     def shots(self) -> Generator[Shot]:
-        """Pictures, each with the faults of the moment at which it is asked for: when its turn has come."""
+        """Pictures, each with the faults of the moment at which it is due; to be asked for then.
+
+        Not of the moment at which it is sent: a fault of so many seconds is of so many pictures, however busy
+        the machine.
+        """
         try:
             yield from self._played()
         finally:
@@ -82,15 +87,16 @@ class Reel:
     def _played(self) -> Iterator[Shot]:
         victim = self._victim
         dts = shift = pts = 0
+        self._due = victim.script.now
         empty = False
         while True:
-            if victim.once_hit("switch"):
+            if victim.once_hit("switch", self._due):
                 self._index += 1
                 self._begin()
-            if victim.once_hit("rewind"):
+            if victim.once_hit("rewind", self._due):
                 self._begin()
                 dts, shift, self._latest = 0, 0, -1
-            if fault := victim.once_hit("jump"):
+            if fault := victim.once_hit("jump", self._due):
                 shift += round(fault["by"] * TICKS)
             one = next(self._coded, None)
             if one is None:
@@ -103,27 +109,28 @@ class Reel:
                 self._coded, empty = self._pictures(), True
                 continue
             empty = False
-            if fault := victim.lasting("rate"):
+            if fault := victim.lasting("rate", self._due):
                 victim.hit(fault)
                 slow = round(TICKS / fault["fps"])
                 one = replace(one, late=one.late * slow // one.step, step=slow)
             shown = self._shown(one, dts)
-            if fault := victim.lasting("repeat"):
+            if fault := victim.lasting("repeat", self._due):
                 victim.hit(fault)
             else:
                 pts = dts + shown.late + shift
             self._latest = max(self._latest, dts + shown.late)
             yield Shot(shown.data, pts, min(dts + shift, pts), one.step / TICKS, shown.key, self.clip)
             dts += one.step
+            self._due += one.step / TICKS
 
     def _shown(self, one: _Coded, dts: int) -> _Coded:
         """What is sent in the place of the clip's picture; without data where that is nothing."""
         if self._last_key is None or (one.key and restarts(self.clip.codec, one.data)):
             self._last_key = one
         cover = self._cover
-        if fault := self._victim.lasting("black"):
+        if fault := self._victim.lasting("black", self._due):
             cover = _Cover(fault, self._black_picture())
-        elif fault := self._victim.lasting("freeze"):
+        elif fault := self._victim.lasting("freeze", self._due):
             cover = cover or _Cover(fault, self._last_key.data)
         elif cover is not None and one.key:
             # Until then it goes on: a picture that refers to others which were not sent would be damage.

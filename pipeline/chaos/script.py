@@ -97,16 +97,19 @@ class Victim:
             self._random[index] = random.Random(f"{self.script.seed}/{self.number}/{index}")
         return self._random[index]
 
-    def begins_in(self, fault: Fault) -> float | None:
-        """Seconds until it begins by the clock; below 0 when it has begun, None if not by the clock."""
+    def begins_in(self, fault: Fault, now: float | None = None) -> float | None:
+        """Seconds until it begins by the clock; below 0 when it has begun, None if not by the clock.
+
+        ``now``: for what has its own time, seconds since the kit began at which it is due.
+        """
         if fault.after_bytes is not None:
             return None
-        return fault.at + (self.began if fault.each else 0.0) - self.script.now
+        return fault.at + (self.began if fault.each else 0.0) - (self.script.now if now is None else now)
 
-    def lasting(self, kind: str) -> Fault | None:
+    def lasting(self, kind: str, now: float | None = None) -> Fault | None:
         """The one of a kind that is on now."""
         for index, fault in enumerate(self.script.faults):
-            if fault.kind == kind and self._on(index, fault) and not self.script.spent(fault):
+            if fault.kind == kind and self._on(index, fault, now) and not self.script.spent(fault):
                 return fault
         return None
 
@@ -114,20 +117,20 @@ class Victim:
         """Seconds that a lasting fault still goes on."""
         return self._since[self.script._index(fault)] + fault.lasts - self.script.now
 
-    def once(self, kind: str) -> Fault | None:
+    def once(self, kind: str, now: float | None = None) -> Fault | None:
         """One of a kind that this connection has come to, by the clock, and not suffered yet; it has, now."""
         for index, fault in enumerate(self.script.faults):
             if fault.kind != kind or index in self._suffered or self.script.spent(fault):
                 continue
-            wait = self.begins_in(fault)
+            wait = self.begins_in(fault, now)
             if wait is not None and wait <= 0 and not self.missed(fault):
                 self._suffered.add(index)
                 return fault
         return None
 
-    def once_hit(self, kind: str) -> Fault | None:
+    def once_hit(self, kind: str, now: float | None = None) -> Fault | None:
         """As :meth:`once`, counted and logged."""
-        fault = self.once(kind)
+        fault = self.once(kind, now)
         if fault is not None:
             self.hit(fault)
         return fault
@@ -153,9 +156,9 @@ class Victim:
         """Count and log one injection."""
         self.script.hit(fault, self.name, detail)
 
-    def _on(self, index: int, fault: Fault) -> bool:
-        wait = self.begins_in(fault)
+    def _on(self, index: int, fault: Fault, now: float | None) -> bool:
+        wait = self.begins_in(fault, now)
         if wait is None or wait > 0:
             return False
-        self._since[index] = self.script.now + wait
+        self._since[index] = (self.script.now if now is None else now) + wait
         return -wait < fault.lasts
