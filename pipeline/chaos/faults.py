@@ -30,7 +30,7 @@ class Fault:
     lasts: float = FOREVER
     """Seconds; 0 for what happens once."""
     each: bool = False
-    """Times are of each connection by itself."""
+    """Times are of each connection by itself: since it was made, or since its first picture."""
     times: int | None = None
     """Most injections, as they are counted; None: no limit."""
     keys: Mapping[str, Any] = field(default_factory=dict, repr=False)

@@ -87,7 +87,7 @@ class Reel:
     def _played(self) -> Iterator[Shot]:
         victim = self._victim
         dts = shift = pts = 0
-        self._due = victim.script.now
+        self._due = victim.played = victim.script.now
         empty = False
         while True:
             if victim.once_hit("switch", self._due):

@@ -82,7 +82,8 @@ class Victim:
         self.script, self.number, self.name = script, number, f"connection {number}"
         self.sent = 0
         """Bytes sent to the client."""
-        self.began = script.now
+        self.began = self.played = script.now
+        """When it was made, and when its first picture was due, in seconds since the kit began."""
         self.numbers = random.Random(f"{script.seed}/{number}")
         """Random numbers for what is no fault."""
         self._suffered: set[int] = set()
@@ -100,11 +101,14 @@ class Victim:
     def begins_in(self, fault: Fault, now: float | None = None) -> float | None:
         """Seconds until it begins by the clock; below 0 when it has begun, None if not by the clock.
 
-        ``now``: for what has its own time, seconds since the kit began at which it is due.
+        ``now``: of a picture, when it is due, in seconds since the kit began.
         """
         if fault.after_bytes is not None:
             return None
-        return fault.at + (self.began if fault.each else 0.0) - (self.script.now if now is None else now)
+        if now is None:
+            return fault.at + (self.began if fault.each else 0.0) - self.script.now
+        # Sums of picture intervals are not exact, and a picture at the very time is meant.
+        return round(fault.at + (self.played if fault.each else 0.0) - now, 6)
 
     def lasting(self, kind: str, now: float | None = None) -> Fault | None:
         """The one of a kind that is on now."""
