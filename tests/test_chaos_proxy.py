@@ -77,7 +77,7 @@ def test_packets_are_told_apart_in_rtsp(clip):
 )
 def test_bytes_of_any_server(clip, fault, causes):
     with chaos.serve(clip) as kit, chaos.proxy(kit.ts, [fault]) as between:
-        got, error = until_lost(opened(between.url, stall_timeout=0.3))
+        got, error = until_lost(opened(between.url, stall_timeout=0.5))
     # The last picture may be cut through.
     whole = [picture for picture in got if not picture.damaged]
     assert error.cause in causes and numbers(whole) == list(range(len(whole)))

@@ -16,7 +16,7 @@ import pytest
 
 from pipeline import chaos
 from pipeline.errors import ConfigError, SourceError, SourceOpenError, SourceReadError
-from pipeline.sources import Timestamps, read_number
+from pipeline.sources import Picture, Timestamps, read_number
 from tests.chaos_clients import (
     FPS,
     Client,
