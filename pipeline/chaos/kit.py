@@ -113,8 +113,10 @@ class Kit(ABC):
         assert self._thread is not None
         self.stop()
         self._thread.join()
-        if self._failure is not None and error is None:
-            raise self._failure
+        if self._failure is not None:
+            if error is None:
+                raise self._failure
+            error.add_note(f"the kit on {self.address} failed, too: {self._failure!r}")
 
     def stop(self) -> None:
         """End what :meth:`wait` waits for; from any thread."""
