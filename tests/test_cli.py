@@ -335,9 +335,9 @@ def test_the_weights_beside_a_model_are_not_written_over(tmp_path: Path) -> None
 def test_two_signals_while_a_model_loads(tmp_path: Path) -> None:
     """Python runs no handler while the main thread is in a native call; ours are obeyed all the same."""
     slow = (
-        "import hashlib; from pipeline import __main__; import pipeline.app as app\n"
+        "import hashlib; from pipeline import __main__; import pipeline.line as line\n"
         "def load(*_, **__): print('loading', flush=True); hashlib.pbkdf2_hmac('sha256', b'', b'', 10**9)\n"
-        "app.open_model = load; __main__.main()"
+        "line.open_model = load; __main__.main()"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", slow, "run", "synthetic:64x48?frames=3"],
