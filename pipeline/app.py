@@ -90,7 +90,7 @@ class Pipeline:
             self.config = make_config({"streams": streams, **options})
         self.config_as_given = self.config
         """Before a profile filled in what it leaves open."""
-        self.sources = name_streams(self.config.streams)
+        self.sources = name_streams(self.config.streams, isolate=self.config.isolate_sources)
         stages = [*STAGES[:-1], *(SECOND if self.config.classify else ()), STAGES[-1]]
         self.accounts = Accounts(list(self.sources), stages)
         self._model: Model | None = None
@@ -200,7 +200,8 @@ class Pipeline:
         line = self._running("add a stream")
         stream = make_stream({"source": os.fspath(source), **options})
         with self._changing:
-            ((name, (spec, stream)),) = name_streams([stream], taken=line.streams.names).items()
+            named = name_streams([stream], line.streams.names, self.config.isolate_sources)
+            ((name, (spec, stream)),) = named.items()
             self.check_addition(name)
             line.streams.add(name, spec, stream)
             self.sources[name] = spec, stream

@@ -295,6 +295,13 @@ def run(
             help="Decode video in hardware; auto: where it can be had. Default: none.",
         ),
     ] = None,
+    isolate_sources: Annotated[
+        Optional[bool],
+        typer.Option(
+            "--isolate-sources",
+            help="Read each source in a process of its own: a crash of its decoder ends one stream alone.",
+        ),
+    ] = None,
     camera_size: Annotated[
         Optional[str],
         typer.Option("--camera-size", metavar="WxH", help="Picture size to ask of a local camera."),
@@ -394,6 +401,7 @@ def run(
         "summary": summary,
         "batch": batch,
         "linger_ms": linger_ms,
+        "isolate_sources": isolate_sources,
         "infer_workers": infer_workers,
         "infer_threads": infer_threads,
         "profile": profile,

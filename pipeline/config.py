@@ -7,6 +7,7 @@ stands and the nearest valid one.
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -106,12 +107,21 @@ class StreamConfig(_Strict):
     hwdecode: HardwareDecode = "none"
     """On which device video is decoded; auto: on the first that is there, else on the CPU."""
     camera: CameraConfig = CameraConfig()
+    isolate: bool | None = None
+    """Read the source in a process of its own; None: as `isolate_sources` says."""
 
     @model_validator(mode="after")
     def _paced_is_live(self) -> StreamConfig:
         if self.pace is not None and self.live is False:
             raise ValueError("pace: a source that is delivered at a rate is live; leave out live: false")
         return self
+
+    @field_validator("isolate")
+    @classmethod
+    def _isolate(cls, value: bool | None) -> bool | None:
+        if value and not hasattr(os, "memfd_create"):
+            raise ValueError("a source can be isolated on Linux only; leave out isolate_sources and isolate")
+        return value
 
     def asked_live(self, by_kind: bool | None) -> bool | None:
         """Whether newest frames win: as configured, else by the kind of source (None: opening it tells)."""
@@ -198,6 +208,8 @@ class Config(_Strict):
     restart_minutes: Annotated[float, Field(gt=0, le=10_000)] = 10.0
     channel_capacity: Annotated[int, Field(ge=1, le=10_000)] | None = None
     """Items that a channel holds; None: 2, and more for files of small pictures."""
+    isolate_sources: bool = False
+    """Each stream's source is read in a process of its own: a crash of its decoder ends that stream alone."""
 
     @field_validator("provider", mode="before")
     @classmethod

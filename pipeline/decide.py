@@ -62,11 +62,11 @@ def may_be_live(spec: SourceSpec, stream: StreamConfig) -> bool:
 
 
 def name_streams(
-    streams: Sequence[StreamConfig], taken: Collection[str] = ()
+    streams: Sequence[StreamConfig], taken: Collection[str] = (), isolate: bool = False
 ) -> dict[str, tuple[SourceSpec, StreamConfig]]:
     """Sources by stream name: the given one, else the source's own, made unique with -2, -3, …
 
-    ``taken`` are the names of further streams that there are.
+    ``taken`` are the names of further streams that there are, ``isolate`` is for those that leave it open.
     """
     named: dict[str, tuple[SourceSpec, StreamConfig]] = {}
     streams = [_sharing(stream, len(streams) + len(taken)) for stream in streams]
@@ -77,6 +77,8 @@ def name_streams(
         while stream.name is None and (name in named or name in given or name in taken):
             number += 1
             name = f"{spec.default_name}-{number}"
+        if stream.isolate is None:
+            stream = stream.model_copy(update={"isolate": isolate})
         named[name] = (spec, stream)
     return named
 

@@ -50,7 +50,8 @@ class SourceError(PipelineError, OSError):
     """A source failed. ``cause`` is one word for metrics and the summary.
 
     Causes: ``not_found``, ``auth``, ``timeout``, ``refused``, ``network``, ``format``,
-    ``permission``, ``ended``, ``changed``, ``hardware``, ``error``.
+    ``permission``, ``ended``, ``changed``, ``hardware``, ``crash`` (the process of an isolated source died),
+    ``error``.
     """
 
     def __init__(self, message: str, cause: str = "error") -> None:

@@ -30,7 +30,7 @@ class Decoded:
     copy of it, as one that goes to another process, is the picture.
     """
 
-    __slots__ = ("_content", "_lock", "_reduce", "nbytes", "shape")
+    __slots__ = ("_content", "_lock", "_reduce", "nbytes", "raw", "shape")
 
     def __init__(
         self,
@@ -38,10 +38,12 @@ class Decoded:
         nbytes: int,
         convert: Callable[[], Image],
         reduce: Callable[[int, int], Image | None] | None = None,
+        raw: object = None,
     ) -> None:
         """``convert`` makes the picture, uint8 of ``shape``, BGR; ``reduce`` what :meth:`reduced` gives. Both
-        may be called from any thread."""
-        self.shape, self.nbytes = shape, nbytes
+        may be called from any thread. ``raw`` is what they make it from, for who hands that on; None once it
+        is let go."""
+        self.shape, self.nbytes, self.raw = shape, nbytes, raw
         self._reduce = reduce
         self._lock = threading.Lock()
         self._content: Image | Callable[[], Image] = convert
@@ -57,6 +59,7 @@ class Decoded:
                 return content
             if keep:
                 self._content = image = content()
+                self.raw = self._reduce = None
                 return image
         return content()
 
@@ -66,9 +69,8 @@ class Decoded:
         It may be a view.
         None where there is no such way, or the picture is there already.
         """
-        if self._reduce is None or isinstance(self._content, np.ndarray):
-            return None
-        return self._reduce(height, width)
+        reduce = self._reduce
+        return None if reduce is None else reduce(height, width)
 
     def __reduce__(self) -> tuple[Callable[[Image], Image], tuple[Image]]:
         return np.asarray, (self.bgr(keep=False),)

@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 from pipeline.config import StreamConfig
 from pipeline.sources.address import local_files, parse_source
-from pipeline.sources.base import Picture, Remembered, Source, SourceSpec, Unreadable
+from pipeline.sources.base import Missed, Picture, Remembered, Source, SourceSpec, Unreadable
 from pipeline.sources.camera import open_camera
 from pipeline.sources.fflog import route_ffmpeg_log
 from pipeline.sources.media import open_media
@@ -42,13 +42,20 @@ def open_source(
     """Open ``spec`` as ``stream`` says; its iteration ends at the next picture once ``stop`` is set.
 
     ``remembered`` is what opening it before taught, and learns from this. Blocks while it opens. Raises
-    SourceOpenError, whose ``cause`` says why in a word.
+    SourceOpenError, whose ``cause`` says why in a word. Where the
+    stream asks for it, this is done in a process of its own.
     """
+    if stream.isolate:
+        # Not by those who have no use for it, such as the child itself.
+        from pipeline.sources.isolated import open_isolated
+
+        return open_isolated(spec, stream, stop, remembered or Remembered())
     return OPENERS[spec.kind](spec, stream, stop, remembered or Remembered())
 
 
 __all__ = [
     "OPENERS",
+    "Missed",
     "Picture",
     "Remembered",
     "Source",

@@ -18,7 +18,8 @@ class Picture:
     writes to them again; those of a video are not converted yet. ``pts`` counts ``time_base``
     seconds; both are None where the source has no clock. ``decode_seconds`` is what video decode
     of this picture took; waiting for data is not in it. ``name`` is that of a file with this
-    picture alone. ``damaged``: the decoder says that it is.
+    picture alone. ``damaged``: the decoder says that it is. ``decoded_at`` is monotonic seconds, where it
+    lay somewhere since; None: just now.
     """
 
     pixels: Image | Decoded
@@ -27,6 +28,7 @@ class Picture:
     decode_seconds: float
     name: str | None = None
     damaged: bool = False
+    decoded_at: float | None = None
 
     @property
     def image(self) -> Image:
@@ -40,6 +42,11 @@ class Unreadable:
 
     reason: str
     """One line, redacted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Missed:
+    """A live picture for which there was no room before it got here; it still takes a frame number."""
 
 
 class Source(Protocol):
@@ -60,7 +67,7 @@ class Source(Protocol):
         """Packets that the decoder refused and that were skipped."""
         ...
 
-    def __iter__(self) -> Iterator[Picture | Unreadable]:
+    def __iter__(self) -> Iterator[Picture | Unreadable | Missed]:
         """Yield the pictures in order of presentation, once: a second call raises RuntimeError.
 
         Raises SourceReadError when the source dies or ends before its time.

@@ -47,25 +47,33 @@ class Converter:
         nbytes = sum(plane.buffer_size for plane in frame.planes)
         if nbytes > 3 * height * width:
             return self.to_bgr(frame)
-        orientation = self._orientation(frame)
-        if orientation.transpose:
-            height, width = width, height
-        reduce = partial(self._reduced, frame) if orientation == UPRIGHT else None
-        decoded = Decoded((height, width, 3), nbytes, partial(self.to_bgr, frame), reduce)
+        decoded = self.decoded(frame, nbytes, self._orientation(frame))
         kind = (frame.format.name, frame.width, frame.height, frame.colorspace, frame.color_range)
         if kind not in self._proven:
-            decoded.bgr()
+            decoded.bgr(keep=False)
             self._proven.add(kind)
         return decoded
+
+    def decoded(self, frame: VideoFrame, nbytes: int, orientation: Orientation) -> Decoded:
+        """The frame, which is to be turned so and takes ``nbytes`` as decoded, to be converted later."""
+        height, width = frame.height, frame.width
+        if orientation.transpose:
+            height, width = width, height
+        convert = partial(self._turned, frame, orientation)
+        reduce = partial(self._reduced, frame) if orientation == UPRIGHT else None
+        return Decoded((height, width, 3), nbytes, convert, reduce, (frame, orientation))
 
     def to_bgr(self, frame: VideoFrame) -> Image:
         """Return uint8 [height, width, 3] BGR, C-contiguous, upright, and nobody else's memory.
 
         Raises SourceReadError for a pixel format that cannot be converted.
         """
+        return self._turned(frame, self._orientation(frame))
+
+    def _turned(self, frame: VideoFrame, orientation: Orientation) -> Image:
         with self._lock:
             image = self._converted(frame)
-        return self._orientation(frame).apply(image)
+        return orientation.apply(image)
 
     def _reduced(self, frame: VideoFrame, height: int, width: int) -> Image | None:
         with self._lock:

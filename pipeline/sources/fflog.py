@@ -60,6 +60,13 @@ def route_ffmpeg_log(level: int | None) -> None:
     av.logging.set_level(_LEVELS[level])
 
 
+def routed() -> int | None:
+    """The level that :func:`route_ffmpeg_log` was given last; None while the log is off."""
+    known = {libav: level for level, libav in _LEVELS.items()}
+    level = av.logging.get_level()
+    return None if level is None else known.get(level)
+
+
 def frame_threads_allowed() -> bool:
     """False while FFmpeg's log is routed; see the module's docstring."""
     return av.logging.get_level() is None

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import Self
 
-from pipeline.sources.base import Picture, Unreadable
+from pipeline.sources.base import Missed, Picture, Unreadable
 
 
 class Once(ABC):
@@ -27,21 +27,21 @@ class Once(ABC):
         """Packets that the decoder refused and that were skipped."""
         return self._corrupt_packets
 
-    def __iter__(self) -> Iterator[Picture | Unreadable]:
+    def __iter__(self) -> Iterator[Picture | Unreadable | Missed]:
         """Yield the pictures, once. Raises RuntimeError on a second call, SourceReadError."""
         if self._begun:
             raise RuntimeError("a source can be iterated only once; open it again")
         self._begun = True
         return self._closing()
 
-    def _closing(self) -> Iterator[Picture | Unreadable]:
+    def _closing(self) -> Iterator[Picture | Unreadable | Missed]:
         try:
             yield from self._pictures()
         finally:
             self.close()
 
     @abstractmethod
-    def _pictures(self) -> Iterator[Picture | Unreadable]: ...
+    def _pictures(self) -> Iterator[Picture | Unreadable | Missed]: ...
 
     def close(self) -> None:  # noqa: B027  (nothing to release is a valid source)
         """Release what the source holds."""

@@ -19,7 +19,7 @@ from pipeline.flow import Dropped
 from pipeline.frame import Frame
 from pipeline.link import Backoff
 from pipeline.memory import give_back
-from pipeline.sources import Picture, Remembered, Source, SourceSpec, Timestamps, open_source
+from pipeline.sources import Picture, Remembered, Source, SourceSpec, Timestamps, Unreadable, open_source
 
 log = logging.getLogger(__name__)
 
@@ -148,25 +148,27 @@ class Capture:
             if isinstance(picture, Picture):
                 yield self._frame(seq, picture, pauses=not source.live)
             else:
-                log.warning("stream %s: frame %d skipped: %s", name, seq, picture.reason)
+                reason = "overrun"
+                if isinstance(picture, Unreadable):
+                    reason = "unreadable"
+                    log.warning("stream %s: frame %d skipped: %s", name, seq, picture.reason)
                 nothing = np.empty((0, 0, 3), np.uint8)
-                yield Dropped(
-                    Frame(name, seq, nothing, None, None, time.monotonic(), time.time()), "unreadable"
-                )
+                yield Dropped(Frame(name, seq, nothing, None, None, time.monotonic(), time.time()), reason)
             if self._enough(stop):
                 break
         account.corrupt_packets = corrupt_before + source.corrupt_packets
 
     def _frame(self, seq: int, picture: Picture, *, pauses: bool) -> Frame | Dropped:
         stream, now = self._stream, time.monotonic()
+        at = now if picture.decoded_at is None else picture.decoded_at
         frame = Frame(
             self._account.name,
             seq,
             picture.pixels,
-            self._timestamps(picture.pts, picture.time_base, now, pauses=pauses),
+            self._timestamps(picture.pts, picture.time_base, at, pauses=pauses),
             picture.time_base,
-            now,
-            time.time(),
+            at,
+            time.time() - (now - at),
             {"capture": picture.decode_seconds},
             picture.name,
             picture.damaged and stream.damaged == "flag",

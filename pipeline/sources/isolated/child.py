@@ -1,0 +1,245 @@
+"""What runs in the child: it opens the source, and puts its pictures into slots."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+import select
+import signal
+import socket
+import sys
+import threading
+import time
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+from av.video.frame import VideoFrame
+
+from pipeline.config import StreamConfig
+from pipeline.errors import PipelineError, SourceOpenError
+from pipeline.frame import Decoded
+from pipeline.memory import set_malloc
+from pipeline.redact import protect, redact
+from pipeline.sources import open_source, route_ffmpeg_log
+from pipeline.sources.base import Missed, Picture, Remembered, Source, SourceSpec, Unreadable
+from pipeline.sources.isolated import planes
+from pipeline.sources.isolated.slots import TAKEN, Slots
+from pipeline.sources.orient import Orientation
+
+AHEAD = 2
+"""Pictures that nobody has taken yet, of a source that waits to be read: more would be memory for nothing."""
+_LONGEST_LOG = 4000
+
+
+class _Gone(Exception):  # noqa: N818  (no error: nobody is there to read)
+    """No more pictures are wanted."""
+
+
+class Child:
+    """One source, and what the parent is told of it."""
+
+    def __init__(self, commands: int, messages: int, said: dict[str, Any]) -> None:
+        """``said`` is what the parent's first message says; see :mod:`pipeline.sources.isolated.parent`."""
+        self._messages = socket.socket(fileno=messages)
+        self._commands = commands
+        self._stop = threading.Event()
+        self._changed = threading.Condition()
+        self._slots: Slots | None = None
+        self._generation = 0
+        self._untaken = 0
+        self._missed = self._corrupt = 0
+        self._proof = planes.Proof()
+        self._spec = SourceSpec(**said["spec"])
+        self._stream = StreamConfig.model_validate(said["stream"])
+        self._remembered = Remembered(**said["remembered"])
+        protect(self._spec.address)
+        logging.getLogger().addHandler(_Forward(self))
+        logging.getLogger().setLevel(said["log_level"])
+        if said["ffmpeg_log"] is not None:
+            route_ffmpeg_log(said["ffmpeg_log"])
+
+    def tell(self, message: dict[str, Any], files: list[int] | None = None) -> None:
+        """Send a message, and with it ``files``. Raises _Gone when nobody reads any more."""
+        data = json.dumps(message).encode()
+        try:
+            if files:
+                socket.send_fds(self._messages, [data], files)
+            else:
+                self._messages.send(data)
+        except (BrokenPipeError, ConnectionResetError):
+            self._stop.set()
+            raise _Gone from None
+
+    def run(self) -> None:
+        """Open the source, and send what comes of it."""
+        # Never joined: it sits in a read that ends with the process, or ends the process's work.
+        threading.Thread(target=self._listen, name="commands", daemon=True).start()
+        try:
+            with open_source(self._spec, self._stream, self._stop, self._remembered) as source:
+                opened = [source.live, source.description, source.frame_count]
+                self.tell({"opened": opened, "remembered": asdict(self._remembered)})
+                try:
+                    for picture in source:
+                        self._send(source, picture)
+                        if self._stop.is_set():
+                            return
+                finally:
+                    self._corrupt = source.corrupt_packets
+            self.tell({"end": True, "corrupt": self._corrupt, "missed": self._missed})
+        except _Gone:
+            return
+        except Exception as error:
+            self._fail(error)
+
+    def _fail(self, error: Exception) -> None:
+        kind = "open" if isinstance(error, SourceOpenError) else "read"
+        text, cause = str(error), getattr(error, "cause", "error")
+        if not isinstance(error, PipelineError):
+            logging.getLogger(__name__).error("a source failed in its process", exc_info=error)
+            text = f"{redact(self._spec.address)}: {type(error).__name__}: {error}"
+        try:
+            self.tell({
+                "error": [kind, text, cause], "missed": self._missed, "corrupt": self._corrupt,
+                "remembered": asdict(self._remembered),
+            })  # fmt: skip
+        except _Gone:
+            return
+
+    def _listen(self) -> None:
+        """Read what the parent says: pairs of bytes, the memory's generation and a slot, or TAKEN."""
+        while said := os.read(self._commands, 4096):
+            with self._changed:
+                for generation, slot in zip(said[::2], said[1::2], strict=True):
+                    if slot == TAKEN:
+                        self._untaken -= 1
+                    elif generation == self._generation & 0xFF and self._slots is not None:
+                        self._slots.free.add(slot)
+                self._changed.notify()
+        self._stop.set()
+        with self._changed:
+            self._changed.notify()
+
+    def _send(self, source: Source, picture: Picture | Unreadable | Missed) -> None:
+        assert not isinstance(picture, Missed)  # they are made of what is told here
+        told: dict[str, Any] = {"corrupt": source.corrupt_packets, "missed": self._missed}
+        waits = not (source.live and self._stream.asked_live(True))
+        if isinstance(picture, Unreadable):
+            if waits:
+                self._wait(lambda: self._untaken < AHEAD)
+            with self._changed:
+                self._untaken += 1
+            self.tell({**told, "unreadable": picture.reason})
+            self._missed = 0
+            return
+        at = time.monotonic() if source.live else None
+        pixels, layout = self._laid_out(picture)
+        files = self._provide(layout.nbytes)
+        assert self._slots is not None
+        free = self._slots.free
+        if waits:
+            self._wait(lambda: bool(free) and self._untaken < AHEAD)
+        with self._changed:
+            slot = min(free, default=None)
+            if slot is None:
+                self._missed += 1
+                return
+            free.remove(slot)
+            self._untaken += 1
+        memory = self._slots.memory(slot, layout.nbytes)
+        if isinstance(pixels, VideoFrame):
+            planes.write(pixels, memory)
+        else:
+            memory[:] = pixels.reshape(-1)
+        time_base = picture.time_base
+        self.tell(
+            {
+                **told,
+                "picture": [
+                    slot, layout.told(), picture.pts,
+                    None if time_base is None else [time_base.numerator, time_base.denominator],
+                    picture.decode_seconds, picture.name, picture.damaged, at,
+                ],
+                **({"each": self._slots.each} if files else {}),
+            },
+            files,
+        )  # fmt: skip
+        self._missed = 0
+        if files:
+            self._slots.close()
+
+    def _laid_out(self, picture: Picture) -> tuple[VideoFrame | planes.Memory, planes.Layout]:
+        """What goes into the slot: the decoder's planes where they come out the same, else the picture."""
+        pixels = picture.pixels
+        if isinstance(pixels, Decoded) and isinstance(pixels.raw, tuple):
+            frame, orientation = pixels.raw
+            assert isinstance(frame, VideoFrame) and isinstance(orientation, Orientation)
+            layout = planes.of_frame(frame, orientation)
+            known = layout is not None and self._proof.known(frame, layout)
+            if layout is not None and known is None:
+                finished, stored = pixels.bgr(keep=False), np.empty(layout.nbytes, np.uint8)
+                planes.write(frame, stored)
+                if self._proof.tried(frame, layout):
+                    return stored, layout
+                return finished, planes.of_image(finished)
+            if layout is not None and known:
+                return frame, layout
+        image = np.ascontiguousarray(picture.image)
+        return image, planes.of_image(image)
+
+    def _provide(self, nbytes: int) -> list[int]:
+        """See to memory whose slots hold so much; its file, where it is new."""
+        if self._slots is not None and nbytes <= self._slots.each:
+            return []
+        with self._changed:
+            self._generation += 1
+            self._slots = Slots(nbytes)
+        return [self._slots.file]
+
+    def _wait(self, ready: Any) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: ready() or self._stop.is_set())
+        if self._stop.is_set():
+            raise _Gone
+
+
+class _Forward(logging.Handler):
+    """Hands log records to the parent, whose handlers they are meant for."""
+
+    def __init__(self, child: Child) -> None:
+        super().__init__()
+        self._child = child
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Send it, redacted."""
+        text = redact(self.format(record))[:_LONGEST_LOG]
+        try:
+            self._child.tell({"log": [record.name, record.levelno, text, record.created]})
+        except _Gone:
+            return  # the parent closed this source; its last words concern nobody
+
+
+def die_with_parent(life: int) -> None:
+    """Have the kernel kill this process when the pipe's other end closes: whatever it is busy with then."""
+    fcntl.fcntl(life, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(life, fcntl.F_SETSIG, signal.SIGKILL)
+    fcntl.fcntl(life, fcntl.F_SETFL, fcntl.fcntl(life, fcntl.F_GETFL) | os.O_ASYNC)
+    if select.select([life], [], [], 0)[0]:  # it was closed before
+        os._exit(1)
+
+
+def main(commands: int, messages: int, life: int, said: dict[str, Any]) -> None:
+    """The whole of the process. ``life`` is the read end of a pipe that ends with the parent."""
+    die_with_parent(life)
+    set_malloc()
+    try:
+        Child(commands, messages, said).run()
+        code = 0
+    except BaseException:
+        # Told on standard error, as by the interpreter: the parent reports that its child ended.
+        sys.excepthook(*sys.exc_info())
+        code = 1
+    # No interpreter is taken apart under threads of FFmpeg.
+    os._exit(code)

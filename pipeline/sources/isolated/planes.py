@@ -1,0 +1,179 @@
+"""A decoded frame's planes in a slot, and the same frame made of them in another process.
+
+Whether the other one converts to the same picture, bit for bit, is not left to belief: swscale heeds what
+PyAV does not let us set on a frame (field order, where chroma lies). So for each kind of frame that occurs
+the child holds its own conversion against that of the frame made anew, on noise; a kind that fails, or that
+cannot be made anew, is sent as the finished picture.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import av.error
+import numpy as np
+from av.video.frame import VideoFrame
+from av.video.plane import VideoPlane
+from numpy.typing import NDArray
+
+from pipeline.frame import Image
+from pipeline.sources.convert import Converter
+from pipeline.sources.orient import Orientation
+
+Memory = NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How one picture lies in its slot: plane after plane, lines padded as the decoder left them.
+
+    ``format`` is FFmpeg's name of the pixel format, or "" for a finished picture, uint8 [height, width, 3]
+    BGR; ``planes`` are (bytes of a line, lines) each; ``turned`` is the Orientation to apply after
+    conversion; ``colorspace`` and ``color_range`` are FFmpeg's numbers.
+    """
+
+    format: str
+    width: int
+    height: int
+    planes: tuple[tuple[int, int], ...]
+    colorspace: int = 0
+    color_range: int = 0
+    turned: tuple[bool, bool, bool] = (False, False, False)
+
+    @property
+    def nbytes(self) -> int:
+        """Of all planes."""
+        return sum(line * lines for line, lines in self.planes)
+
+    def told(self) -> list[Any]:
+        """For JSON."""
+        return [
+            self.format, self.width, self.height, self.planes, self.colorspace, self.color_range, self.turned,
+        ]  # fmt: skip
+
+    @classmethod
+    def of(cls, told: list[Any]) -> Layout:
+        """From JSON. Raises ValueError for what no Layout is."""
+        name, width, height, planes, colorspace, color_range, turned = told
+        sizes = tuple((int(line), int(lines)) for line, lines in planes)
+        transpose, flip_x, flip_y = (bool(each) for each in turned)
+        layout = cls(
+            str(name), int(width), int(height), sizes, int(colorspace), int(color_range),
+            (transpose, flip_x, flip_y),
+        )  # fmt: skip
+        finished = layout.format or sizes == ((3 * layout.width, layout.height),)
+        if min(layout.width, layout.height, *(side for size in sizes for side in size)) < 1 or not finished:
+            raise ValueError(f"expected a picture's layout, got {told}")
+        return layout
+
+
+def of_image(image: Image) -> Layout:
+    """The layout of a finished picture."""
+    height, width = image.shape[:2]
+    return Layout("", width, height, ((3 * width, height),))
+
+
+def of_frame(frame: VideoFrame, orientation: Orientation) -> Layout | None:
+    """The layout of a frame's planes; None for one stored bottom up."""
+    planes = tuple((plane.line_size, plane.height) for plane in frame.planes)
+    if any(
+        line * lines != plane.buffer_size for (line, lines), plane in zip(planes, frame.planes, strict=True)
+    ):
+        return None
+    return Layout(
+        frame.format.name, frame.width, frame.height, planes, int(frame.colorspace), int(frame.color_range),
+        tuple(orientation),  # type: ignore[arg-type]
+    )  # fmt: skip
+
+
+def write(frame: VideoFrame, memory: Memory) -> None:
+    """Copy a frame's planes into ``memory``, uint8 [layout.nbytes]."""
+    at = 0
+    for plane in frame.planes:
+        memory[at : at + plane.buffer_size] = _bytes(plane)
+        at += plane.buffer_size
+
+
+def made_of(memory: Memory, layout: Layout) -> VideoFrame:
+    """The frame that ``memory``, uint8 [layout.nbytes], holds: in place where PyAV can, else a copy.
+
+    Raises ValueError or FFmpegError for a pixel format of which no frame can be made.
+    """
+    if _in_place(layout):
+        lines = memory.reshape(-1, layout.planes[0][0])
+        frame = VideoFrame.from_numpy_buffer(lines, layout.format, layout.width)
+    else:
+        frame = VideoFrame(layout.width, layout.height, layout.format)
+        _copy(_lines(memory, layout), [_bytes(plane).reshape(-1, plane.line_size) for plane in frame.planes])
+    frame.colorspace, frame.color_range = layout.colorspace, layout.color_range
+    return frame
+
+
+def _bytes(plane: VideoPlane) -> Memory:
+    """A plane's memory, uint8 [lines × bytes of a line]."""
+    return np.frombuffer(plane, np.uint8)  # type: ignore[call-overload,no-any-return]
+
+
+def _lines(memory: Memory, layout: Layout) -> list[Memory]:
+    """The planes in ``memory``, uint8 [lines, bytes of a line] each."""
+    ends = np.cumsum([line * lines for line, lines in layout.planes])[:-1]
+    return [
+        plane.reshape(lines, line)
+        for plane, (line, lines) in zip(np.split(memory, ends), layout.planes, strict=True)
+    ]
+
+
+def _copy(planes: list[Memory], targets: list[Memory]) -> None:
+    """Copy planes whose lines may be padded otherwise."""
+    for plane, target in zip(planes, targets, strict=True):
+        both = min(plane.shape[1], target.shape[1])
+        target[:, :both] = plane[:, :both]
+
+
+def _in_place(layout: Layout) -> bool:
+    """Whether PyAV takes this memory as it is; it derives height and chroma planes by itself."""
+    (line, lines), *chroma = layout.planes
+    if lines != layout.height or layout.height % 4 or layout.width % 2 or line % 2:
+        return False
+    if layout.format in ("yuv420p", "yuvj420p"):
+        return chroma == [(line // 2, lines // 2)] * 2
+    return layout.format == "nv12" and chroma == [(line, lines // 2)]
+
+
+class Proof:
+    """Which kinds of frames come out the same when they are made anew; each is tried once."""
+
+    def __init__(self) -> None:
+        self._converter = Converter()
+        self._kinds: dict[tuple[Layout, bool], bool] = {}
+
+    def known(self, frame: VideoFrame, layout: Layout) -> bool | None:
+        """Whether this kind does; None while it has not been tried."""
+        return self._kinds.get((layout, frame.interlaced_frame))
+
+    def tried(self, frame: VideoFrame, layout: Layout) -> bool:
+        """Try this kind, and tell. The frame holds another picture then."""
+        kind = layout, frame.interlaced_frame
+        try:
+            self._kinds[kind] = self._try(frame, layout)
+        except (ValueError, av.error.FFmpegError):
+            self._kinds[kind] = False  # such as a format of which PyAV makes no frame
+        return self._kinds[kind]
+
+    def _try(self, frame: VideoFrame, layout: Layout) -> bool:
+        frame.make_writable()  # its memory is its own from here on, and its lines may be padded otherwise
+        turned = Orientation(*layout.turned)
+        own = of_frame(frame, turned)
+        if own is None:
+            return False
+        # Deeper formats are tried as they are: what exceeds their range may make swscale read elsewhere.
+        if all(component.bits == 8 for component in frame.format.components):
+            noise = np.random.default_rng(0)
+            for plane in frame.planes:
+                _bytes(plane)[:] = noise.integers(0, 256, plane.buffer_size, np.uint8)
+        filled, sent = np.empty(own.nbytes, np.uint8), np.zeros(layout.nbytes, np.uint8)
+        write(frame, filled)
+        _copy(_lines(filled, own), _lines(sent, layout))
+        here = self._converter.to_bgr(frame)
+        return np.array_equal(here, turned.apply(self._converter.to_bgr(made_of(sent, layout))))
