@@ -15,10 +15,10 @@ import av.error
 import numpy as np
 from av.video.frame import VideoFrame
 from av.video.plane import VideoPlane
+from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
 from pipeline.frame import Image
-from pipeline.sources.convert import Converter
 from pipeline.sources.orient import Orientation
 
 Memory = NDArray[np.uint8]
@@ -145,7 +145,7 @@ class Proof:
     """Which kinds of frames come out the same when they are made anew; each is tried once."""
 
     def __init__(self) -> None:
-        self._converter = Converter()
+        self._reformatter = VideoReformatter()
         self._kinds: dict[tuple[Layout, bool], bool] = {}
 
     def known(self, frame: VideoFrame, layout: Layout) -> bool | None:
@@ -162,9 +162,10 @@ class Proof:
         return self._kinds[kind]
 
     def _try(self, frame: VideoFrame, layout: Layout) -> bool:
-        frame.make_writable()  # its memory is its own from here on, and its lines may be padded otherwise
-        turned = Orientation(*layout.turned)
-        own = of_frame(frame, turned)
+        # Its memory is its own from here on, and its lines may be padded otherwise. What PyAV knows of its side
+        # data is void then: so the orientation, which is none of swscale's business, is left out.
+        frame.make_writable()
+        own = of_frame(frame, Orientation(*layout.turned))
         if own is None:
             return False
         # Deeper formats are tried as they are: what exceeds their range may make swscale read elsewhere.
@@ -175,5 +176,8 @@ class Proof:
         filled, sent = np.empty(own.nbytes, np.uint8), np.zeros(layout.nbytes, np.uint8)
         write(frame, filled)
         _copy(_lines(filled, own), _lines(sent, layout))
-        here = self._converter.to_bgr(frame)
-        return np.array_equal(here, turned.apply(self._converter.to_bgr(made_of(sent, layout))))
+        return np.array_equal(self._converted(frame), self._converted(made_of(sent, layout)))
+
+    def _converted(self, frame: VideoFrame) -> Image:
+        picture: Image = self._reformatter.reformat(frame, format="bgr24", threads=1).to_ndarray()
+        return picture
