@@ -162,8 +162,8 @@ class Proof:
         return self._kinds[kind]
 
     def _try(self, frame: VideoFrame, layout: Layout) -> bool:
-        # Its memory is its own from here on, and its lines may be padded otherwise. What PyAV knows of its side
-        # data is void then: so the orientation, which is none of swscale's business, is left out.
+        # Its memory is its own from here on, and its lines may be padded otherwise. What PyAV knows of its
+        # side data is void then: so the orientation, which is none of swscale's business, is left out.
         frame.make_writable()
         own = of_frame(frame, Orientation(*layout.turned))
         if own is None:
