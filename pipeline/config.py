@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -50,6 +51,13 @@ HardwareDecode = Literal["auto", "cuda", "vaapi", "qsv", "none"]
 _STREAM_NAME = re.compile(r"[^\x00-\x1f/\\{}]+")
 
 
+def _can_isolate(value: bool | None) -> bool | None:
+    if value and not hasattr(os, "memfd_create"):
+        raise ValueError("a source is read in a process of its own on Linux only; leave this out")
+    return value
+
+
+Isolate = Annotated[bool, AfterValidator(_can_isolate)]
 FileName = Annotated[str, Field(min_length=1)]
 MOST_DEVICES = 255
 Side = Annotated[int, Field(ge=1, le=16384)]
@@ -107,7 +115,7 @@ class StreamConfig(_Strict):
     hwdecode: HardwareDecode = "none"
     """On which device video is decoded; auto: on the first that is there, else on the CPU."""
     camera: CameraConfig = CameraConfig()
-    isolate: bool | None = None
+    isolate: Isolate | None = None
     """Read the source in a process of its own; None: as `isolate_sources` says."""
 
     @model_validator(mode="after")
@@ -115,13 +123,6 @@ class StreamConfig(_Strict):
         if self.pace is not None and self.live is False:
             raise ValueError("pace: a source that is delivered at a rate is live; leave out live: false")
         return self
-
-    @field_validator("isolate")
-    @classmethod
-    def _isolate(cls, value: bool | None) -> bool | None:
-        if value and not hasattr(os, "memfd_create"):
-            raise ValueError("a source can be isolated on Linux only; leave out isolate_sources and isolate")
-        return value
 
     def asked_live(self, by_kind: bool | None) -> bool | None:
         """Whether newest frames win: as configured, else by the kind of source (None: opening it tells)."""
@@ -208,7 +209,7 @@ class Config(_Strict):
     restart_minutes: Annotated[float, Field(gt=0, le=10_000)] = 10.0
     channel_capacity: Annotated[int, Field(ge=1, le=10_000)] | None = None
     """Items that a channel holds; None: 2, and more for files of small pictures."""
-    isolate_sources: bool = False
+    isolate_sources: Isolate = False
     """Each stream's source is read in a process of its own: a crash of its decoder ends that stream alone."""
 
     @field_validator("provider", mode="before")

@@ -98,7 +98,8 @@ class Capture:
                             opened(self._is_live(source), frame.pixels.nbytes)
                         yield frame
             except SourceError as error:
-                lost = error
+                # Its frames would keep the last picture for as long as the books and the log keep the error.
+                lost = error.with_traceback(None)
             give_back()
             if stop is not self.stop:
                 return

@@ -71,6 +71,7 @@ class IsolatedSource(Once):
     def close(self) -> None:
         """End the child, by force where it does not answer. Twice does no harm."""
         self._process.close()
+        self._lender = None
 
     @property
     def pid(self) -> int:
@@ -86,10 +87,8 @@ class IsolatedSource(Once):
                 raise _error(message)
             if "end" in message:
                 return
-            picture = self._picture(message)
             self._process.say(self._generation, TAKEN)
-            self._count += 1
-            yield picture
+            yield self._picture(message)
 
     def _next(self) -> dict[str, Any]:
         """What the child says next, log records aside; {} once ``stop`` is set.
@@ -138,6 +137,7 @@ class IsolatedSource(Once):
         try:
             slot, layout, pts, time_base, seconds, name, damaged, at = message["picture"]
             pixels = self._pixels(int(slot), Layout.of(layout))
+            self._count += 1
             return Picture(
                 pixels,
                 pts,
