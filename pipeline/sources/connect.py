@@ -7,6 +7,7 @@ import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import av
 import av.error
@@ -14,7 +15,6 @@ from av.container import InputContainer
 from av.stream import Disposition
 from av.video.stream import VideoStream
 
-from pipeline.config import StreamConfig
 from pipeline.errors import SourceOpenError
 from pipeline.redact import redact
 from pipeline.sources.base import Remembered, SourceSpec
@@ -23,6 +23,9 @@ from pipeline.sources.hardware import Decoding, NoHardwareError, choose
 from pipeline.sources.limits import PROTOCOLS, too_large
 from pipeline.sources.pipe import Pipe
 from pipeline.sources.tls import distrust, tls_options, unverified_playlist
+
+if TYPE_CHECKING:
+    from pipeline.config import StreamConfig
 
 LOG = logging.getLogger(__name__)
 

@@ -16,13 +16,13 @@ import threading
 import time
 from collections.abc import Iterator
 from itertools import islice
+from typing import TYPE_CHECKING
 
 import av.error
 from av.container import InputContainer
 from av.packet import Packet
 from av.stream import Stream
 
-from pipeline.config import StreamConfig
 from pipeline.errors import SourceOpenError, SourceReadError
 from pipeline.redact import redact
 from pipeline.sources import fflog
@@ -36,6 +36,9 @@ from pipeline.sources.hardware import NoHardwareError, on_device
 from pipeline.sources.limits import too_large
 from pipeline.sources.opened import Once
 from pipeline.sources.picturesize import picture_size
+
+if TYPE_CHECKING:
+    from pipeline.config import StreamConfig
 
 LOG = logging.getLogger(__name__)
 

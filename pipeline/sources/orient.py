@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 
 from pipeline.frame import Image
@@ -19,6 +18,10 @@ class Orientation(NamedTuple):
 
     def apply(self, image: Image) -> Image:
         """Return ``image``, uint8 [height, width, 3], turned; contiguous; itself when upright."""
+        if self == UPRIGHT:
+            return image
+        import cv2  # seldom needed, and 25 MB of the process of an isolated source
+
         if self.transpose:
             image = np.asarray(cv2.transpose(image), np.uint8)
         if self.flip_x or self.flip_y:

@@ -15,7 +15,3 @@ are live: then it goes on decoding, and what has no slot is told as :class:`Miss
 Messages are JSON, since the child decodes what strangers send: what it says is data here, never code. The
 memory has no name (memfd), so none is left behind however either process ends.
 """
-
-from pipeline.sources.isolated.parent import open_isolated
-
-__all__ = ["open_isolated"]

@@ -18,7 +18,9 @@ from av.video.plane import VideoPlane
 from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
-from pipeline.frame import Image
+from pipeline.frame import Decoded, Image
+from pipeline.memory import give_back
+from pipeline.sources.base import Picture
 from pipeline.sources.orient import Orientation
 
 Memory = NDArray[np.uint8]
@@ -141,6 +143,11 @@ def _in_place(layout: Layout) -> bool:
     return layout.format == "nv12" and chroma == [(line, lines // 2)]
 
 
+def _noise() -> Memory:
+    """Bytes that look random (Knuth's multiplicative hash): numpy.random would take 3 MB."""
+    return (np.arange(65521, dtype=np.uint32) * np.uint32(2654435761) >> np.uint32(16)).astype(np.uint8)
+
+
 class Proof:
     """Which kinds of frames come out the same when they are made anew; each is tried once."""
 
@@ -148,18 +155,33 @@ class Proof:
         self._reformatter = VideoReformatter()
         self._kinds: dict[tuple[Layout, bool], bool] = {}
 
-    def known(self, frame: VideoFrame, layout: Layout) -> bool | None:
-        """Whether this kind does; None while it has not been tried."""
-        return self._kinds.get((layout, frame.interlaced_frame))
+    def content(self, picture: Picture) -> tuple[VideoFrame | Memory, Layout]:
+        """What goes into the slot: the decoder's planes where they come out the same, else the picture."""
+        pixels = picture.pixels
+        if isinstance(pixels, Decoded) and isinstance(pixels.raw, tuple):
+            frame, orientation = pixels.raw
+            assert isinstance(frame, VideoFrame) and isinstance(orientation, Orientation)
+            layout = of_frame(frame, orientation)
+            if layout is not None:
+                kind = layout, frame.interlaced_frame
+                if kind not in self._kinds:
+                    return self._first(pixels, frame, layout)
+                if self._kinds[kind]:
+                    return frame, layout
+        image = np.ascontiguousarray(picture.image)
+        return image, of_image(image)
 
-    def tried(self, frame: VideoFrame, layout: Layout) -> bool:
-        """Try this kind, and tell. The frame holds another picture then."""
+    def _first(self, pixels: Decoded, frame: VideoFrame, layout: Layout) -> tuple[Memory, Layout]:
+        """Of the first frame of its kind, which holds another picture afterwards."""
         kind = layout, frame.interlaced_frame
+        finished, stored = pixels.bgr(keep=False), np.empty(layout.nbytes, np.uint8)
+        write(frame, stored)
         try:
             self._kinds[kind] = self._try(frame, layout)
         except (ValueError, av.error.FFmpegError):
             self._kinds[kind] = False  # such as a format of which PyAV makes no frame
-        return self._kinds[kind]
+        give_back()  # what the trial took is not needed again
+        return (stored, layout) if self._kinds[kind] else (finished, of_image(finished))
 
     def _try(self, frame: VideoFrame, layout: Layout) -> bool:
         # Its memory is its own from here on, and its lines may be padded otherwise. What PyAV knows of its
@@ -170,14 +192,12 @@ class Proof:
             return False
         # Deeper formats are tried as they are: what exceeds their range may make swscale read elsewhere.
         if all(component.bits == 8 for component in frame.format.components):
-            noise = np.random.default_rng(0)
             for plane in frame.planes:
-                _bytes(plane)[:] = noise.integers(0, 256, plane.buffer_size, np.uint8)
+                _bytes(plane)[:] = np.resize(_noise(), plane.buffer_size)
         filled, sent = np.empty(own.nbytes, np.uint8), np.zeros(layout.nbytes, np.uint8)
         write(frame, filled)
         _copy(_lines(filled, own), _lines(sent, layout))
         return np.array_equal(self._converted(frame), self._converted(made_of(sent, layout)))
 
     def _converted(self, frame: VideoFrame) -> Image:
-        picture: Image = self._reformatter.reformat(frame, format="bgr24", threads=1).to_ndarray()
-        return picture
+        return np.asarray(self._reformatter.reformat(frame, format="bgr24", threads=1).to_ndarray(), np.uint8)

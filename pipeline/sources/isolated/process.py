@@ -53,7 +53,8 @@ class Process:
         said = {
             "path": [each for each in sys.path if isinstance(each, str)],
             "spec": asdict(spec),
-            "stream": stream.model_dump(mode="json", exclude_unset=True, exclude={"isolate"}),
+            "stream": stream.model_dump(mode="json", exclude={"isolate"}),
+            "drops": stream.asked_live(True),
             "remembered": asdict(remembered),
             "log_level": logging.getLogger("pipeline").getEffectiveLevel(),
             "ffmpeg_log": fflog.routed(),
