@@ -8,7 +8,9 @@ under way. Told are the medians over all rounds, and their difference:
 
 * CPU for each frame, of all processes together, beyond what opening the source and its first picture took.
 * Memory of all processes together (PSS: pages that several share count in parts), at the end.
-* Wall time from the call that opens the source to its first picture, and the CPU that it takes.
+* CPU from the call that opens the source to its first picture, and the time that it takes.
+
+Its pictures are compared, too. The exit code is 1 where a limit is broken.
 """
 
 from __future__ import annotations
@@ -21,9 +23,13 @@ import sys
 import threading
 import time
 from collections import deque
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from pipeline.bench import machine
 from pipeline.config import StreamConfig
 from pipeline.frame import Decoded
 from pipeline.memory import set_malloc
@@ -33,9 +39,11 @@ HELD = 4
 FIGURES = {
     "frame_cpu_ms": "CPU for each frame, ms",
     "memory_mb": "memory, MB",
-    "first_ms": "to the first picture, ms",
-    "first_cpu_ms": "CPU to the first picture, ms",
+    "first_cpu_ms": "CPU until the first picture, ms",
+    "first_ms": "time until the first picture, ms",
 }
+LIMITS = {"frame_cpu_ms": 3.0, "memory_mb": 64.0, "first_cpu_ms": 500.0}
+"""What isolation may cost a 1080p stream."""
 
 
 def cpu_seconds(pids: list[int | str]) -> float:
@@ -86,8 +94,17 @@ def one(clip: str, frames: int, isolate: bool) -> dict[str, float]:
         }
 
 
-def measure(clip: str, frames: int, rounds: int) -> dict[str, dict[str, float]]:
-    """Medians: ``here``, ``isolated`` and their ``difference``, by FIGURES."""
+def differing(clip: str, frames: int) -> int:
+    """Pictures that are not the same, bit for bit, both ways."""
+    ways = [StreamConfig(source=clip, isolate=isolate, max_frames=frames) for isolate in (False, True)]
+    here, there = (open_source(parse_source(clip), way, threading.Event()) for way in ways)
+    with here, there:
+        pairs = islice(zip(here, there, strict=True), frames)
+        return sum(not np.array_equal(one.image, other.image) for one, other in pairs)  # type: ignore[union-attr]
+
+
+def measure(clip: str, frames: int, rounds: int) -> dict[str, Any]:
+    """Medians: ``here``, ``isolated`` and their ``difference``, by FIGURES; ``differing`` pictures."""
     found: dict[str, list[dict[str, float]]] = {"here": [], "isolated": []}
     for _ in range(rounds):
         for way, readings in found.items():
@@ -102,32 +119,52 @@ def measure(clip: str, frames: int, rounds: int) -> dict[str, dict[str, float]]:
                 way,
             ]
             readings.append(json.loads(subprocess.run(command, check=True, capture_output=True).stdout))
-    result = {
+    result: dict[str, Any] = {
         way: {key: statistics.median(reading[key] for reading in readings) for key in FIGURES}
         for way, readings in found.items()
     }
     result["difference"] = {key: result["isolated"][key] - result["here"][key] for key in FIGURES}
+    result |= {"machine": machine(), "rounds": rounds, "frames": frames, "differing": differing(clip, frames)}
     return result
 
 
+def limits(result: dict[str, Any]) -> list[dict[str, Any]]:
+    """What is promised: its name, what was measured, the limit, and whether it holds."""
+    rows = [
+        (f"more {words}", result["difference"][key], LIMITS[key])
+        for key, words in FIGURES.items()
+        if key in LIMITS
+    ]
+    rows.append(("pictures that differ from those of the same process", result["differing"], 0))
+    return [
+        {"what": what, "measured": value, "limit": limit, "holds": value <= limit}
+        for what, value, limit in rows
+    ]
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description="What it costs to isolate a source.")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("clip")
     parser.add_argument("--frames", type=int, default=200)
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--one", choices=["here", "isolated"], help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.one is not None:
         print(json.dumps(one(asked.clip, asked.frames, asked.one == "isolated")))
         return
     result = measure(asked.clip, asked.frames, asked.rounds)
-    print(f"| {'':30} | here | isolated | difference |\n|---|---:|---:|---:|")
+    result["limits"] = limits(result)
     for key, words in FIGURES.items():
-        cells = " | ".join(f"{result[way][key]:.2f}" for way in ("here", "isolated", "difference"))
-        print(f"| {words:30} | {cells} |")
+        print(f"{words}: {result['here'][key]:.4g} here, {result['isolated'][key]:.4g} isolated")
+    for each in result["limits"]:
+        verdict = "holds" if each["holds"] else "BROKEN"
+        print(f"{each['what']}: {each['measured']:.4g} (limit {each['limit']:g}) {verdict}")
     if asked.json is not None:
         asked.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    sys.exit(0 if all(each["holds"] for each in result["limits"]) else 1)
 
 
 if __name__ == "__main__":

@@ -19,10 +19,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from benchmarks import isolated as cost
 from pipeline import Pipeline
+from pipeline.accounts import Accounts
 from pipeline.config import Config, StreamConfig, make_config
 from pipeline.decide import name_streams
 from pipeline.errors import ConfigError, SourceError, SourceOpenError, SourceReadError
+from pipeline.flow import Dropped
 from pipeline.frame import Decoded
 from pipeline.sources import (
     Missed,
@@ -39,6 +42,7 @@ from pipeline.sources import (
 from pipeline.sources.isolated import child, parent
 from pipeline.sources.isolated.parent import IsolatedSource
 from pipeline.sources.isolated.slots import SLOTS, SPARE, Lender, Slots
+from pipeline.stages.capture import Capture
 from tests.clips import make_clip, make_sound
 from tests.servers import free_port, gst_rtsp_server, http_server, silent_server
 
@@ -321,6 +325,27 @@ def test_a_live_source_is_read_on_and_what_nobody_took_is_told() -> None:
         assert missed
 
 
+def test_what_nobody_took_is_captured_and_dropped_in_the_books() -> None:
+    accounts = Accounts(["cam"], ["capture"])
+    with http_server(Path(), fps=200) as server:
+        source = f"{server.url}/live.mjpeg"
+        stream = StreamConfig(source=source, isolate=True, max_frames=120)
+        seen: list[tuple[int, str]] = []
+        behind = 0.0
+        for each in Capture(parse_source(source), stream, accounts.streams["cam"])():
+            if isinstance(each, Dropped):
+                seen.append((each.item.seq, each.reason))
+                continue
+            seen.append((each.seq, ""))
+            if each.seq == 0:
+                time.sleep(0.5)
+            elif each.seq == 1:  # it lay in its slot meanwhile, and is as old as that
+                behind = time.monotonic() - each.captured_at
+    assert [seq for seq, _ in seen] == list(range(120))
+    assert {reason for _, reason in seen} == {"", "overrun"}
+    assert behind > 0.3
+
+
 def test_damage_is_counted_and_logs_reach_us(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = make_clip(tmp_path / "a.mp4", frames=30)
     data = bytearray(path.read_bytes())
@@ -457,3 +482,13 @@ def test_a_line_whose_decoders_are_killed_at_random(cheap_model: str, clip: Path
     assert quiet.error is None and not quiet.link.failures
     for seen in numbers.values():
         assert seen == sorted(set(seen))
+
+
+def test_its_cost_is_measured() -> None:
+    result = cost.measure("sample:", frames=20, rounds=1)
+    assert result["differing"] == 0
+    for way in ("here", "isolated"):
+        assert all(result[way][key] > 0 for key in cost.FIGURES)
+    # Another Python with its libraries is megabytes, whatever the machine does beside this.
+    assert result["difference"]["memory_mb"] > 5 and result["difference"]["first_cpu_ms"] > 10
+    assert len(cost.limits(result)) == len(cost.LIMITS) + 1

@@ -13,7 +13,6 @@ from typing import Any
 
 import av.error
 import numpy as np
-from av.video.frame import VideoFrame
 
 from pipeline.config import StreamConfig
 from pipeline.errors import SourceError, SourceOpenError, SourceReadError
@@ -158,15 +157,7 @@ class IsolatedSource(Once):
         if not layout.format:
             image: Image = memory.reshape(layout.height, layout.width, 3).view(np.ndarray)
             return image
-        frame, turned = made_of(memory, layout), Orientation(*layout.turned)
-        height, width = layout.height, layout.width
-        if turned.transpose:
-            height, width = width, height
-        convert = partial(self._converted, frame, turned)
-        return Decoded((height, width, 3), layout.nbytes, convert, (frame, turned))
-
-    def _converted(self, frame: VideoFrame, turned: Orientation) -> Image:
-        return turned.apply(self._converter.to_bgr(frame))
+        return self._converter.decoded(made_of(memory, layout), layout.nbytes, Orientation(*layout.turned))
 
     def _failed(self, how: str, cause: str) -> SourceError:
         if self._opening:
