@@ -322,6 +322,14 @@ def run(
         Optional[float],
         typer.Option("--linger-ms", metavar="MS", help="How long a run waits for its batch. Default: 0."),
     ] = None,
+    max_age_ms: Annotated[
+        Optional[float],
+        typer.Option(
+            "--max-age-ms",
+            metavar="MS",
+            help="What is older is dropped and counted, not emitted.",
+        ),
+    ] = None,
     infer_workers: Annotated[
         Optional[int],
         typer.Option("--infer-workers", metavar="N", help="Concurrent runs. Default: for the machine."),
@@ -402,6 +410,7 @@ def run(
         "batch": batch,
         "linger_ms": linger_ms,
         "isolate_sources": isolate_sources,
+        "max_age_ms": max_age_ms,
         "infer_workers": infer_workers,
         "infer_threads": infer_threads,
         "profile": profile,

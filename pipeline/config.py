@@ -207,6 +207,8 @@ class Config(_Strict):
     restarts: Annotated[int, Field(ge=0, le=1000)] = 3
     """Times that the model is opened afresh after a fault of its provider, within ``restart_minutes``."""
     restart_minutes: Annotated[float, Field(gt=0, le=10_000)] = 10.0
+    max_age_ms: Annotated[float, Field(gt=0, le=1e9)] | None = None
+    """A result older than this is never emitted: its frame is dropped and counted, of files too."""
     channel_capacity: Annotated[int, Field(ge=1, le=10_000)] | None = None
     """Items that a channel holds; None: 2, and more for files of small pictures."""
     isolate_sources: Isolate = False

@@ -41,6 +41,7 @@ from pipeline.decide import (
     thresholds,
 )
 from pipeline.flow import Bypass, Channel, Flow, Windowed
+from pipeline.freshness import too_old
 from pipeline.runtime.model import Model, open_model
 from pipeline.serving import Server, Serving
 from pipeline.sources import SourceSpec
@@ -74,7 +75,7 @@ def build(
     second: Model | None = None,
 ) -> Line:
     """The whole line, to be started."""
-    flow = Flow(accounts)
+    flow = Flow(accounts, too_old(config.max_age_ms))
     channel = partial(flow.channel, capacity=config.channel_capacity or LEAST_CAPACITY)
     batch = batch_limit(config, model)
     # What one stream has waiting for the second model must not fill the channels that all share.

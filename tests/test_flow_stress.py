@@ -38,8 +38,9 @@ def one_flow(rng: random.Random, label: str) -> None:
             time.sleep(rng.random() * 0.001)
         return Dropped(result, place) if place != "out" and rng.random() < 0.03 else result
 
+    ageing = rng.choice([0, 0, 0.02, 0.3])
     books = Books()
-    flow = Flow(books)
+    flow = Flow(books, lambda _: "expired" if rng.random() < ageing else None)
     merge = flow.merge("feed")
     window = rng.choice([None, 1, 3])
     firsts: dict[str, Channel[Any]] = {}

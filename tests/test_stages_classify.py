@@ -211,11 +211,21 @@ def test_what_waits_for_the_classifier_and_what_does_not(model: Model) -> None:
         ]
     )
     assert [type(each) for each in (first, same, other)] == [Matched] * 3
-    assert [len(each.new) for each in (first, same, other)] == [1, 0, 1]
+    assert [len(list(each.unanswered())) for each in (first, same, other)] == [1, 1, 2]
     assert [type(each) for each in (nothing, unwatched)] == [Result] * 2
     assert [answers(each) for each in classify([first, same, other])] == [["red"], ["red"], ["red", "blue"]]
     (again,) = match([scene(5, [("red", 40, 40, 0), ("blue", 90, 40, 0)])])
     assert answers(again) == ["red", "blue"]
+
+
+def test_an_object_is_asked_about_by_the_next_frame_where_the_first_one_is_dropped(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    match, classify = Match(model.labels, None, every=10), Classify(model)
+    counting = Counting(model, monkeypatch)
+    _, second, third = match([scene(number, [("red", 40, 40, 0)]) for number in range(3)])
+    assert [answers(each) for each in classify([second, third])] == [["red"], ["red"]]
+    assert counting.runs == [1]
 
 
 def test_an_answer_that_is_no_number_gives_no_label_and_a_warning(

@@ -7,7 +7,7 @@ from pipeline.flow.merge import Merge
 from pipeline.flow.outlet import Cancelled, EndOfStream
 from pipeline.flow.turnstile import Turnstile
 from pipeline.flow.window import Windowed
-from pipeline.flow.worker import Call, Dropped
+from pipeline.flow.worker import Call, Dropped, Expired
 
 __all__ = [
     "Busy",
@@ -18,6 +18,7 @@ __all__ = [
     "ChannelStatistics",
     "Dropped",
     "EndOfStream",
+    "Expired",
     "Flow",
     "Merge",
     "Observer",

@@ -63,6 +63,10 @@ class Bypass:
             self._inside.subtract(self._stream_of(item) for item in items)
         return refused
 
+    def _forgo(self, items: Sequence[Any]) -> None:
+        with self._lock:
+            self._inside.subtract(self._stream_of(item) for item in items)
+
     def _close(self) -> None:
         with self._lock:
             self._open -= 1
@@ -83,6 +87,9 @@ class _Entrance:
             refused += way.put_all(list(group))
         return refused
 
+    def forgo(self, items: Sequence[Any]) -> None:
+        """What never came in is not inside."""
+
     def close(self) -> None:
         """No more items will come."""
         for lane in list(self._bypass._lanes.values()):  # a stream may just be added
@@ -97,6 +104,10 @@ class _Exit:
     def put_all(self, items: Sequence[Any]) -> Sequence[Any]:
         """As :meth:`Channel.put_all`."""
         return self._bypass._leave(items)
+
+    def forgo(self, items: Sequence[Any]) -> None:
+        """The slow stage gave ``items`` up: what follows them need not wait."""
+        self._bypass._forgo(items)
 
     def close(self) -> None:
         """The slow stage has ended."""

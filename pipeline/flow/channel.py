@@ -141,6 +141,9 @@ class Channel(Outlet[T]):
             self._on_drop(item, "drop_oldest")
         return items[done:]
 
+    def forgo(self, items: Sequence[T]) -> None:
+        """Nothing here is for items that never came."""
+
     def take_while(self, wanted: Callable[[T], bool]) -> list[T]:
         """Take the items at the head that are ``wanted``, without waiting. For its only taker."""
         taken: list[T] = []

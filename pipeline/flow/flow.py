@@ -25,7 +25,7 @@ from pipeline.flow.channel import Channel, ChannelStatistics, Policy
 from pipeline.flow.merge import Merge
 from pipeline.flow.outlet import Cancelled, EndOfStream
 from pipeline.flow.turnstile import Turnstile
-from pipeline.flow.worker import Call, Crew, Dropped, Source, Target, Worker
+from pipeline.flow.worker import Call, Crew, Dropped, Expired, Source, Target, Worker
 
 IDLE_SECONDS = 0.1
 
@@ -61,8 +61,11 @@ class Observer(Protocol):
 class Flow:
     """Builds, runs and ends the threads of one line: stages added before ``start``, feeders at any time."""
 
-    def __init__(self, observer: Observer) -> None:
+    def __init__(self, observer: Observer, expired: Expired | None = None) -> None:
+        """``expired`` is asked about each item before and after a stage's work with it; one that has
+        is dropped there for the reason given: it expired while it waited for that stage, or in it."""
         self.observer = observer
+        self.expired = expired
         self.errors: list[Exception] = []
         self.baton = threading.Lock()
         """Held by a cheap stage while it works (see CHEAP_SECONDS), and by nobody who waits for a channel."""
@@ -202,6 +205,10 @@ class Flow:
                 hand.reverse()
                 while hand:
                     item = hand[-1]
+                    if self.expired is not None and (reason := self.expired(item)) is not None:
+                        hand.pop()
+                        self.observer.dropped(stage, item, reason)
+                        continue
                     started = time.perf_counter()
                     self._consuming = me, stage, started
                     try:

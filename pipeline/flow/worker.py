@@ -32,6 +32,9 @@ class Target(Protocol):
     def put_all(self, items: Sequence[Any]) -> Sequence[Any]:
         """Hand over ``items`` in order; return those that nobody will ever take."""
 
+    def forgo(self, items: Sequence[Any]) -> None:
+        """``items`` were on their way here and have been given up."""
+
     def close(self) -> None:
         """No more will come."""
 
@@ -39,6 +42,8 @@ class Target(Protocol):
 _FREE: AbstractContextManager[object] = nullcontext()
 
 Call = Callable[[list[Any]], list[Any]]
+Expired = Callable[[Any], str | None]
+"""Why an item is not worth any more work, in one word; None where it is."""
 Source = Channel[Any] | Merge[Any]
 
 
@@ -162,28 +167,39 @@ class Worker:
 
     def _results_of(self, items: list[Any]) -> list[Any]:
         """What the calls return, ``limit`` items to each."""
-        observer, results = self._flow.observer, []
+        observer, results, served = self._flow.observer, [], 0
+        expired = self._flow.expired
         self.since = began = started = time.perf_counter()
         try:
             for start in range(0, len(items), self._limit):
                 part = items[start : start + self._limit]
+                if expired is not None:
+                    checked = _checked(expired, part)
+                    results += [each for each in checked if type(each) is Dropped]
+                    part = [each for each in checked if type(each) is not Dropped]
+                    if not part:
+                        continue
                 answers = self._call(part)
                 if len(answers) != len(part):
                     raise RuntimeError(f"took {len(part)} items and returned {len(answers)}")
                 ended = time.perf_counter()
                 observer.served(self._name, part, ended - started)
                 self.since = started = ended
-                results += answers
+                served += len(part)
+                # Again behind the work: what grew too old in it must not be told of the stage that follows.
+                results += answers if expired is None else _checked(expired, answers)
         except BaseException:
             for item in items:
                 observer.dropped(self._name, item, "failed")
             raise
         finally:
             self.since = None
+        if not served:
+            return results
         seconds = started - began
-        self._crew.served(seconds / len(items))
+        self._crew.served(seconds / served)
         if self._most > 1:
-            calls = -(-len(items) // self._limit)
+            calls = -(-served // self._limit)
             a_call = max(seconds / calls, 1e-9)
             self._calls = max(1, min(self._most, int(HAND_SECONDS / a_call)))
         return results
@@ -195,5 +211,15 @@ class Worker:
             self._flow.drop(self._name, given_up)
             results = [result for result in results if type(result) is not Dropped]
         self._flow.drop(self._name, self._target.put_all(results))
+        if given_up:
+            self._target.forgo([each.item for each in given_up])
         if self._demand is not None:
             self._demand.settle()
+
+
+def _checked(expired: Expired, items: Sequence[Any]) -> list[Any]:
+    """``items``, with a Dropped in the place of each that has expired."""
+    return [
+        item if type(item) is Dropped or (reason := expired(item)) is None else Dropped(item, reason)
+        for item in items
+    ]

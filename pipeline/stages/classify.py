@@ -41,9 +41,13 @@ class Classify:
     def __call__(self, items: list[Result | Matched]) -> list[Result]:
         """Results with what their objects are; crops of all of them go through the model together."""
         matched = [item for item in items if isinstance(item, Matched)]
-        new = [(item.frame.image, known, box) for item in matched for known, box in item.new]
-        for start in range(0, len(new), self._most):
-            self._ask(new[start : start + self._most])
+        new: dict[int, tuple[Image, Known, NDArray[np.float32]]] = {}
+        for item in matched:
+            for known, box in item.unanswered():
+                new.setdefault(id(known), (item.frame.image, known, box))
+        asked = list(new.values())
+        for start in range(0, len(asked), self._most):
+            self._ask(asked[start : start + self._most])
         return [
             answered(item.result, item.objects, self._model.labels) if isinstance(item, Matched) else item
             for item in items

@@ -8,7 +8,7 @@ cache needs.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -40,14 +40,10 @@ class Known:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Matched:
-    """A result that waits for answers about its objects (None: one that is not looked at).
-
-    ``new`` are those that this frame is the first to ask about, with their boxes in it.
-    """
+    """A result that waits for answers about its objects (None: one that is not looked at)."""
 
     result: Result
     objects: Sequence[Known | None]
-    new: Sequence[tuple[Known, NDArray[np.float32]]]
 
     @property
     def frame(self) -> Frame:
@@ -58,6 +54,15 @@ class Matched:
     def stream(self) -> str:
         """The stream's name."""
         return self.result.frame.stream
+
+    def unanswered(self) -> Iterator[tuple[Known, NDArray[np.float32]]]:
+        """The objects that nobody has asked about by now, with their boxes in this frame.
+
+        Earlier frames in the line ask about theirs first, unless they were dropped.
+        """
+        for known, box in zip(self.objects, self.result.detections.xyxy, strict=True):
+            if known is not None and known.answer is None:
+                yield known, box
 
 
 class Match:
@@ -84,9 +89,7 @@ class Match:
         objects = self._objects_of(result, count)
         if all(each is None or each.answer is not None for each in objects):
             return answered(result, objects, self._names)
-        # An earlier frame in the line may be asking already.
-        new = [(each, each.box) for each in objects if each is not None and each.asked == count]
-        return Matched(result, objects, new)
+        return Matched(result, objects)
 
     def _objects_of(self, result: Result, count: int) -> list[Known | None]:
         """For each detection the object that it belongs to; None for those of other classes."""
