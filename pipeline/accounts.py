@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.errors import AccountingError, PipelineError
+from pipeline.health import Health, StreamHealth
 from pipeline.histogram import Histogram
 from pipeline.link import Link
 
@@ -53,6 +54,7 @@ class StreamAccount:
         self.width: int | None = None
         self.height: int | None = None
         self.link = Link(name)
+        self.health = StreamHealth(name)
         self.description = ""
         self.frame_count: int | None = None
         self.ending: str | None = None
@@ -87,6 +89,11 @@ class StreamAccount:
     def up(self) -> bool:
         """Whether pictures come."""
         return self.link.up
+
+    @property
+    def health_now(self) -> tuple[Health, ...]:
+        """What holds of its pictures; empty while none come, or none are looked at."""
+        return self.health.states if self.up else ()
 
     def begun(self) -> None:
         """The stream is started, perhaps once more: it counts on."""
@@ -174,6 +181,9 @@ def told(account: StreamAccount) -> dict[str, Any]:
         "corrupt_packets": account.corrupt_packets,
         "damaged": account.damaged,
         "pts_repaired": dict(account.pts_repaired),
+        "health": list(account.health_now),
+        "fps": account.health.fps and round(account.health.fps, 3),
+        "declared_fps": account.health.declared_fps,
         "ending": account.ending,
         "source": account.description,
     }

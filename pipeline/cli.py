@@ -287,6 +287,30 @@ def run(
             "--tls-ca-file", metavar="FILE.pem", help="Who may sign them. Default: the system's authorities."
         ),
     ] = None,
+    health: Annotated[
+        Optional[bool],
+        typer.Option(
+            "--health/--no-health", help="Tell frozen and black pictures. Default: of live sources."
+        ),
+    ] = None,
+    frozen_seconds: Annotated[
+        Optional[float],
+        typer.Option(
+            "--frozen-seconds", metavar="SECONDS", help="The same for so long: frozen. Default: 10."
+        ),
+    ] = None,
+    black_seconds: Annotated[
+        Optional[float],
+        typer.Option("--black-seconds", metavar="SECONDS", help="Black or covered for so long. Default: 10."),
+    ] = None,
+    not_ready_when: Annotated[
+        Optional[str],
+        typer.Option(
+            "--not-ready-when",
+            metavar="frozen,black,covered,rate",
+            help="States in which a stream fails /readyz. Default: none.",
+        ),
+    ] = None,
     hwdecode: Annotated[
         Optional[str],
         typer.Option(
@@ -381,6 +405,10 @@ def run(
         "max_picture": max_picture,
         "tls_verify": tls_verify,
         "tls_ca_file": tls_ca_file,
+        "health": health,
+        "frozen_seconds": frozen_seconds,
+        "black_seconds": black_seconds,
+        "not_ready_when": not_ready_when,
         "hwdecode": hwdecode,
         "camera": _camera(camera_size, camera_fps, camera_format),
     }

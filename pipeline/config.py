@@ -112,6 +112,14 @@ class StreamConfig(_Strict):
     """https, rtsps, rtmps: only from a server whose certificate is trusted."""
     tls_ca_file: FileName | None = None
     """Who is trusted to sign certificates (PEM); None: the system's authorities."""
+    health: bool | None = None
+    """Look at pictures now and then, whether a working camera can have taken them; None: of live streams."""
+    frozen_seconds: Annotated[float, Field(gt=0, le=86400)] = 10.0
+    """For so long the picture is the same before the stream is called frozen."""
+    black_seconds: Annotated[float, Field(gt=0, le=86400)] = 10.0
+    """For so long it is black, or has hardly any contrast, before the stream is called black, or covered."""
+    not_ready_when: list[Literal["frozen", "black", "covered", "rate"]] = []
+    """States of its pictures in which the stream is not ready (/readyz)."""
     hwdecode: HardwareDecode = "none"
     """On which device video is decoded; auto: on the first that is there, else on the CPU."""
     camera: CameraConfig = CameraConfig()
@@ -122,6 +130,20 @@ class StreamConfig(_Strict):
     def _paced_is_live(self) -> StreamConfig:
         if self.pace is not None and self.live is False:
             raise ValueError("pace: a source that is delivered at a rate is live; leave out live: false")
+        return self
+
+    @field_validator("not_ready_when", mode="before")
+    @classmethod
+    def _states(cls, value: Any) -> Any:
+        """Accept "frozen,black" as well as a list."""
+        return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _looked_at(self) -> StreamConfig:
+        if self.not_ready_when and self.health is False:
+            raise ValueError(
+                "not_ready_when: nothing is looked at where health is false; leave out one of the two"
+            )
         return self
 
     def asked_live(self, by_kind: bool | None) -> bool | None:

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,6 +23,32 @@ if TYPE_CHECKING:
 
 Image = NDArray[np.uint8]
 
+GRID = (16, 24)
+"""Rows and columns of points at which a picture is looked at."""
+
+
+@lru_cache(maxsize=64)
+def _points(height: int, width: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """The middles of the grid's cells: [rows, 1] and [columns]."""
+    rows, columns = (
+        (2 * np.arange(n) + 1) * side // (2 * n) for n, side in zip(GRID, (height, width), strict=True)
+    )
+    return rows[:, None], columns
+
+
+def at_grid(plane: NDArray[Any]) -> NDArray[Any]:
+    """``plane`` [height, width, …] at the grid's points: [16, 24, …]."""
+    rows, columns = _points(*plane.shape[:2])
+    return plane[rows, columns]
+
+
+def luma_grid(pixels: Image | Decoded) -> NDArray[np.uint8]:
+    """How bright a picture is at the grid's points: uint8 [16, 24], 0 black to 255 white.
+
+    Of a picture in BGR its green. Raises what converting it does, where its luma cannot be had without.
+    """
+    return pixels.luma_grid() if isinstance(pixels, Decoded) else at_grid(pixels)[..., 1]
+
 
 class Decoded:
     """A picture as the video decoder left it, which is half of what it takes as BGR.
@@ -31,6 +58,7 @@ class Decoded:
     """
 
     __slots__ = ("_content", "_lock", "_reduce", "nbytes", "raw", "shape")
+    __slots__ = ("_content", "_lock", "_luma", "_reduce", "nbytes", "shape")
 
     def __init__(
         self,
@@ -45,6 +73,12 @@ class Decoded:
         is let go."""
         self.shape, self.nbytes, self.raw = shape, nbytes, raw
         self._reduce = reduce
+        luma: Callable[[], NDArray[np.uint8]] | None = None,
+    ) -> None:
+        """``convert`` makes the picture, uint8 of ``shape``, BGR; ``reduce`` what :meth:`reduced` gives,
+        ``luma`` its :func:`luma_grid`, where that can be had for less. They may be called from any thread."""
+        self.shape, self.nbytes = shape, nbytes
+        self._reduce, self._luma = reduce, luma
         self._lock = threading.Lock()
         self._content: Image | Callable[[], Image] = convert
 
@@ -60,6 +94,7 @@ class Decoded:
             if keep:
                 self._content = image = content()
                 self.raw = self._reduce = None
+                self._reduce = self._luma = None  # they hold what the picture was made from
                 return image
         return content()
 
@@ -71,6 +106,11 @@ class Decoded:
         """
         reduce = self._reduce
         return None if reduce is None else reduce(height, width)
+
+    def luma_grid(self) -> NDArray[np.uint8]:
+        """See :func:`luma_grid`."""
+        luma = self._luma
+        return luma() if luma is not None else luma_grid(self.bgr(keep=False))
 
     def __reduce__(self) -> tuple[Callable[[Image], Image], tuple[Image]]:
         return np.asarray, (self.bgr(keep=False),)

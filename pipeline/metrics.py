@@ -29,6 +29,7 @@ from pipeline.access import admits
 from pipeline.accounts import PTS_REPAIRS, Accounts, told
 from pipeline.config import host_and_port
 from pipeline.errors import SinkOpenError
+from pipeline.health import HEALTHS
 from pipeline.histogram import Histogram
 from pipeline.link import STATES
 from pipeline.redact import redact
@@ -152,6 +153,11 @@ class Collector:
             "Times that a source was lost or could not be opened.",
             labels=["stream", "cause"],
         )
+        wellness = GaugeMetricFamily(
+            "framerail_stream_health",
+            "1 for what holds of the stream's pictures; all are 0 while none come, or none are looked at.",
+            labels=["stream", "state"],
+        )
         for name, account in list(self._pipeline.accounts.streams.items()):
             now = account.link.state
             for each in STATES:
@@ -160,7 +166,10 @@ class Collector:
                 reconnects.add_metric([name, cause], count)
             for cause, count in dict(account.link.failures).items():
                 failures.add_metric([name, cause], count)
-        yield from (state, reconnects, failures)
+            holding = account.health_now
+            for kind in HEALTHS:
+                wellness.add_metric([name, kind], kind in holding)
+        yield from (state, reconnects, failures, wellness)
 
     def _stages(self) -> Iterator[Metric]:
         seconds = HistogramMetricFamily(
@@ -224,19 +233,20 @@ def health(pipeline: Observed) -> tuple[bool, dict[str, Any]]:
 
 
 def readiness(pipeline: Observed) -> tuple[bool, dict[str, Any]]:
-    """Whether results can be expected: the model is loaded and every stream is up."""
+    """Whether results can be expected: the model is loaded and every stream up, and none in a bad state."""
     streams = {
         name: {
             "up": account.up,
             "state": account.link.state,
             "ending": account.ending,
             "error": account.link.status().error,
+            "unfit": account.health.unfit if account.up else [],
         }
         for name, account in list(pipeline.accounts.streams.items())
     }
     alive, _ = health(pipeline)
     loaded = alive and pipeline.model is not None and not pipeline.healing
-    ready = loaded and all(each["up"] for each in streams.values())
+    ready = loaded and all(each["up"] and not each["unfit"] for each in streams.values())
     return ready, {"ready": ready, "model_loaded": loaded, "streams": streams}
 
 

@@ -185,5 +185,8 @@ class Streams:
 
 def _reconnects(old: StreamConfig, new: StreamConfig) -> bool:
     """Whether the source has to be opened again to go from one config to the other."""
-    light = {"every_nth", "max_frames", "damaged", "reconnect", "backoff", "backoff_max", "name"}
+    light = {
+        "every_nth", "max_frames", "damaged", "reconnect", "backoff", "backoff_max", "name",
+        "health", "frozen_seconds", "black_seconds", "not_ready_when",
+    }  # fmt: skip
     return old.model_dump(exclude=light) != new.model_dump(exclude=light)

@@ -20,6 +20,8 @@ class Picture:
     of this picture took; waiting for data is not in it. ``name`` is that of a file with this
     picture alone. ``damaged``: the decoder says that it is. ``decoded_at`` is monotonic seconds, where it
     lay somewhere since; None: just now.
+    picture alone. ``damaged``: the decoder says that it is. ``key``: it was coded by itself, not as a
+    difference from others.
     """
 
     pixels: Image | Decoded
@@ -29,6 +31,7 @@ class Picture:
     name: str | None = None
     damaged: bool = False
     decoded_at: float | None = None
+    key: bool = True
 
     @property
     def image(self) -> Image:
@@ -61,6 +64,8 @@ class Source(Protocol):
     description: str
     frame_count: int | None
     """How many pictures there will be, where the source says so beforehand."""
+    declared_fps: float | None
+    """How many pictures a second it says that it delivers; None where it does not say."""
 
     @property
     def corrupt_packets(self) -> int:

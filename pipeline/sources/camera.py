@@ -107,6 +107,7 @@ class CameraSource(Once):
         ]
         if wanted.pixel_format is not None and wanted.pixel_format != pixel_format:
             differs.append(f"pixel format {pixel_format} instead of {wanted.pixel_format}")
+        self.declared_fps = fps or wanted.fps
         if differs:
             LOG.warning("%s gives %s", self._shown, ", ".join(differs))
         return f"{pixel_format}, {width}x{height}, {fps:g} fps, {capture.getBackendName()}"

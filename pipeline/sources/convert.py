@@ -10,17 +10,21 @@ system between frames, the page faults of the next 6 MB cost 1.2 ms more, by whi
 from __future__ import annotations
 
 import logging
+import re
 import threading
+from collections.abc import Callable
 from functools import partial
 
 import av.error
 import numpy as np
 from av.sidedata.sidedata import SideData
+from av.video.format import VideoFormat
 from av.video.frame import VideoFrame
-from av.video.reformatter import VideoReformatter
+from av.video.reformatter import ColorRange, VideoReformatter
+from numpy.typing import NDArray
 
 from pipeline.errors import SourceReadError
-from pipeline.frame import Decoded, Image
+from pipeline.frame import Decoded, Image, at_grid
 from pipeline.sources.orient import UPRIGHT, Orientation, from_display_matrix
 from pipeline.sources.reduced import Reducer
 
@@ -36,6 +40,7 @@ class Converter:
         self._proven: set[tuple[object, ...]] = set()
         self._orientations: dict[int, Orientation] = {}
         self._reducer = Reducer()
+        self._shifts: dict[str, int | None] = {}
 
     def pixels(self, frame: VideoFrame) -> Image | Decoded:
         """The frame, to be converted by who wants it; the picture itself where that takes less memory.
@@ -48,6 +53,12 @@ class Converter:
         if nbytes > 3 * height * width:
             return self.to_bgr(frame)
         decoded = self.decoded(frame, nbytes, self._orientation(frame))
+        orientation = self._orientation(frame)
+        if orientation.transpose:
+            height, width = width, height
+        reduce = partial(self._reduced, frame) if orientation == UPRIGHT else None
+        convert, luma = partial(self.to_bgr, frame), self._luma(frame)
+        decoded = Decoded((height, width, 3), nbytes, convert, reduce, luma)
         kind = (frame.format.name, frame.width, frame.height, frame.colorspace, frame.color_range)
         if kind not in self._proven:
             decoded.bgr(keep=False)
@@ -92,6 +103,14 @@ class Converter:
         # lives. Lines that are padded, or stored bottom up, are copied.
         return np.ascontiguousarray(converted.to_ndarray(), np.uint8)
 
+    def _luma(self, frame: VideoFrame) -> Callable[[], NDArray[np.uint8]] | None:
+        """What reads the frame's luma at some points; None where it does not lie in a plane of its own."""
+        name = frame.format.name
+        if name not in self._shifts:
+            self._shifts[name] = _luma_shift(frame.format)
+        shift = self._shifts[name]
+        return None if shift is None else partial(_luma_grid, frame, shift)
+
     def _orientation(self, frame: VideoFrame) -> Orientation:
         """The frame's orientation; its matrix is read once for each rotation that occurs."""
         rotation = frame.rotation
@@ -110,3 +129,24 @@ def _read_orientation(frame: VideoFrame) -> Orientation:
         LOG.warning("rotation by %s° is no multiple of 90°: pictures stay as stored", frame.rotation)
         return UPRIGHT
     return orientation
+
+
+_FULL = np.clip(np.rint((np.arange(256) - 16) * 255 / 219), 0, 255).astype(np.uint8)
+"""Luma of the limited range, 16 to 235, as 0 to 255."""
+
+
+def _luma_shift(format: VideoFormat) -> int | None:  # noqa: A002 - as PyAV calls it
+    """By how much samples of the first plane are to be shifted down to 8 bits; None where it is not luma."""
+    first, alone = format.components[0], format.is_planar or len(format.components) == 1
+    if not (alone and first.is_luma and first.plane == 0) or format.is_big_endian or format.has_palette:
+        return None
+    # P010 and its like have their bits at the top of 16.
+    return 8 if re.match(r"p\d1\d", format.name) else first.bits - 8 if first.bits >= 8 else None
+
+
+def _luma_grid(frame: VideoFrame, shift: int) -> NDArray[np.uint8]:
+    plane = frame.planes[0]
+    samples = np.frombuffer(memoryview(plane), "<u2" if shift else np.uint8).reshape(plane.height, -1)
+    luma = at_grid(samples[:, : frame.width]) >> shift & 0xFF
+    full = frame.color_range == ColorRange.JPEG or frame.format.name.startswith(("yuvj", "gray"))
+    return luma.astype(np.uint8) if full else _FULL[luma]

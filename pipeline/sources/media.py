@@ -87,6 +87,7 @@ class MediaSource(Once):
         if stream.decode_threads is not None:
             self._video.codec_context.thread_count = stream.decode_threads
         self.frame_count = None if self.live else self._video.frames or None
+        self.declared_fps = float(self._video.average_rate) if self._video.average_rate else None
         self._opened = opened
         self._pictured = time.monotonic()
         self._refused = 0
@@ -142,7 +143,8 @@ class MediaSource(Once):
                 seconds = clock() - begun + spent / (len(frames) - n)
                 spent -= spent / (len(frames) - n)
                 progress.pictures += 1
-                yield Picture(pixels, frame.pts, frame.time_base, seconds, None, frame.is_corrupt)
+                damaged, key = frame.is_corrupt, frame.key_frame
+                yield Picture(pixels, frame.pts, frame.time_base, seconds, None, damaged, key)
                 self._pictured = time.monotonic()
                 if self._stop.is_set():
                     return

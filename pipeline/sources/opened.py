@@ -17,6 +17,7 @@ class Once(ABC):
     """
 
     frame_count: int | None = None
+    declared_fps: float | None = None
 
     def __init__(self) -> None:
         self._begun = False

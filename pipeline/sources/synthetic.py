@@ -102,7 +102,7 @@ class SyntheticSource(Once):
         super().__init__()
         self._width, self._height, self._fps, self._frames = check_synthetic(address)
         self._stop = stop
-        self.frame_count = self._frames
+        self.frame_count, self.declared_fps = self._frames, float(self._fps)
         length = "endless" if self._frames is None else f"{self._frames} frames"
         self.description = f"synthetic, {self._width}x{self._height}, {float(self._fps):g} fps, {length}"
 

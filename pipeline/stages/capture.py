@@ -88,6 +88,8 @@ class Capture:
                     looped = self._stream.loop and not source.live
                     self._source_live = source.live
                     self._supervise()
+                    paced = None if source.live else self._stream.pace
+                    account.health.begin(paced or source.declared_fps)
                     account.connected(source.description, None if looped else source.frame_count)
                     if source.description != described:
                         described = source.description
@@ -109,8 +111,12 @@ class Capture:
             account.ended("stopped" if stop.is_set() else "end")
 
     def _supervise(self) -> None:
-        """Whether a lost source is opened again: as configured, else one that is live."""
+        """Whether a lost source is opened again, and pictures looked at: as configured, else of live ones."""
         stream, live = self._stream, self._source_live
+        asked = stream.asked_live(live) if stream.health is None else stream.health
+        self._account.health.watch(
+            bool(asked), stream.frozen_seconds, stream.black_seconds, stream.not_ready_when
+        )
         wanted = stream.reconnect if stream.reconnect is not None else live
         backoff = Backoff(stream.backoff, max(stream.backoff, stream.backoff_max))
         self._account.link.backoff = backoff if wanted else None
@@ -139,6 +145,8 @@ class Capture:
         for picture in source:
             account.corrupt_packets = corrupt_before + source.corrupt_packets
             link.picture(source.live)
+            if isinstance(picture, Picture):
+                account.health.picture(picture.pixels, picture.key)
             if self._pace is not None and isinstance(picture, Picture):
                 self._pace.wait(picture, stop)
             with self._lock:
