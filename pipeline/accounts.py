@@ -17,6 +17,7 @@ from typing import Any
 from pipeline.errors import AccountingError, PipelineError
 from pipeline.health import Health, StreamHealth
 from pipeline.histogram import Histogram
+from pipeline.lane import Lane
 from pipeline.link import Link
 
 
@@ -55,6 +56,7 @@ class StreamAccount:
         self.height: int | None = None
         self.link = Link(name)
         self.health = StreamHealth(name)
+        self.lane = Lane(name, self.latency)
         self.description = ""
         self.frame_count: int | None = None
         self.ending: str | None = None
@@ -181,6 +183,7 @@ def told(account: StreamAccount) -> dict[str, Any]:
         "corrupt_packets": account.corrupt_packets,
         "damaged": account.damaged,
         "pts_repaired": dict(account.pts_repaired),
+        "adaptive_every_nth": account.lane.every_nth,
         "health": list(account.health_now),
         "fps": account.health.fps and round(account.health.fps, 3),
         "declared_fps": account.health.declared_fps,

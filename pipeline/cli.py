@@ -354,6 +354,14 @@ def run(
             help="What is older is dropped and counted, not emitted.",
         ),
     ] = None,
+    target_age_ms: Annotated[
+        Optional[float],
+        typer.Option(
+            "--target-age-ms",
+            metavar="MS",
+            help="Leave out so many frames of live streams that the p99 of ages stays within this.",
+        ),
+    ] = None,
     infer_workers: Annotated[
         Optional[int],
         typer.Option("--infer-workers", metavar="N", help="Concurrent runs. Default: for the machine."),
@@ -439,6 +447,7 @@ def run(
         "linger_ms": linger_ms,
         "isolate_sources": isolate_sources,
         "max_age_ms": max_age_ms,
+        "target_age_ms": target_age_ms,
         "infer_workers": infer_workers,
         "infer_threads": infer_threads,
         "profile": profile,

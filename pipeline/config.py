@@ -231,6 +231,8 @@ class Config(_Strict):
     restart_minutes: Annotated[float, Field(gt=0, le=10_000)] = 10.0
     max_age_ms: Annotated[float, Field(gt=0, le=1e9)] | None = None
     """A result older than this is never emitted: its frame is dropped and counted, of files too."""
+    target_age_ms: Annotated[float, Field(gt=0, le=1e9)] | None = None
+    """Of live streams so many frames are left out that the p99 of ages stays within this."""
     channel_capacity: Annotated[int, Field(ge=1, le=10_000)] | None = None
     """Items that a channel holds; None: 2, and more for files of small pictures."""
     isolate_sources: Isolate = False
@@ -319,6 +321,16 @@ class Config(_Strict):
         if value is not None:
             host_and_port(value)
         return value
+
+    @model_validator(mode="after")
+    def _ages(self) -> Config:
+        target, most = self.target_age_ms, self.max_age_ms
+        if target is not None and most is not None and target >= most:
+            raise ValueError(
+                f"target_age_ms: expected less than max_age_ms ({most:g}), got {target:g}: what is older is "
+                "dropped, so that the target would always seem to be held"
+            )
+        return self
 
     @model_validator(mode="after")
     def _second_stage(self) -> Config:

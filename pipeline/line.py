@@ -28,6 +28,7 @@ from operator import attrgetter
 from typing import Any
 
 from pipeline.accounts import Accounts
+from pipeline.adaptive import Adaptive
 from pipeline.config import Config, StreamConfig
 from pipeline.decide import (
     LEAST_CAPACITY,
@@ -95,6 +96,9 @@ def build(
         return firsts[name]
 
     streams = Streams(flow, frames, accounts, depths, first)
+    if config.target_age_ms is not None:
+        adaptive = Adaptive(config.target_age_ms / 1000)
+        streams.on_added(lambda name: adaptive.add(accounts.add(name).lane))
     for name, (spec, stream) in sources.items():
         streams.add(name, spec, stream)
 

@@ -158,7 +158,13 @@ class Collector:
             "1 for what holds of the stream's pictures; all are 0 while none come, or none are looked at.",
             labels=["stream", "state"],
         )
+        thinned = GaugeMetricFamily(
+            "framerail_adaptive_every_nth",
+            "Of so many frames one is let in, so that ages keep to their target.",
+            labels=["stream"],
+        )
         for name, account in list(self._pipeline.accounts.streams.items()):
+            thinned.add_metric([name], account.lane.every_nth)
             now = account.link.state
             for each in STATES:
                 state.add_metric([name, each], each == now)
@@ -169,7 +175,7 @@ class Collector:
             holding = account.health_now
             for kind in HEALTHS:
                 wellness.add_metric([name, kind], kind in holding)
-        yield from (state, reconnects, failures, wellness)
+        yield from (state, reconnects, failures, wellness, thinned)
 
     def _stages(self) -> Iterator[Metric]:
         seconds = HistogramMetricFamily(

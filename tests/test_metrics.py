@@ -35,6 +35,7 @@ PROMISED = {
     "framerail_stream_failures_total": {"stream", "cause"},
     "framerail_stream_state": {"stream", "state"},
     "framerail_stream_health": {"stream", "state"},
+    "framerail_adaptive_every_nth": {"stream"},
     "framerail_corrupt_packets_total": {"stream"},
     "framerail_damaged_frames_total": {"stream"},
     "framerail_pts_repaired_total": {"stream", "kind"},

@@ -139,7 +139,9 @@ class Capture:
 
     def _frames(self, source: Source, stop: threading.Event) -> Iterator[Frame | Dropped]:
         name, account, link = self._account.name, self._account, self._account.link
-        if self._pace is None and self._is_live(source) and not source.live:
+        live, lane = self._is_live(source), account.lane
+        thinned = live and lane.tick is not None
+        if self._pace is None and live and not source.live:
             self._pace = _Pace(self._stream.pace, name)
         corrupt_before = account.corrupt_packets
         for picture in source:
@@ -155,7 +157,10 @@ class Capture:
                 seq = self._captured
                 self._captured += 1
             if isinstance(picture, Picture):
-                yield self._frame(seq, picture, pauses=not source.live)
+                frame = self._frame(seq, picture, pauses=not source.live)
+                if thinned and isinstance(frame, Frame) and not lane.admits(seq // self._stream.every_nth):
+                    frame = Dropped(frame, "adaptive")
+                yield frame
             else:
                 reason = "overrun"
                 if isinstance(picture, Unreadable):
