@@ -129,7 +129,8 @@ class StreamHealth:
         """What holds now, ``ok`` alone where nothing else does; empty before the first look, and where none
         is taken."""
         self._stream, self._clock = stream, clock
-        self._watched = False
+        self.watched = False
+        """Whether it wants to be told of pictures."""
         self._frozen_seconds = self._black_seconds = 10.0
         self._not_ready_when: frozenset[str] = frozenset()
         self._still, self._rate = _Still(), _Rate()
@@ -151,7 +152,7 @@ class StreamHealth:
         self, watched: bool, frozen_seconds: float, black_seconds: float, not_ready_when: Collection[str]
     ) -> None:
         """Whether pictures are looked at, and what to go by."""
-        self._watched = watched
+        self.watched = watched
         self._frozen_seconds, self._black_seconds = frozen_seconds, black_seconds
         self._not_ready_when = frozenset(not_ready_when)
         if not watched:
@@ -166,8 +167,6 @@ class StreamHealth:
 
     def picture(self, pixels: Image | Decoded, key: bool) -> None:
         """A picture came. ``key``: it was coded by itself, not as a difference from others."""
-        if not self._watched:
-            return
         self._rate.arrived()
         now, follows = self._clock(), self._key
         self._key = key

@@ -22,7 +22,7 @@ from pipeline.sources.convert import Converter
 from tests.clips import make_clip
 from tests.test_metrics import fetch, scrape
 from tests.test_sources_media import opened
-from tests.test_supervision import OTHER, running
+from tests.test_supervision import running
 
 DRAW = np.random.default_rng(5)
 SCENE = np.kron(DRAW.integers(40, 220, (9, 12)), np.ones((20, 20))).astype(np.float32)[..., None].repeat(3, 2)
@@ -269,7 +269,8 @@ def test_in_the_line(cheap_model: str, tmp_path: Path, caplog: pytest.LogCapture
         "frozen_seconds": 0.9,
     }  # fmt: skip
     file = {"source": "synthetic:64x48", "name": "file"}
-    with running(cheap_model, frozen, OTHER, file, metrics="127.0.0.1:0") as run:
+    other = {"source": "synthetic:64x48@10", "name": "other", "live": True}
+    with running(cheap_model, frozen, other, file, metrics="127.0.0.1:0") as run:
         port = run.line.metrics.port
         account = run.line.accounts.streams["still"]
         run.until(lambda: account.health_now == ("frozen",))

@@ -139,7 +139,7 @@ class Capture:
 
     def _frames(self, source: Source, stop: threading.Event) -> Iterator[Frame | Dropped]:
         name, account, link = self._account.name, self._account, self._account.link
-        live, lane = self._is_live(source), account.lane
+        live, lane, health = self._is_live(source), account.lane, account.health
         thinned = live and lane.tick is not None
         if self._pace is None and live and not source.live:
             self._pace = _Pace(self._stream.pace, name)
@@ -147,8 +147,8 @@ class Capture:
         for picture in source:
             account.corrupt_packets = corrupt_before + source.corrupt_packets
             link.picture(source.live)
-            if isinstance(picture, Picture):
-                account.health.picture(picture.pixels, picture.key)
+            if health.watched and isinstance(picture, Picture):
+                health.picture(picture.pixels, picture.key)
             if self._pace is not None and isinstance(picture, Picture):
                 self._pace.wait(picture, stop)
             with self._lock:
