@@ -26,6 +26,7 @@ from pipeline import Pipeline
 from pipeline.bench import machine
 from pipeline.config import make_config
 from pipeline.errors import PipelineError
+from pipeline.frame import Result
 from pipeline.histogram import Histogram
 from pipeline.sinks import Null
 
@@ -41,10 +42,23 @@ def measure(asked: argparse.Namespace, target: float | None) -> dict[str, Any]:
     config = make_config(
         {"model": asked.model, "streams": [camera(asked, n) for n in range(asked.streams)], **options}
     )
-    with Pipeline(config, sinks=[Null()]) as line:
+    with Pipeline(config, sinks=[Slow(asked.sink_ms / 1000)]) as line:
         with running(line):
             windows = list(watch(line, asked))
         return {"target_age_ms": target, "windows": windows, "conserved": not line.accounts.violations(0)}
+
+
+class Slow(Null):
+    """A sink that takes so many seconds over each result, as a far data base does: others may use the CPU."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__()
+        self._seconds = seconds
+
+    def write(self, result: Result, dropped_before: int) -> None:
+        """Take the time."""
+        super().write(result, dropped_before)
+        time.sleep(self._seconds)
 
 
 def camera(asked: argparse.Namespace, number: int) -> dict[str, Any]:
@@ -206,6 +220,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--more", type=int, default=4, help="in the middle third; default: 4")
     parser.add_argument("--pace", type=float, default=10.0, help="frames/s of each; default: 10")
     parser.add_argument("--seconds", type=float, default=60.0, help="of each phase; default: 60")
+    parser.add_argument(
+        "--sink-ms", type=float, default=0.0, help="that a sink takes over each result; default: 0"
+    )
     parser.add_argument("--plot", type=Path, metavar="FILE", help="PNG or SVG")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the result")
     asked = parser.parse_args(arguments)
@@ -214,7 +231,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except PipelineError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    keys = ("target_age_ms", "model", "streams", "more", "pace", "seconds")
+    keys = ("target_age_ms", "model", "streams", "more", "pace", "seconds", "sink_ms")
     report = {
         "kind": "framerail adaptive",
         "machine": machine(),
