@@ -30,7 +30,7 @@ from pipeline.lane import Lane
 
 log = logging.getLogger(__name__)
 
-WINDOW_SECONDS, LONGEST_WINDOW_SECONDS = 2.0, 10.0
+WINDOW_SECONDS, LONGEST_WINDOW_SECONDS = 2.0, 5.0
 ENOUGH = 20
 """Results that make a window, unless that takes too long."""
 ROOM = 0.7
@@ -47,7 +47,7 @@ CHANGED = 0.6
 """Share of the usual age under which something has changed for the better, and patience is at an end."""
 KEEPS_UP = 0.9
 """Share of the frames let in that come out where none is dropped for want of time."""
-FRESHER = 0.9
+FRESHER = 0.85
 """Times the ages before, where it helped to leave out frames."""
 
 
