@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 Image = NDArray[np.uint8]
 
+
 GRID = (16, 24)
 """Rows and columns of points at which a picture is looked at."""
 
@@ -57,8 +58,7 @@ class Decoded:
     copy of it, as one that goes to another process, is the picture.
     """
 
-    __slots__ = ("_content", "_lock", "_reduce", "nbytes", "raw", "shape")
-    __slots__ = ("_content", "_lock", "_luma", "_reduce", "nbytes", "shape")
+    __slots__ = ("_content", "_lock", "_luma", "_reduce", "nbytes", "raw", "shape")
 
     def __init__(
         self,
@@ -67,17 +67,12 @@ class Decoded:
         convert: Callable[[], Image],
         reduce: Callable[[int, int], Image | None] | None = None,
         raw: object = None,
-    ) -> None:
-        """``convert`` makes the picture, uint8 of ``shape``, BGR; ``reduce`` what :meth:`reduced` gives. Both
-        may be called from any thread. ``raw`` is what they make it from, for who hands that on; None once it
-        is let go."""
-        self.shape, self.nbytes, self.raw = shape, nbytes, raw
-        self._reduce = reduce
         luma: Callable[[], NDArray[np.uint8]] | None = None,
     ) -> None:
         """``convert`` makes the picture, uint8 of ``shape``, BGR; ``reduce`` what :meth:`reduced` gives,
-        ``luma`` its :func:`luma_grid`, where that can be had for less. They may be called from any thread."""
-        self.shape, self.nbytes = shape, nbytes
+        ``luma`` its :func:`luma_grid`, where that can be had for less. They may be called from any thread.
+        ``raw`` is what they make it from, for who hands that on; None once it is let go."""
+        self.shape, self.nbytes, self.raw = shape, nbytes, raw
         self._reduce, self._luma = reduce, luma
         self._lock = threading.Lock()
         self._content: Image | Callable[[], Image] = convert
@@ -93,8 +88,7 @@ class Decoded:
                 return content
             if keep:
                 self._content = image = content()
-                self.raw = self._reduce = None
-                self._reduce = self._luma = None  # they hold what the picture was made from
+                self.raw = self._reduce = self._luma = None
                 return image
         return content()
 

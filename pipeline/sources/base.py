@@ -19,9 +19,7 @@ class Picture:
     seconds; both are None where the source has no clock. ``decode_seconds`` is what video decode
     of this picture took; waiting for data is not in it. ``name`` is that of a file with this
     picture alone. ``damaged``: the decoder says that it is. ``decoded_at`` is monotonic seconds, where it
-    lay somewhere since; None: just now.
-    picture alone. ``damaged``: the decoder says that it is. ``key``: it was coded by itself, not as a
-    difference from others.
+    lay somewhere since; None: just now. ``key``: it was coded by itself, not as a difference from others.
     """
 
     pixels: Image | Decoded

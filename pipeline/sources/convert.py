@@ -53,12 +53,6 @@ class Converter:
         if nbytes > 3 * height * width:
             return self.to_bgr(frame)
         decoded = self.decoded(frame, nbytes, self._orientation(frame))
-        orientation = self._orientation(frame)
-        if orientation.transpose:
-            height, width = width, height
-        reduce = partial(self._reduced, frame) if orientation == UPRIGHT else None
-        convert, luma = partial(self.to_bgr, frame), self._luma(frame)
-        decoded = Decoded((height, width, 3), nbytes, convert, reduce, luma)
         kind = (frame.format.name, frame.width, frame.height, frame.colorspace, frame.color_range)
         if kind not in self._proven:
             decoded.bgr(keep=False)
@@ -72,7 +66,7 @@ class Converter:
             height, width = width, height
         convert = partial(self._turned, frame, orientation)
         reduce = partial(self._reduced, frame) if orientation == UPRIGHT else None
-        return Decoded((height, width, 3), nbytes, convert, reduce, (frame, orientation))
+        return Decoded((height, width, 3), nbytes, convert, reduce, (frame, orientation), self._luma(frame))
 
     def to_bgr(self, frame: VideoFrame) -> Image:
         """Return uint8 [height, width, 3] BGR, C-contiguous, upright, and nobody else's memory.

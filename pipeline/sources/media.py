@@ -144,7 +144,7 @@ class MediaSource(Once):
                 spent -= spent / (len(frames) - n)
                 progress.pictures += 1
                 damaged, key = frame.is_corrupt, frame.key_frame
-                yield Picture(pixels, frame.pts, frame.time_base, seconds, None, damaged, key)
+                yield Picture(pixels, frame.pts, frame.time_base, seconds, None, damaged, key=key)
                 self._pictured = time.monotonic()
                 if self._stop.is_set():
                     return

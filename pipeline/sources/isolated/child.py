@@ -79,7 +79,7 @@ class Child:
         threading.Thread(target=self._listen, name="commands", daemon=True).start()
         try:
             with open_source(self._spec, self._stream, self._stop, self._remembered) as source:
-                opened = [source.live, source.description, source.frame_count]
+                opened = [source.live, source.description, source.frame_count, source.declared_fps]
                 self.tell({"opened": opened, "remembered": asdict(self._remembered)})
                 try:
                     for picture in source:
@@ -160,7 +160,7 @@ class Child:
                 "picture": [
                     slot, layout.told(), picture.pts,
                     None if time_base is None else [time_base.numerator, time_base.denominator],
-                    picture.decode_seconds, picture.name, picture.damaged, at,
+                    picture.decode_seconds, picture.name, picture.damaged, at, picture.key,
                 ],
                 **({"each": self._slots.each} if files else {}),
             },

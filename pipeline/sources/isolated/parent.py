@@ -57,7 +57,7 @@ class IsolatedSource(Once):
             message = self._next()
             if "error" in message:
                 raise _error(message)
-            live, self.description, self.frame_count = message["opened"]
+            live, self.description, self.frame_count, self.declared_fps = message["opened"]
         except BaseException:
             self.close()
             raise
@@ -134,7 +134,7 @@ class IsolatedSource(Once):
         if "unreadable" in message:
             return Unreadable(redact(str(message["unreadable"])))
         try:
-            slot, layout, pts, time_base, seconds, name, damaged, at = message["picture"]
+            slot, layout, pts, time_base, seconds, name, damaged, at, key = message["picture"]
             pixels = self._pixels(int(slot), Layout.of(layout))
             self._count += 1
             return Picture(
@@ -145,6 +145,7 @@ class IsolatedSource(Once):
                 name,
                 damaged,
                 at,
+                bool(key),
             )
         except (ValueError, TypeError, KeyError, av.error.FFmpegError) as error:
             how = f"the process that reads it told of a picture that cannot be ({type(error).__name__})"
