@@ -8,6 +8,7 @@ import sys
 import threading
 from fractions import Fraction
 from itertools import accumulate, pairwise
+from pathlib import Path
 
 import av
 import cv2
@@ -16,6 +17,8 @@ import pytest
 
 from pipeline.errors import SinkOpenError, SinkWriteError
 from pipeline.sinks import VideoFile, VideoFiles
+from pipeline.sinks.index import index_to_front
+from pipeline.sinks.part import PartFile
 from tests.test_sinks_common import in_child, make_result
 
 KINDS = [".mp4", ".mov", ".mkv", ".webm", ".avi"]
@@ -206,12 +209,15 @@ def noise(seed: int):
     return np.random.default_rng(seed).integers(0, 255, (96, 128, 3), np.uint8)
 
 
-@pytest.mark.parametrize(("kind", "playable"), [(".mp4", False), (".mkv", True), (".avi", True)])
-def test_abort_leaves_nothing_under_the_final_name(tmp_path, caplog, kind, playable):
+@pytest.mark.parametrize(
+    ("kind", "frames", "playable"),
+    [(".mp4", 150, True), (".mp4", 20, False), (".mov", 150, True), (".mkv", 150, True), (".avi", 150, True)],
+)
+def test_abort_leaves_nothing_under_the_final_name(tmp_path, caplog, kind, frames, playable):
     path = tmp_path / f"out{kind}"
     path.write_bytes(b"the one of before")
     video = VideoFile(path)
-    for n in range(150):
+    for n in range(frames):
         video.write(make_result(noise(n), seq=n, pts=n * 40), 0)
     video.abort()
     video.close()
@@ -223,6 +229,99 @@ def test_abort_leaves_nothing_under_the_final_name(tmp_path, caplog, kind, playa
     assert ("can be played" if playable else "no file was kept") in caplog.text
     with pytest.raises(SinkWriteError, match="closed"):
         video.write(make_result(), 0)
+
+
+def readable(path) -> int:
+    """Frames that can be decoded before the file's end, or its first damage."""
+    count = 0
+    try:
+        with av.open(str(path)) as source:
+            for _ in source.decode(video=0):
+                count += 1
+    except (av.FFmpegError, IndexError):
+        pass
+    return count
+
+
+def fragments_of(data: bytes) -> int:
+    """Frames in whole fragments of an MP4, counted in its bytes: in each ``trun`` before a whole ``mdat``."""
+    at, frames, pending = 0, 0, 0
+    while at + 8 <= len(data):
+        size, kind = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8]
+        if kind == b"moof":
+            found = data.find(b"trun", at, at + size)
+            pending = int.from_bytes(data[found + 8 : found + 12], "big")
+        if kind == b"mdat" and at + size <= len(data):
+            frames, pending = frames + pending, 0
+        at += size
+    return frames
+
+
+@pytest.mark.parametrize("kind", [".mp4", ".mov"])
+def test_whenever_the_process_is_killed_the_last_fragment_plays(tmp_path, monkeypatch, kind):
+    """Every state of the part file, from its first write to its last, and in the middle of each."""
+    done: list[tuple[int, bytes]] = []
+    write, seek, at = PartFile.write, PartFile.seek, [0]
+
+    def noted_write(self, data):
+        done.append((at[0], bytes(data)))
+        at[0] += len(data)
+        return write(self, data)
+
+    def noted_seek(self, offset, whence=0):
+        at[0] = seek(self, offset, whence)
+        return at[0]
+
+    monkeypatch.setattr(PartFile, "write", noted_write)
+    monkeypatch.setattr(PartFile, "seek", noted_seek)
+    with VideoFile(tmp_path / f"out{kind}") as video:
+        for n in range(175):
+            video.write(make_result(grey(level_of(n % 12)), seq=n, pts=n * 40), 0)
+    state, counts, finished = bytearray(), [], False
+    for place, data in done:
+        for length in (len(data) // 2, len(data)):
+            changed = data[:length]
+            state[place : place + length] = changed
+            (tmp_path / "killed").write_bytes(state)
+            count = readable(tmp_path / "killed")
+            finished |= place < 100 and len(state) > 10_000 and length == len(data) < 100
+            assert count == 175 if finished else count >= fragments_of(bytes(state)), (place, length)
+            counts.append(count)
+    assert counts[-1] == 175 and sorted({n // 50 for n in counts}) == [0, 1, 2, 3]
+
+
+def test_a_killed_recording_is_kept_when_the_next_one_begins(tmp_path, caplog):
+    killed = VideoFile(tmp_path / "out.mp4")
+    for n in range(120):
+        killed.write(make_result(grey(level_of(n % 12)), seq=n, pts=n * 40), 0)
+    killed._part._file.close()  # as the system does it, with nothing finished
+    write(tmp_path / "out.mp4", 3)
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["out.mp4", "out.mp4.part.old"]
+    assert readable(tmp_path / "out.mp4.part.old") == 100
+    assert len(decode(tmp_path / "out.mp4")[0]) == 3
+    assert "what it wrote is kept as" in caplog.text
+
+
+def test_an_index_that_finds_no_room_in_front_stays_at_the_end(tmp_path, monkeypatch, caplog):
+    full = Path("/dev/full")
+    if not full.exists():
+        pytest.skip("needs /dev/full, a device that has no space left")
+    path = write(tmp_path / "out.mp4")
+    front, whole = path.read_bytes(), decode(path)[1]
+    monkeypatch.setattr("pipeline.sinks.index.MOST_BYTES", 10)
+    path = write(tmp_path / "large.mp4")
+    assert boxes_of(path)[-1] == b"moov" and decode(path)[1] == whole and len(path.read_bytes()) == len(front)
+    monkeypatch.undo()
+    (tmp_path / "copy").symlink_to(full)
+    with pytest.raises(OSError, match="No space left"):
+        index_to_front(path, tmp_path / "copy")
+    assert boxes_of(path)[-1] == b"moov" and sorted(e.name for e in tmp_path.iterdir()) == [
+        "large.mp4",
+        "out.mp4",
+    ]
+    assert index_to_front(path, tmp_path / "copy")
+    assert path.read_bytes()[:4] == front[:4] and boxes_of(path) == boxes_of(tmp_path / "out.mp4")
+    assert decode(path)[1] == whole
 
 
 def test_until_closed_there_is_only_a_part_file(tmp_path):
@@ -283,7 +382,10 @@ def test_a_full_disk_is_one_error_wherever_it_strikes(tmp_path, kind):
         written.append(frames)
     # It struck early, midway, and when only the rest of the file was to be written.
     assert written[0] < 40 and written[1] < 60 and written[-1] == 60
-    assert [part_exists for *_, part_exists, _ in report[1:]] == [kind == ".mkv"] * 4
+    # An MP4's first two seconds, 50 frames, are its first fragment.
+    kept = [frames for *_, frames in report]
+    assert kept[0] == 0 and ([n >= 50 for n in kept[1:]] == [False, True, True, True] or kind == ".mkv")
+    assert kept[1] > 0 or kind == ".mp4"
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from types import MappingProxyType
 import av
 import cv2
 import numpy as np
+from av.video.frame import PictureType
 from av.video.stream import VideoStream
 
 from pipeline.frame import Image
@@ -42,19 +43,31 @@ class Container:
     muxer_options: Mapping[str, str] = field(default_factory=dict)
     tick: Fraction | None = None
     """Seconds to which the file keeps times; None: one frame of its fixed rate."""
+    fragments: Fraction | None = None
+    """Seconds of a fragment, of which the file consists until it is finished; it then has an index at its end."""
 
 
+_FRAGMENT = Fraction(2)
 _MP4_TICK, _MATROSKA_TICK = Fraction(1, 90_000), Fraction(1, 1000)
-# The index in front: a browser plays it while it loads. The edit list counts in the frames' own ticks:
-# in FFmpeg's milliseconds it ends early, and players leave out the frames of the last one.
-_MP4 = {"movflags": "+faststart", "movie_timescale": str(_MP4_TICK.denominator)}
+# Fragments while it grows, one file with one index once it is finished: what is written when the process is
+# killed can be played up to the last fragment, and finishing writes the index and one number before it, however
+# large the file is (FFmpeg's faststart reads and writes all of it, with no playable file meanwhile: of a day's
+# recording for longer than a service manager waits). A fragment begins with a keyframe: with others FFmpeg (8.0)
+# ends the edit list early, and players leave out the last frames. delay_moov: the first fragment's times are
+# known when the head is written, else the file would begin two frames late. The edit list counts in the frames'
+# own ticks: in FFmpeg's milliseconds it ends early, too.
+_MP4 = {
+    "movflags": "+hybrid_fragmented+frag_keyframe+delay_moov",
+    "flush_packets": "1",
+    "movie_timescale": str(_MP4_TICK.denominator),
+}
 # A killed process loses the cluster at work, five seconds if nobody asks for less.
 _CLUSTERS = {"cluster_time_limit": "1000"}
 
 CONTAINERS: Mapping[str, Container] = MappingProxyType(
     {
-        ".mp4": Container("mp4", "libx264", _X264, _MP4, _MP4_TICK),
-        ".mov": Container("mov", "libx264", _X264, _MP4, _MP4_TICK),
+        ".mp4": Container("mp4", "libx264", _X264, _MP4, _MP4_TICK, _FRAGMENT),
+        ".mov": Container("mov", "libx264", _X264, _MP4, _MP4_TICK, _FRAGMENT),
         ".mkv": Container("matroska", "libx264", _X264, _CLUSTERS, _MATROSKA_TICK),
         ".webm": Container("webm", "libvpx-vp9", _VP9, _CLUSTERS, _MATROSKA_TICK),
         # AVI has no timestamps, only a rate to which times are rounded, and H.264 in it gets
@@ -92,6 +105,8 @@ class Encoder:
         context.colorspace, context.color_range = _BT601_MATRIX, _STUDIO_RANGE
         self._stream = stream
         self._latest, self._step = 0, max(1, round(1 / (rate * self.tick)))
+        self._fragment = None if container.fragments is None else round(container.fragments / self.tick)
+        self._next_fragment = 0
 
     def encode(self, image: Image, tick: int) -> None:
         """Encode ``image`` (uint8 [height, width, 3], BGR, of the size given) to be shown at ``tick``."""
@@ -99,6 +114,9 @@ class Encoder:
         yuv = np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2YUV_I420), dtype=np.uint8)
         picture = av.VideoFrame.from_ndarray(yuv, "yuv420p")
         picture.pts, picture.time_base = tick, self.tick
+        if self._fragment is not None and tick >= self._next_fragment:
+            picture.pict_type = PictureType.I
+            self._next_fragment = tick + self._fragment
         self._step, self._latest = tick - self._latest if tick else self._step, tick
         self._output.mux(self._stream.encode(picture))
 

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from io import SEEK_SET
 from pathlib import Path
 
-from pipeline.sinks.files import open_output
+from pipeline.errors import SinkOpenError
+from pipeline.sinks.files import open_output, reason
+
+_log = logging.getLogger(__name__)
 
 
 class PartFile:
     """What FFmpeg writes into, through PyAV's file-object protocol.
 
     Writing through it rather than letting FFmpeg open the path gives the operating system's
-    own error, keeps ``:`` and ``%`` in a name from meaning something to FFmpeg, lets an abort
-    skip the trailer, and releases the GIL while a long file's index is moved to its front.
+    own error, keeps ``:`` and ``%`` in a name from meaning something to FFmpeg, and lets an abort
+    skip the trailer. What a killed run left under this name is kept as ``NAME.part.old``.
 
     The first error is kept in ``error`` and everything after it is thrown away, not raised:
     FFmpeg holds back errors until a later call and PyAV prints those that it cannot raise.
@@ -25,12 +29,13 @@ class PartFile:
         self.target = target
         self.path = target.with_name(target.name + ".part")
         self.name = str(self.path)
-        """What the MP4 muxer opens for reading when it moves the index to the front."""
+        """What FFmpeg calls it in its messages."""
         self.error: OSError | None = None
         self.closed = False
         """PyAV writes no trailer into a closed file."""
         if os.path.isdir(target):
             open_output(target, shown)  # raises, and says why
+        _keep_old(self.path, shown)
         self._file = open_output(self.path, shown)
 
     def write(self, data: bytes) -> int:
@@ -73,3 +78,16 @@ class PartFile:
         """Close and delete it."""
         self.close()
         self.path.unlink(missing_ok=True)
+
+
+def _keep_old(part: Path, shown: str) -> None:
+    """Put aside what a run that was killed left: it can be played. Raises SinkOpenError."""
+    try:
+        if part.is_file() and part.stat().st_size:
+            old = part.with_name(part.name + ".old")
+            os.replace(part, old)
+            _log.warning("an earlier run did not finish %s; what it wrote is kept as %s", shown, old)
+    except OSError as error:
+        raise SinkOpenError(
+            f"cannot write {shown}: what an earlier run left in {part} cannot be put aside: {reason(error)}"
+        ) from error

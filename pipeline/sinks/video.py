@@ -3,10 +3,12 @@
 A video grows as ``NAME.part`` and is renamed when it is whole, so a file under its final
 name can always be played. It becomes whole when the sink is closed: at the end, at the first
 Ctrl-C, and after a fault elsewhere in the line. When it cannot become whole (the disk is
-full, or the sink is aborted) the part file is kept where it can be played as it is
-(.mkv, .webm, .avi) and removed where it cannot: an MP4 or MOV has its index at the end
-of writing, and without it no player shows anything. The same holds for a process that is killed:
-record to .mkv where that must be survived. (Fragmented MP4 would survive it too; not done yet.)
+full, the sink is aborted, the process is killed) what was written stays in the part file, which
+can be played as it is: an MP4 or MOV up to its last fragment, of two seconds of video. The next run
+that writes this video keeps that file as ``NAME.part.old``, the latest one of them.
+
+A finished MP4 is no longer in fragments: it has one index, in front where the file is not large
+(see :mod:`pipeline.sinks.index`), so that every player and browser seeks in it.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ from pipeline.frame import Image, Result
 from pipeline.sinks.base import Sink
 from pipeline.sinks.encoder import CONTAINERS, Container, Encoder
 from pipeline.sinks.files import reason
+from pipeline.sinks.index import cut_to_fragments, index_to_front
 from pipeline.sinks.part import PartFile
 from pipeline.sinks.timeline import Timeline
 from pipeline.vision.draw import draw
@@ -91,6 +94,8 @@ class VideoFile(Sink):
             self._part.commit()
         except (av.FFmpegError, OSError) as error:
             raise self._failure(error) from error
+        if self._container.fragments:
+            self._move_index()
 
     def abort(self) -> None:
         """Stop at once, without finishing the file."""
@@ -98,6 +103,18 @@ class VideoFile(Sink):
             left = self._leave()
             if self._frames:
                 _log.warning("video %s was given up after %d frames%s", self._name, self._frames, left)
+
+    def _move_index(self) -> None:
+        try:
+            moved = index_to_front(self._part.target, self._part.path)
+        except OSError as error:
+            _log.warning(
+                "video %s is whole, but its index stays at its end: %s; some players load all of it first",
+                self._name,
+                reason(error),
+            )
+        else:
+            _log.debug("video %s has its index %s", self._name, "in front" if moved else "at its end")
 
     def _failure(self, error: Exception) -> SinkWriteError:
         error = self._part.error or error  # what FFmpeg stumbled over later is no cause
@@ -111,13 +128,14 @@ class VideoFile(Sink):
         self._encoder = None
         try:
             self._part.close()
+            if self._container.fragments:
+                cut_to_fragments(self._part.path)
             if _playable(self._part.path):
                 return f"; what was written is in {self._part.path} and can be played"
             self._part.remove()
         except OSError as error:
             return f"; {self._part.path} could not be removed: {reason(error)}"
-        hint = " (an .mkv could)" if self._frames and self._container.format in ("mp4", "mov") else ""
-        return f"; no file was kept, as it could not be played{hint}"
+        return "; no file was kept, as it could not be played"
 
 
 def caption_of(result: Result) -> str | None:
