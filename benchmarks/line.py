@@ -30,7 +30,7 @@ from pipeline.doctor import examine
 from pipeline.line import STAGES
 from pipeline.memory import set_malloc
 from pipeline.runtime.session import usable_cores
-from pipeline.sinks import Null
+from pipeline.sinks import Null, Outputs
 from pipeline.sources import parse_source
 from pipeline.stages.capture import Capture
 from pipeline.stages.emit import Emit
@@ -114,7 +114,7 @@ def alone(source: str, model: str, frames: int = 40) -> dict[str, float]:
 
     preprocess, infer = Preprocess(opened.spec, pool), Infer(opened.session, pool)
     postprocess = Postprocess(opened, Thresholds(opened.conf_threshold, opened.iou_threshold, 100))
-    emit = Emit([Null()], {"s": account})
+    emit = Emit(Outputs([Null()]), {"s": account})
     stages = {"preprocess": preprocess, "infer": infer, "postprocess": postprocess, "emit": emit}
     milliseconds |= dict.fromkeys(stages, 0.0)
     for frame in sampled:

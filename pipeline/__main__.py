@@ -61,13 +61,13 @@ def _fill_standard_files() -> None:
 
 
 def _end(code: int) -> NoReturn:
-    """End the process; at once where a capture still sits in a native call, which must not meet its end."""
+    """End the process; at once where a capture or a sink still sits in a native call: it must not meet its end."""
     logging.shutdown()
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
             with suppress(OSError):
                 stream.flush()
-    if any(thread.name.startswith("capture:") for thread in threading.enumerate()):
+    if any(thread.name.startswith(("capture:", "sink:")) for thread in threading.enumerate()):
         os._exit(code)
     sys.exit(code)
 

@@ -42,7 +42,7 @@ from pipeline.metrics import MetricsServer
 from pipeline.monitor import Monitor
 from pipeline.profiles import Profile, applied
 from pipeline.runtime.model import Model, open_model
-from pipeline.sinks import Sink, files_of, open_sinks
+from pipeline.sinks import Outputs, Sink, files_of, open_sinks
 from pipeline.sources import local_files, parse_source
 from pipeline.stages.emit import Emit
 from pipeline.streams import STOP_GRACE_SECONDS
@@ -98,6 +98,8 @@ class Pipeline:
         self.profile: Profile | None = None
         self.metrics: MetricsServer | None = None
         self._sinks: list[Sink] = list(sinks)
+        self.outputs = Outputs([])
+        """What became of the results, for each sink; there are some once the pipeline is entered."""
         self._also_read = also_read
         self._stop = threading.Event()
         self._stopper: threading.Thread | None = None
@@ -147,6 +149,7 @@ class Pipeline:
             if config.metrics is not None:
                 self.metrics = opened.enter_context(MetricsServer(config.metrics, self, token))
             self._sinks += open_sinks(config, list(self.sources), self.stop, self._files_read())
+            self.outputs = Outputs(self._sinks, config.on_sink_error, config.sink_timeout)
             self._resources = opened.pop_all()
         return self
 
@@ -172,6 +175,7 @@ class Pipeline:
 
     def stop(self) -> None:
         """End gracefully: captures stop, what is in flight drains. From any thread, at any time."""
+        self.outputs.hurry()
         with self._lock:
             if self._stop.is_set():
                 return
@@ -313,7 +317,7 @@ class Pipeline:
         if self._iteration is not None:
             raise RuntimeError("a pipeline can be iterated once; make another one")
         line = build(self.config, self.sources, self.model, self.accounts, self.second)
-        emit = Emit(self._sinks, self.accounts.streams)
+        emit = Emit(self.outputs, self.accounts.streams, line.live)
         self._iteration = Iteration(self._run(line, emit, limit))
         return self._iteration
 
@@ -325,6 +329,7 @@ class Pipeline:
             with self._lock:
                 self._line = line
                 self.accounts.begin()
+                self.outputs.start(flow)
                 flow.start()
                 if self._stop.is_set():  # asked before there was anything to stop
                     line.streams.stop()
@@ -375,18 +380,12 @@ class Pipeline:
 
     def _close_sinks(self) -> None:
         """Finalise every sink; raise what went wrong in any of them."""
-        sinks, self._sinks = self._sinks, []
         flow = self.flow
-        cancelled = flow is not None and flow.cancelled and not flow.errors
-        errors: list[Exception] = []
-        for sink in sinks:
-            try:
-                if cancelled:
-                    sink.abort()
-                else:
-                    sink.close()
-            except Exception as error:
-                errors.append(error)
+        failed = list(flow.errors) if flow is not None else []
+        if failed:
+            self.outputs.hurry()
+        cancelled = flow is not None and flow.cancelled and not failed
+        errors = [error for error in self.outputs.end(cancelled) if error not in failed]
         if errors:
             raise ExceptionGroup("an output could not be finished", errors)
 

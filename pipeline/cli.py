@@ -214,6 +214,14 @@ def run(
         Optional[bool],
         typer.Option("--display", help="Show a window per stream; q or Esc stops."),
     ] = None,
+    on_sink_error: Annotated[
+        Optional[str],
+        typer.Option(
+            "--on-sink-error",
+            metavar="end|go_on",
+            help="When an output is lost: end the run, or go on without it and end with code 4. Default: end.",
+        ),
+    ] = None,
     metrics: Annotated[
         Optional[str],
         typer.Option(
@@ -439,6 +447,7 @@ def run(
         "video": video,
         "pictures": pictures,
         "display": display,
+        "on_sink_error": on_sink_error,
         "metrics": metrics,
         "metrics_token_file": metrics_token_file,
         "metrics_without_token": metrics_without_token,

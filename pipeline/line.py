@@ -21,7 +21,7 @@ Only frames with new objects, and those behind them in their stream, wait for it
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from operator import attrgetter
@@ -66,6 +66,8 @@ class Line:
     streams: Streams
     server: Server
     results: Channel[Any]
+    live: Callable[[str], bool]
+    """Whether a stream's newest frames win."""
 
 
 def build(
@@ -125,7 +127,7 @@ def build(
     flow.stage("postprocess", finishing, outputs, results, limit=together)
     if second is not None:
         results = _add_second(flow, config, streams, model, second, results, window, together)
-    return Line(flow, streams, server, results)
+    return Line(flow, streams, server, results, lambda name: firsts[name].policy == "drop_oldest")
 
 
 def serving(config: Config, model: Model) -> Serving:

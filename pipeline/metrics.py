@@ -10,7 +10,7 @@ import json
 import logging
 import socket
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from socketserver import TCPServer, ThreadingMixIn
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Self
@@ -33,6 +33,7 @@ from pipeline.health import HEALTHS
 from pipeline.histogram import Histogram
 from pipeline.link import STATES
 from pipeline.redact import redact
+from pipeline.sinks import Output
 
 if TYPE_CHECKING:
     from pipeline.flow import Flow
@@ -61,6 +62,10 @@ class Observed(Protocol):
         """None until the line has started."""
 
     @property
+    def outputs(self) -> Sequence[Output]:
+        """The sinks, with their books."""
+
+    @property
     def restarts(self) -> int:
         """Times that the model was opened afresh after a fault."""
 
@@ -84,6 +89,7 @@ class Collector:
         yield from self._streams()
         yield from self._stages()
         yield from self._channels()
+        yield from self._sinks()
         yield self._provider()
         yield CounterMetricFamily(
             "framerail_model_restarts",
@@ -205,6 +211,23 @@ class Collector:
             depth.add_metric([statistics.name], statistics.depth)
             capacity.add_metric([statistics.name], statistics.capacity)
         yield from (depth, capacity)
+
+    def _sinks(self) -> Iterator[Metric]:
+        written = CounterMetricFamily(
+            "framerail_sink_written", "Results that an output took.", labels=["sink", "stream"]
+        )
+        dropped = CounterMetricFamily(
+            "framerail_sink_dropped",
+            "Results that an output did not get: it was slow, or is lost.",
+            labels=["sink", "stream"],
+        )
+        up = GaugeMetricFamily("framerail_sink_up", "0 for an output that is lost.", labels=["sink"])
+        for output in self._pipeline.outputs:
+            for stream in list(self._pipeline.accounts.streams):
+                written.add_metric([output.name, stream], output.written[stream])
+                dropped.add_metric([output.name, stream], output.dropped[stream])
+            up.add_metric([output.name], not output.errors)
+        yield from (written, dropped, up)
 
     def _provider(self) -> Metric:
         family = InfoMetricFamily(

@@ -12,6 +12,7 @@ from pipeline.app import Pipeline
 from pipeline.errors import SinkOpenError, SinkWriteError
 from pipeline.histogram import Histogram
 from pipeline.runtime.model import Model
+from pipeline.sinks import told as outputs_told
 from pipeline.sinks.files import check_folder
 
 
@@ -35,6 +36,7 @@ def summarize(pipeline: Pipeline) -> dict[str, Any]:
     second = pipeline.second
     return {
         "streams": streams,
+        "outputs": outputs_told(pipeline.outputs),
         "conserved": not accounts.violations(pipeline.left_in_line()),
         "fps": round(accounts.fps(), 3),
         "seconds": round(accounts.elapsed(), 3),

@@ -54,7 +54,7 @@ NEIGHBOURS = {
     ("quantize_command", "quantize_loss"), ("quantize_command", "quantize_trial"),
     ("quantize_command", "quantize_report"),
     ("quantize_command", "evaluation"), ("quantize_loss", "evaluation"), ("quantize_loss", "decide"),
-    ("logs", "redact"), ("metrics", "accounts"), ("metrics", "runtime"),
+    ("logs", "redact"), ("metrics", "accounts"), ("metrics", "sinks"), ("metrics", "runtime"),
 }  # fmt: skip
 
 ONLY_IMPORTERS = {

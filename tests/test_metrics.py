@@ -40,6 +40,9 @@ PROMISED = {
     "framerail_damaged_frames_total": {"stream"},
     "framerail_pts_repaired_total": {"stream", "kind"},
     "framerail_model_restarts_total": set(),
+    "framerail_sink_written_total": {"sink", "stream"},
+    "framerail_sink_dropped_total": {"sink", "stream"},
+    "framerail_sink_up": {"sink"},
     "framerail_provider_info": {"requested", "active", "device", "model"},
 }
 """The contract with dashboards and alerts: every metric that they may name, with its labels."""

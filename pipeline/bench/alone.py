@@ -15,7 +15,7 @@ from pipeline.config import Config, StreamConfig
 from pipeline.decide import batch_limit, thresholds
 from pipeline.frame import Frame
 from pipeline.runtime.model import Model
-from pipeline.sinks import Null
+from pipeline.sinks import Null, Outputs
 from pipeline.sources import SourceSpec
 from pipeline.stages.capture import Capture
 from pipeline.stages.emit import Emit
@@ -97,7 +97,7 @@ def _stages(config: Config, model: Model, frames: Sequence[Frame]) -> dict[str, 
         "preprocess": Preprocess(model.spec, pool),
         "infer": Infer(model.session.bound(size, model.spec), pool),
         "postprocess": Postprocess(model, thresholds(config, model)),
-        "emit": Emit([Null()], {frame.stream: StreamAccount(frame.stream) for frame in frames}),
+        "emit": Emit(Outputs([Null()]), {frame.stream: StreamAccount(frame.stream) for frame in frames}),
     }
     batches = [list(islice(cycle(frames), start, start + size)) for start in range(0, len(frames), size)]
     cpu, wall = dict.fromkeys(stages, 0.0), dict.fromkeys(stages, 0.0)

@@ -80,6 +80,7 @@ class Flow:
         self._lock = threading.Lock()
         self._clearing = threading.Lock()
         self._cancelled = False
+        self._on_cancel: list[Callable[[], None]] = []
         self._started = False
 
     # Building ---------------------------------------------------------------------------------
@@ -267,6 +268,12 @@ class Flow:
                 merge.cancel()
             for channel in self._channels:
                 channel.cancel()
+        for tell in self._on_cancel:
+            tell()
+
+    def on_cancel(self, tell: Callable[[], None]) -> None:
+        """Call ``tell`` when the flow is cancelled: whoever waits outside of its channels need not. Before it starts."""
+        self._on_cancel.append(tell)
 
     @property
     def cancelled(self) -> bool:

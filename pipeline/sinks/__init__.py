@@ -1,6 +1,7 @@
 """Where results go: JSON Lines, an annotated video or pictures, a window, or nowhere.
 
-A sink is a context manager that one thread writes to. Its outputs are opened, or shown to
+A sink is a context manager that one thread writes to: its own where it may have to wait (:mod:`pipeline.sinks.handoff`),
+else the one that emits. Its outputs are opened, or shown to
 be openable, at construction: a wrong path ends the run before the first frame, not after.
 """
 
@@ -17,6 +18,8 @@ from pipeline.sinks.display import Display
 from pipeline.sinks.files import check_distinct
 from pipeline.sinks.jsonl import JsonLines
 from pipeline.sinks.null import Null
+from pipeline.sinks.output import Output
+from pipeline.sinks.outputs import Outputs, told
 from pipeline.sinks.pictures import PictureFiles, check_apart
 from pipeline.sinks.video import VideoFile
 from pipeline.sinks.videos import VideoFiles, path_for
@@ -26,12 +29,15 @@ __all__ = [
     "Display",
     "JsonLines",
     "Null",
+    "Output",
+    "Outputs",
     "PictureFiles",
     "Sink",
     "VideoFile",
     "VideoFiles",
     "files_of",
     "open_sinks",
+    "told",
 ]
 
 Quit = Callable[[], None]

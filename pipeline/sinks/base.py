@@ -20,6 +20,12 @@ class Sink(Protocol):
     way, which it must not hide.
     """
 
+    kind: str = ""
+    """What it is called in metrics and messages; its class's name where this is empty."""
+    own_thread: bool = False
+    """Whether it may have to wait (for a disk, a reader): the line then gives it a thread of its own, and
+    ``idle`` is not called. ``close`` or ``abort`` is called there, too."""
+
     def write(self, result: Result, dropped_before: int) -> None:
         """Take one result; its frame's image is read, never written to.
 

@@ -37,6 +37,8 @@ class Display(Sink):
     closed stays closed. Raises SinkOpenError where no window can be had.
     """
 
+    kind = "display"
+
     def __init__(self, on_quit: Callable[[], None] | None = None) -> None:
         _check_screen()
         self._on_quit = on_quit or (lambda: None)

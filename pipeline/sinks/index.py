@@ -1,7 +1,8 @@
 """MP4 files as a sequence of boxes: the index of a finished one moved to its front, an unfinished one cut.
 
-With its index in front a browser plays a file while it loads. FFmpeg's ``faststart`` does this within the file, which is no MP4 at all meanwhile. Here the whole file has its
-name already, and a copy takes its place when that is whole, too: a kill at any moment costs nothing.
+With its index in front a browser plays a file while it loads. FFmpeg's ``faststart`` does this within the
+file, which is no MP4 at all meanwhile. Here the whole file has its name already, and a copy takes its place
+when that is whole, too: a kill at any moment costs nothing.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from typing import BinaryIO
 import numpy as np
 
 MOST_BYTES = 1 << 28
-"""Larger files keep their index at the end: a line that is asked to stop must not copy for minutes. Players and
-browsers seek in them all the same, where the server answers range requests."""
+"""Larger files keep their index at the end: a line that is asked to stop must not copy for minutes. Players
+and browsers seek in them all the same, where the server answers range requests."""
 _PARENTS = (b"moov", b"trak", b"mdia", b"minf", b"stbl")
 _HEADER = struct.Struct(">I4s")
 _OFFSETS = 16
@@ -27,8 +28,8 @@ _OFFSETS = 16
 def index_to_front(path: Path, part: Path) -> bool:
     """Let ``path``, a finished MP4 or MOV, begin with its index; whether that was done.
 
-    It is not for a file above ``MOST_BYTES``, and one that is laid out in another way than FFmpeg's. The copy is
-    made as ``part``. Raises OSError where it cannot be; ``path`` is then as it was, and ``part`` removed.
+    It is not for a file above ``MOST_BYTES``, and one that is laid out in another way than FFmpeg's. The copy
+    is made as ``part``. Raises OSError where it cannot be; ``path`` is then as it was, and ``part`` removed.
     """
     if path.stat().st_size > MOST_BYTES:
         return False
@@ -94,7 +95,7 @@ def _boxes(source: BinaryIO) -> Iterator[tuple[bytes, int, int]]:
 
 
 def _shift(index: bytearray, at: int, end: int, by: int) -> bool:
-    """Add ``by`` to every chunk's place in the file; False where they are kept in 64 bits or none are there."""
+    """Add ``by`` to every chunk's place in the file; False where there is none that is kept in 32 bits."""
     found = False
     while at < end:
         size, kind = _HEADER.unpack_from(index, at)

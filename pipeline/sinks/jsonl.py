@@ -51,11 +51,11 @@ def record(result: Result, dropped_before: int, now: float) -> dict[str, Any]:
     frame, detections = result.frame, result.detections
     height, width = frame.height, frame.width
     # A copy, because a stage that runs beside this one may be adding its own time. Video decode is
-    # left out: a frame's latency begins when it has been captured.
+    # left out: a frame's latency begins when it has been captured. So is emit, of which this is a part.
     latency_ms = {
         stage: round(seconds * 1e3, 2)
         for stage, seconds in frame.timings.copy().items()
-        if stage != "capture"
+        if stage not in ("capture", "emit")
     }
     latency_ms["total"] = round(max(now - frame.captured_at, 0.0) * 1e3, 2)
     pts_seconds = frame.pts_seconds
@@ -131,6 +131,9 @@ class JsonLines(Sink):
     28 µs for a frame with 5 detections, system call included (2-core x86-64 that had other work). Raises
     SinkOpenError when the output cannot be opened, which includes a named pipe that nobody reads yet.
     """
+
+    kind = "jsonl"
+    own_thread = True
 
     def __init__(self, path: str | os.PathLike[str] = "-") -> None:
         self._name = "standard output" if path == "-" else os.fspath(path)

@@ -9,6 +9,8 @@ from pipeline.sinks.base import Sink
 class Null(Sink):
     """Takes every result and keeps none."""
 
+    kind = "null"
+
     def write(self, result: Result, dropped_before: int) -> None:
         """Do nothing."""
 

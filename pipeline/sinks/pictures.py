@@ -30,6 +30,9 @@ class PictureFiles(Sink):
     replaced when the new one is whole. Raises SinkOpenError for a folder that cannot be written to.
     """
 
+    kind = "pictures"
+    own_thread = True
+
     def __init__(self, folder: str | os.PathLike[str], streams: Sequence[str] = ()) -> None:
         self._folder = Path(folder)
         self._several = len(streams) > 1

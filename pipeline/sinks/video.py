@@ -49,6 +49,9 @@ class VideoFile(Sink):
     made. An existing file is replaced when the new one is whole.
     """
 
+    kind = "video"
+    own_thread = True
+
     def __init__(self, path: str | os.PathLike[str], fps: float | Fraction | None = None) -> None:
         self._name = os.fspath(path)
         self._container = container_of(self._name)

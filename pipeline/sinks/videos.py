@@ -38,6 +38,9 @@ class VideoFiles(Sink):
     for several streams that would go to one file.
     """
 
+    kind = "video"
+    own_thread = True
+
     def __init__(
         self,
         template: str,

@@ -1,0 +1,244 @@
+"""A sink with a thread of its own: a slow disk or a reader that does not read holds up nobody else.
+
+A few results wait for the thread. When there is no room for one more,
+
+* a result of a live stream takes the place of an older one, which is counted; nobody waits, for however long,
+  and when the sink goes on so does this;
+* a result of a file waits, so that nothing is lost. After ``patience`` seconds without progress the sink counts
+  as stuck, and is lost. Once the line was asked to end, that is GRACE_SECONDS.
+
+What is dropped here is in the next ``dropped_before`` of its stream, so that the sink's own account stays true.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import Counter, deque
+from dataclasses import dataclass
+
+from pipeline.errors import SinkWriteError
+from pipeline.frame import Result
+from pipeline.sinks.base import Sink
+from pipeline.sinks.output import Lost, Output
+
+log = logging.getLogger(__name__)
+
+GRACE_SECONDS = 20.0
+"""How long a sink may make no progress when the line was asked to end: less than the 30 s after which service
+managers kill."""
+ABORT_GRACE_SECONDS = 2.0
+"""The same when the line was cancelled."""
+TELL_SECONDS = 60.0
+"""The log tells no more often that a sink is too slow."""
+LEAST_CAPACITY, MOST_CAPACITY, BYTES = 8, 64, 8_000_000
+"""Results that wait: as many as have so many bytes of pictures. Small ones come faster than threads wake."""
+
+
+@dataclass(slots=True, eq=False)
+class _Item:
+    result: Result
+    dropped_before: int
+    live: bool
+
+
+class HandOff(Output):
+    """Gives results to a sink in a thread of its own."""
+
+    def __init__(self, name: str, sink: Sink, lost: Lost, patience: float | None = None) -> None:
+        """``patience``: seconds that a file waits for a sink without progress; None: as long as it takes."""
+        super().__init__(name, sink, lost)
+        self._patience = patience
+        self._items: deque[_Item] = deque()
+        self._owed: Counter[str] = Counter()
+        """By stream: frames that are missing before the next result."""
+        self._capacity = 0
+        lock = threading.Lock()
+        self._lock = lock
+        self._ready, self._changed = threading.Condition(lock), threading.Condition(lock)
+        self._progress_at = 0.0
+        """When the sink last ended a call, or was given something to do."""
+        self._busy = self._waited_for = False
+        self._dropping = 0
+        """Results in this spell of being too slow."""
+        self._told, self._tell_after = False, 0.0
+        self._hurried_at: float | None = None
+        self._cancelled = self._ending = self._aborting = self._ended = False
+        self._thread = threading.Thread(target=self._run, name=f"sink:{name}", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def put(self, result: Result, dropped_before: int, live: bool) -> None:
+        stuck = None
+        with self._lock:
+            if not self._capacity:
+                fit = BYTES // max(result.frame.pixels.nbytes, 1)
+                self._capacity = max(LEAST_CAPACITY, min(fit, MOST_CAPACITY))
+            if len(self._items) >= self._capacity and not self.errors:
+                stuck = self._make_room(live)
+            self._owed[result.stream] += dropped_before
+            if self.errors or stuck is not None or len(self._items) >= self._capacity:
+                self._drop(result.stream, 1)
+            else:
+                self._items.append(_Item(result, self._owed.pop(result.stream), live))
+                if not self._busy:
+                    self._busy = True
+                    self._progress_at = time.monotonic()
+                    self._ready.notify()
+        if stuck is not None:
+            self._lose(stuck)
+
+    def idle(self) -> None:
+        """A sink with a thread of its own has nothing to keep alive."""
+
+    def hurry(self) -> None:
+        with self._lock:
+            self._hurried_at = self._hurried_at or time.monotonic()
+            self._changed.notify_all()
+
+    def wake(self) -> None:
+        with self._lock:
+            self._cancelled = True
+            self._changed.notify_all()
+
+    def begin_end(self, abort: bool) -> None:
+        if self._thread.ident is None:
+            super().begin_end(abort)
+            return
+        with self._lock:
+            self._ending, self._aborting = True, abort
+            if abort:
+                self._clear()
+            if not self._busy or abort:
+                self._progress_at = time.monotonic()
+            self._ready.notify()
+
+    def end(self) -> None:
+        if self._thread.ident is None:
+            return
+        with self._lock:
+            while not self._ended:
+                limit = self._limit(None)
+                if limit is not None and limit <= 0:
+                    if not self.errors:
+                        self.errors.append(self._stuck())
+                    log.warning("the thread of output %s does not answer and is left behind", self.name)
+                    return
+                self._changed.wait(limit)
+        self._thread.join()
+
+    # With the lock held -----------------------------------------------------------------------
+
+    def _make_room(self, live: bool) -> SinkWriteError | None:
+        """Drop the oldest live result or wait for room; why the sink is to be given up, if it is."""
+        if live:
+            self._evict()
+            return None
+        self._waited_for = True
+        try:
+            while len(self._items) >= self._capacity and not (self.errors or self._cancelled):
+                limit = self._limit(self._patience)
+                if limit is not None and limit <= 0:
+                    return self._stuck()
+                self._changed.wait(limit)
+        finally:
+            self._waited_for = False
+        return None
+
+    def _evict(self) -> None:
+        """Drop the oldest live result, of the stream that has the most here: a fast one evicts no slow one."""
+        waiting = Counter(item.result.stream for item in self._items if item.live)
+        if not waiting:
+            return
+        stream = waiting.most_common(1)[0][0]
+        oldest, *later = (item for item in self._items if item.live and item.result.stream == stream)
+        self._items.remove(oldest)
+        self._drop(stream, 1 + oldest.dropped_before)
+        if later:
+            later[0].dropped_before += self._owed.pop(stream)
+
+    def _limit(self, patience: float | None) -> float | None:
+        """Seconds that the sink may still take over what it is doing; None: no limit."""
+        since = self._progress_at
+        if self._aborting:
+            patience = ABORT_GRACE_SECONDS
+        elif self._hurried_at is not None:
+            since, patience = max(since, self._hurried_at), GRACE_SECONDS
+        return None if patience is None else since + patience - time.monotonic()
+
+    def _stuck(self) -> SinkWriteError:
+        seconds = time.monotonic() - self._progress_at
+        return SinkWriteError(
+            f"output {self.name} made no progress for {seconds:.0f} s and was given up with {len(self._items)} "
+            "results waiting for it; look at its disk, or at the program that reads it"
+        )
+
+    def _drop(self, stream: str, owed: int) -> None:
+        self.dropped[stream] += 1
+        self._owed[stream] += owed
+        self._dropping += 1
+        now = time.monotonic()
+        if now < self._tell_after or self._told or self.errors or self._cancelled:
+            return
+        self._told, self._tell_after = True, now + TELL_SECONDS
+        log.warning("output %s is too slow; results are dropped for it, and counted", self.name)
+
+    def _clear(self) -> None:
+        for item in self._items:
+            self.dropped[item.result.stream] += 1
+        self._items.clear()
+        self._changed.notify_all()
+
+    def _next(self, done: _Item | None) -> _Item | None:
+        """What is to be written after ``done``; waits for it. None at the end."""
+        with self._lock:
+            if done is not None:
+                self.written[done.result.stream] += 1
+                done = None  # its picture need not wait with us
+                self._progress_at = time.monotonic()
+            while not (self._items or self._ending or self.errors):
+                self._busy = False
+                if self._told and self._dropping:
+                    log.warning("output %s has caught up; it missed %d results", self.name, self._dropping)
+                    self._told = False
+                self._dropping = 0
+                self._ready.wait()
+            if not self._items or self.errors:
+                return None
+            item = self._items.popleft()
+            # One who waits is woken for several: a wake costs more than a quick sink takes.
+            if self._waited_for and len(self._items) <= self._capacity // 2:
+                self._changed.notify_all()
+            return item
+
+    # The sink's thread ------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        item: _Item | None = None
+        while (item := self._next(item)) is not None:
+            try:
+                self.sink.write(item.result, item.dropped_before)
+            except BaseException as error:
+                with self._lock:
+                    self.dropped[item.result.stream] += 1
+                del item
+                self._lose(error)
+                break
+        super().begin_end(self._aborting)
+        with self._lock:
+            self._ended = True
+            self._changed.notify_all()
+
+    def _lose(self, error: BaseException) -> None:
+        if not isinstance(error, Exception):
+            error = RuntimeError(f"{type(error).__name__}: {error}")
+        with self._lock:
+            first = not self.errors
+            self.errors.append(error)
+            self._clear()
+            self._ready.notify()
+            tell = first and not self._ending
+        if tell:
+            self._lost(error)

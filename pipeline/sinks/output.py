@@ -1,0 +1,76 @@
+"""A sink of a running line, and its books. One that fails is lost; the others need not know.
+
+What happens then is for the line to say (``on_sink_error``): ``end`` it, or ``go_on`` without.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+
+from pipeline.frame import Result
+from pipeline.sinks.base import Sink
+
+Lost = Callable[[Exception], None]
+"""Told of the error that cost a sink; never under a lock. It may raise that, in the thread that emits."""
+
+
+class Output:
+    """A sink that runs in the thread that emits: a window, a callback, what waits for nothing."""
+
+    def __init__(self, name: str, sink: Sink, lost: Lost) -> None:
+        self.name = name
+        self.sink = sink
+        self.written: Counter[str] = Counter()
+        """Results that it took, by stream."""
+        self.dropped: Counter[str] = Counter()
+        """Results that it did not get, by stream: it was full, lost, or cancelled."""
+        self.errors: list[Exception] = []
+        """The first is what it was lost by."""
+        self._lost = lost
+
+    def start(self) -> None:
+        """The line starts."""
+
+    def put(self, result: Result, dropped_before: int, live: bool) -> None:
+        """Give it a result, of a stream that is ``live`` or not. Raises what ``lost`` does."""
+        if self.errors:
+            self.dropped[result.stream] += 1
+            return
+        try:
+            self.sink.write(result, dropped_before)
+        except Exception as error:
+            self.dropped[result.stream] += 1
+            self.errors.append(error)
+            self._lost(error)
+        else:
+            self.written[result.stream] += 1
+
+    def idle(self) -> None:
+        """No result has come for a while. Raises what ``lost`` does."""
+        if self.errors:
+            return
+        try:
+            self.sink.idle()
+        except Exception as error:
+            self.errors.append(error)
+            self._lost(error)
+
+    def hurry(self) -> None:
+        """The line was asked to end: nobody waits much longer for this sink."""
+
+    def wake(self) -> None:
+        """The line was cancelled: whoever waits for room here need not."""
+
+    def begin_end(self, abort: bool) -> None:
+        """Finish the sink, or let go of it at once; an error stands in ``errors`` then."""
+        try:
+            if abort:
+                self.sink.abort()
+            else:
+                self.sink.close()
+        except Exception as error:
+            self.errors.append(error)
+
+    def end(self) -> None:
+        """Wait until it is finished; with a limit where the line was asked to end."""

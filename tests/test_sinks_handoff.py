@@ -1,0 +1,372 @@
+"""Outputs that fail, block or are slow: the others and all detection go on, and what an output missed is counted."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+import random
+import shutil
+import subprocess
+import sys
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pipeline import Pipeline, make_config
+from pipeline.errors import SinkWriteError
+from pipeline.frame import Result
+from pipeline.sinks import JsonLines, Sink
+from pipeline.sinks import handoff as module
+from pipeline.sinks.handoff import LEAST_CAPACITY, HandOff
+from pipeline.summary import summarize
+from tests.test_sinks_common import make_result
+from tests.test_sinks_video import fragments_of, readable
+
+FILE, LIVE = "synthetic:64x48?frames=400", "synthetic:64x48@200"
+LARGE = "synthetic:1280x720?frames=60"
+"""Pictures of which eight wait for an output; of small ones it is sixty-four."""
+
+
+class Kept(Sink):
+    """Keeps what it is given, in the thread that emits."""
+
+    def __init__(self) -> None:
+        self.seen: list[int] = []
+        self.ended = ""
+
+    def write(self, result: Result, dropped_before: int) -> None:
+        self.seen.append(result.frame.seq)
+
+    def close(self) -> None:
+        self.ended = "closed"
+
+    def abort(self) -> None:
+        self.ended = "aborted"
+
+
+class Gate(Kept):
+    """Takes a result only when the test lets it: a disk that hangs."""
+
+    kind = "gate"
+    own_thread = True
+
+    def __init__(self, fail_at: int | None = None, fails: type[BaseException] = SinkWriteError) -> None:
+        super().__init__()
+        self.open, self.entered = threading.Event(), threading.Event()
+        self.rows: list[tuple[str, int, int]] = []
+        self.threads: set[str] = set()
+        self._fail_at, self._fails = fail_at, fails
+
+    def write(self, result: Result, dropped_before: int) -> None:
+        self.threads.add(threading.current_thread().name)
+        self.entered.set()
+        self.open.wait(20)
+        if len(self.rows) == self._fail_at:
+            raise self._fails("no space left")
+        self.rows.append((result.stream, result.frame.seq, dropped_before))
+
+
+@pytest.fixture
+def gate() -> Iterator[Gate]:
+    """One that is opened at the end, so that no thread is left."""
+    made = Gate()
+    yield made
+    made.open.set()
+
+
+def assert_books(line: Pipeline, *, taken: dict[str, int] | None = None) -> None:
+    """Each output: given = written + dropped, for each stream."""
+    for output in line.outputs:
+        for name, account in line.accounts.streams.items():
+            given = output.written[name] + output.dropped[name]
+            assert given == account.counts().emitted, (output.name, given)
+        if taken is not None and output.name in taken:
+            assert output.written.total() == taken[output.name]
+
+
+def assert_no_thread_is_left() -> None:
+    assert not [each.name for each in threading.enumerate() if each.name.startswith("sink:")]
+
+
+# What becomes of the results -----------------------------------------------------------------
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("seed", range(20))
+def test_what_is_dropped_is_in_the_next_dropped_before(seed: int) -> None:
+    """Live streams and files at random, some frames missing already: for each stream, what came before its last
+    written result is either written or in a ``dropped_before``; files lose nothing."""
+
+    class Permitted(Gate):
+        def write(self, result: Result, dropped_before: int) -> None:
+            permits.acquire()
+            super().write(result, dropped_before)
+
+    choose, permits = random.Random(seed), threading.Semaphore(0)
+    gate, lost = Permitted(), list[Exception]()
+    gate.open.set()
+    output = HandOff("gate", gate, lost.append)
+    output.start()
+    seq: Counter[str] = Counter()
+    picture = np.zeros((720, 1280, 3), np.uint8)
+    for _ in range(100):
+        stream = choose.choice(("live1", "live1", "live2", "file"))
+        if stream == "file" and choose.random() < 0.5:
+            permits.release(2 * LEAST_CAPACITY)  # it may have to wait for room
+        elif stream == "file":
+            continue
+        missing = choose.choice((0, 0, 2))
+        seq[stream] += missing + 1
+        output.put(make_result(picture, seq=seq[stream] - 1, stream=stream), missing, stream != "file")
+    permits.release(1000)
+    output.begin_end(abort=False)
+    output.end()
+    assert not lost and gate.ended == "closed"
+    for stream in seq:
+        rows = [row for row in gate.rows if row[0] == stream]
+        assert [row[1] for row in rows] == sorted(row[1] for row in rows)
+        assert sum(1 + row[2] for row in rows) == rows[-1][1] + 1
+        assert rows[-1][1] == seq[stream] - 1  # the freshest one is kept
+        assert output.written[stream] == len(rows)
+    assert output.dropped["live1"] > 0 and output.dropped["file"] == 0
+    assert_no_thread_is_left()
+
+
+@pytest.mark.timeout(30)
+def test_a_blocked_output_holds_up_no_live_stream(cheap_model: str, gate: Gate, caplog: Any) -> None:
+    other = Kept()
+    with Pipeline(_live(LIVE, cheap_model), sinks=[gate, other]) as line:
+        for number, _ in enumerate(line):
+            if number == 250:  # long after all that can wait is full
+                assert line.outputs[0].dropped.total() > 0 and not gate.rows
+                gate.open.set()
+                line.stop()
+    assert other.seen and len(other.seen) == line.accounts.totals().emitted
+    assert gate.ended == other.ended == "closed"
+    assert gate.threads == {"sink:gate"}
+    assert sum(1 + before for _, _, before in gate.rows) == gate.rows[-1][1] + 1
+    assert line.outputs[0].dropped.total() >= 250 - 64 - 2
+    assert "output gate is too slow" in caplog.text and caplog.text.count("too slow") == 1
+    assert summarize(line)["outputs"]["gate"]["dropped"]["cam"] == line.outputs[0].dropped["cam"]
+    assert_books(line)
+    assert_no_thread_is_left()
+
+
+def _live(source: str, model: str, **options: Any) -> Any:
+    return make_config(
+        {"streams": [{"source": source, "live": True, "name": "cam"}], "model": model, **options}
+    )
+
+
+@pytest.mark.timeout(30)
+def test_a_file_waits_for_a_slow_output_and_loses_nothing(cheap_model: str, tmp_path: Path) -> None:
+    fifo, reader = _fifo(tmp_path)
+    read: list[bytes] = []
+
+    def slowly() -> None:
+        with os.fdopen(reader, "rb", buffering=0) as pipe:
+            while data := pipe.read(700):
+                read.append(data)
+
+    thread = threading.Thread(target=slowly)
+    with Pipeline(FILE, model=cheap_model, jsonl=str(fifo)) as line:
+        thread.start()
+        line.run()
+    thread.join()
+    lines = [json.loads(each) for each in b"".join(read).splitlines()]
+    assert [each["frame"] for each in lines] == list(range(400))
+    assert not any(each["dropped_before"] for each in lines)
+    assert_books(line, taken={"jsonl": 400})
+
+
+def _fifo(tmp_path: Path) -> tuple[Path, int]:
+    """A named pipe of one page with a reader that does not read."""
+    fifo = tmp_path / "pipe"
+    os.mkfifo(fifo)
+    reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+    os.set_blocking(reader, True)
+    if hasattr(fcntl, "F_SETPIPE_SZ"):
+        fcntl.fcntl(reader, fcntl.F_SETPIPE_SZ, 4096)
+    return fifo, reader
+
+
+@pytest.mark.timeout(30)
+def test_a_file_does_not_wait_for_ever_for_one_of_several_outputs(cheap_model: str, gate: Gate) -> None:
+    other = Kept()
+    options = {"model": cheap_model, "sinks": [gate, other], "sink_timeout": 0.3, "on_sink_error": "go_on"}
+    line = Pipeline(LARGE, **options)
+    threading.Timer(2, gate.open.set).start()
+    with pytest.raises(ExceptionGroup) as raised, line:
+        line.run()
+    assert len(other.seen) == 60
+    (error,) = raised.value.exceptions
+    assert "output gate made no progress for 0 s and was given up with 8 results" in str(error)
+    assert_books(line)
+    assert_no_thread_is_left()
+
+
+@pytest.mark.timeout(30)
+def test_the_only_output_is_waited_for(cheap_model: str, gate: Gate) -> None:
+    threading.Timer(1, gate.open.set).start()
+    with Pipeline(LARGE, model=cheap_model, sinks=[gate], sink_timeout=0.2) as line:
+        line.run()
+    assert len(gate.rows) == 60
+
+
+# One that fails ------------------------------------------------------------------------------
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize("own_thread", [True, False])
+@pytest.mark.parametrize("fails", [SinkWriteError, ZeroDivisionError])
+@pytest.mark.parametrize("at", [0, 30])
+def test_the_line_goes_on_without_an_output_where_asked(
+    cheap_model: str, caplog: Any, at: int, fails: type[Exception], own_thread: bool
+) -> None:
+    bad, other = Gate(fail_at=at, fails=fails), Kept()
+    bad.open.set()
+    bad.own_thread = own_thread
+    line = Pipeline(LARGE, model=cheap_model, sinks=[bad, other], on_sink_error="go_on")
+    with pytest.raises(ExceptionGroup) as raised, line:
+        assert len(list(line)) == 60
+    assert [type(error) for error in raised.value.exceptions] == [fails]
+    assert other.seen == list(range(60)) and other.ended == bad.ended == "closed"
+    assert line.accounts.totals().emitted == 60
+    assert_books(line, taken={"gate": at, "Kept": 60})
+    assert "output gate is lost, the line goes on without it" in caplog.text
+    assert summarize(line)["outputs"]["gate"]["error"] == "no space left"
+    assert_no_thread_is_left()
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize("fails", [SinkWriteError, SystemExit])
+def test_an_output_that_is_lost_in_its_own_thread_ends_the_run(
+    cheap_model: str, fails: type[BaseException]
+) -> None:
+    bad, other = Gate(fail_at=3, fails=fails), Kept()
+    bad.open.set()
+    line = Pipeline("synthetic:64x48", model=cheap_model, sinks=[bad, other])
+    with pytest.raises(ExceptionGroup) as raised, line:
+        line.run()
+    (error,) = raised.value.exceptions
+    assert "no space left" in str(error) and error.__notes__ == ["raised in stage 'emit'"]
+    assert other.ended == "closed" and len(bad.rows) == 3
+    assert line.accounts.violations(line.left_in_line()) == []
+    assert_no_thread_is_left()
+
+
+# The end -------------------------------------------------------------------------------------
+
+
+@pytest.mark.timeout(30)
+def test_a_stuck_output_does_not_hold_up_the_stop(
+    cheap_model: str, gate: Gate, monkeypatch: Any, caplog: Any
+) -> None:
+    """A file's frame waits for it when the line is asked to stop; and it is the only output."""
+    monkeypatch.setattr(module, "GRACE_SECONDS", 0.3)
+    line = Pipeline("synthetic:1280x720", model=cheap_model, sinks=[gate])
+
+    def stop() -> None:
+        gate.entered.wait(10)
+        line.stop()
+
+    stopper = threading.Thread(target=stop)
+    stopper.start()
+    with caplog.at_level(logging.WARNING), pytest.raises(ExceptionGroup) as raised, line:
+        line.run()
+    stopper.join()
+    assert "made no progress" in str(raised.value.exceptions[0])
+    assert "is left behind" in caplog.text
+    assert line.accounts.violations(line.left_in_line()) == []
+    (thread,) = [each for each in threading.enumerate() if each.name == "sink:gate"]
+    gate.open.set()
+    thread.join(10)
+    assert not thread.is_alive() and gate.ended == "closed"  # what it has is finished all the same
+
+
+@pytest.mark.timeout(30)
+def test_cancelling_lets_a_waiting_frame_go(cheap_model: str, gate: Gate, monkeypatch: Any) -> None:
+    monkeypatch.setattr(module, "ABORT_GRACE_SECONDS", 0.2)
+    line = Pipeline("synthetic:1280x720", model=cheap_model, sinks=[gate])
+    canceller = threading.Thread(target=lambda: (gate.entered.wait(10), line.cancel()))
+    canceller.start()
+    with pytest.raises(ExceptionGroup), line:
+        line.run()
+    canceller.join()
+    gate.open.set()
+    for thread in threading.enumerate():
+        if thread.name == "sink:gate":
+            thread.join(10)
+    assert gate.ended == "aborted"
+    assert line.accounts.violations(line.left_in_line()) == []
+
+
+def test_sinks_of_a_line_that_never_ran_are_closed_in_their_maker_s_thread(
+    cheap_model: str, gate: Gate
+) -> None:
+    with Pipeline(FILE, model=cheap_model, sinks=[gate]):
+        pass
+    assert gate.ended == "closed"
+    assert_no_thread_is_left()
+
+
+def test_lines_are_written_in_a_thread_and_finished_before_the_line_ends(
+    cheap_model: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "out.jsonl"
+    with Pipeline(FILE, model=cheap_model, jsonl=str(path)) as line:
+        line.run()
+        lines = [json.loads(each) for each in path.read_text().splitlines()]
+        assert [each["frame"] for each in lines] == list(range(400))
+        assert all("emit" not in each["latency_ms"] for each in lines)
+    assert JsonLines.own_thread
+
+
+# A disk that is really full ------------------------------------------------------------------
+
+FULL_DISK = """
+set -e
+mount -t tmpfs -o size=64k tmpfs "$2"
+set +e
+cd "$1"
+"$3" -m pipeline run 'synthetic:320x240?frames=1200' --model "$4" --jsonl kept.jsonl --video "$2/v.mp4" \
+    --summary s.json --on-sink-error "$5" 2> err.txt
+echo $? > code
+cp -a "$2"/. "$1"/full/
+"""
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("policy", ["end", "go_on"])
+def test_a_disk_that_is_full_costs_its_own_output_only(cheap_model: str, tmp_path: Path, policy: str) -> None:
+    """A small file system of our own, mounted in a user namespace."""
+    if shutil.which("unshare") is None or subprocess.run(["unshare", "-rm", "true"], check=False).returncode:
+        pytest.skip("needs unshare, and user namespaces allowed to users")
+    mount = tmp_path / "mount"
+    mount.mkdir()
+    (tmp_path / "full").mkdir()
+    subprocess.run(
+        ["unshare", "-rm", "sh", "-c", FULL_DISK, "sh", tmp_path, mount, sys.executable, cheap_model, policy],
+        check=True,
+        timeout=50,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parent.parent)},
+    )
+    said = (tmp_path / "err.txt").read_text()
+    assert (tmp_path / "code").read_text() == "4\n", said
+    assert "no space left on the device" in said and "Traceback" not in said
+    summary = json.loads((tmp_path / "s.json").read_text())
+    lines = [json.loads(each) for each in (tmp_path / "kept.jsonl").read_text().splitlines()]
+    (stream,) = summary["streams"].values()
+    assert summary["conserved"] is True
+    assert len(lines) == stream["emitted"] and (stream["emitted"] == 1200) is (policy == "go_on")
+    assert [path.name for path in (tmp_path / "full").iterdir()] == ["v.mp4.part"]
+    part = tmp_path / "full" / "v.mp4.part"
+    assert readable(part) == fragments_of(part.read_bytes()) > 0
+    assert "no space left" in summary["outputs"]["video"]["error"]
