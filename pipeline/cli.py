@@ -563,7 +563,8 @@ def _run(config: Config, debug: bool, path: str | None, read: Callable[[], Confi
     ran = False
     # A terminal that is closed says so in the same way: there it ends the run.
     reloader = Reloader(pipeline, read, path, watch=watch) if path is not None else None
-    hangup = reloader.ask if reloader is not None and (watch or not console.is_terminal) else None
+    hangup = reloader.ask if reloader is not None else _nothing_to_read
+    hangup = hangup if watch or not console.is_terminal else None
     with signals(first=stop, second=cancel, hangup=hangup):
         try:
             with pipeline:
@@ -590,6 +591,10 @@ def _run(config: Config, debug: bool, path: str | None, read: Callable[[], Confi
     if failures and not interrupted.is_set():
         # Each was logged when it happened.
         raise typer.Exit(max(error.exit_code for error in failures))
+
+
+def _nothing_to_read() -> None:
+    log.warning("SIGHUP: there is no config file to go by anew, the run goes on; SIGTERM ends it")
 
 
 def _write(write: Callable[[str, dict[str, Any]], None], path: str, figures: dict[str, Any]) -> None:

@@ -15,6 +15,8 @@ import cv2
 import numpy as np
 import pytest
 
+from benchmarks.signals import decoded as decodable
+from benchmarks.signals import in_whole_fragments
 from pipeline.errors import SinkOpenError, SinkWriteError
 from pipeline.sinks import VideoFile, VideoFiles
 from pipeline.sinks.index import index_to_front
@@ -231,32 +233,6 @@ def test_abort_leaves_nothing_under_the_final_name(tmp_path, caplog, kind, frame
         video.write(make_result(), 0)
 
 
-def readable(path) -> int:
-    """Frames that can be decoded before the file's end, or its first damage."""
-    count = 0
-    try:
-        with av.open(str(path)) as source:
-            for _ in source.decode(video=0):
-                count += 1
-    except (av.FFmpegError, IndexError):
-        pass
-    return count
-
-
-def fragments_of(data: bytes) -> int:
-    """Frames in whole fragments of an MP4, counted in its bytes: in each ``trun`` before a whole ``mdat``."""
-    at, frames, pending = 0, 0, 0
-    while at + 8 <= len(data):
-        size, kind = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8]
-        if kind == b"moof":
-            found = data.find(b"trun", at, at + size)
-            pending = int.from_bytes(data[found + 8 : found + 12], "big")
-        if kind == b"mdat" and at + size <= len(data):
-            frames, pending = frames + pending, 0
-        at += size
-    return frames
-
-
 @pytest.mark.parametrize("kind", [".mp4", ".mov"])
 def test_whenever_the_process_is_killed_the_last_fragment_plays(tmp_path, monkeypatch, kind):
     """Every state of the part file, from its first write to its last, and in the middle of each."""
@@ -283,9 +259,9 @@ def test_whenever_the_process_is_killed_the_last_fragment_plays(tmp_path, monkey
             changed = data[:length]
             state[place : place + length] = changed
             (tmp_path / "killed").write_bytes(state)
-            count = readable(tmp_path / "killed")
+            count = decodable(tmp_path / "killed")[0]
             finished |= place < 100 and len(state) > 10_000 and length == len(data) < 100
-            assert count == 175 if finished else count >= fragments_of(bytes(state)), (place, length)
+            assert count == 175 if finished else count >= in_whole_fragments(bytes(state)), (place, length)
             counts.append(count)
     assert counts[-1] == 175 and sorted({n // 50 for n in counts}) == [0, 1, 2, 3]
 
@@ -297,7 +273,7 @@ def test_a_killed_recording_is_kept_when_the_next_one_begins(tmp_path, caplog):
     killed._part._file.close()  # as the system does it, with nothing finished
     write(tmp_path / "out.mp4", 3)
     assert sorted(each.name for each in tmp_path.iterdir()) == ["out.mp4", "out.mp4.part.old"]
-    assert readable(tmp_path / "out.mp4.part.old") == 100
+    assert decodable(tmp_path / "out.mp4.part.old")[0] == 100
     assert len(decode(tmp_path / "out.mp4")[0]) == 3
     assert "what it wrote is kept as" in caplog.text
 
