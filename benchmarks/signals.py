@@ -2,15 +2,15 @@
 
 ``python -m benchmarks.signals [--runs N] [--seed S] [--json FILE]``
 
-Each run is the command itself with a live stream, JSON Lines, an MP4, pictures and a summary, in a folder of its
-own. After a random time (while the model loads, while it runs) it gets SIGTERM, SIGINT, SIGHUP or SIGKILL; one that
-goes on after SIGHUP, as it should, is ended by SIGTERM. Looked at in each folder:
+Each run is the command itself with a live stream, JSON Lines, an MP4, pictures and a summary, in a folder of
+its own. After a random time (while the model loads, while it runs) it gets SIGTERM, SIGINT, SIGHUP or
+SIGKILL; one that goes on after SIGHUP, as it should, is ended by SIGTERM. Looked at in each folder:
 
 * no half file under a final name: the video decodes to its last frame, pictures and summary are whole;
 * JSON Lines: each line is whole; after SIGKILL, each but the last;
 * after all but SIGKILL the MP4 is there with every frame that has a line, and no ``.part`` is left;
-* after SIGKILL the ``.part`` plays up to its last fragment (counted in its bytes), which lies at most two seconds,
-  and what waited for the encoder, behind the last line.
+* after SIGKILL the ``.part`` plays up to its last fragment (counted in its bytes), which lies at most two
+  seconds, and what waited for the encoder, behind the last line.
 
 The exit code is 1 where one of these does not hold.
 """
@@ -137,9 +137,11 @@ def look(folder: Path, killed: bool) -> list[str]:
         json.loads((folder / "s.json").read_text())
     if (folder / "v.mp4").exists() and not decoded(folder / "v.mp4")[1]:
         faults.append("v.mp4 is damaged")
-    for path in (folder / "pictures").glob("*.jpg"):
-        if not path.read_bytes().endswith(b"\xff\xd9") or cv2.imread(str(path)) is None:
-            faults.append(f"{path.name} is damaged")
+    faults += [
+        f"{path.name} is damaged"
+        for path in (folder / "pictures").glob("*.jpg")
+        if not path.read_bytes().endswith(b"\xff\xd9") or cv2.imread(str(path)) is None
+    ]
     parts = sorted(path.name for path in folder.rglob("*.part"))
     if parts and not killed:
         faults.append(f"left behind: {parts}")

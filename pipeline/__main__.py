@@ -61,7 +61,7 @@ def _fill_standard_files() -> None:
 
 
 def _end(code: int) -> NoReturn:
-    """End the process; at once where a capture or a sink sits in a native call still: it must not meet that."""
+    """End the process; at once where a capture or a sink is still in a native call: it must not meet that."""
     logging.shutdown()
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:

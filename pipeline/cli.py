@@ -219,7 +219,7 @@ def run(
         typer.Option(
             "--on-sink-error",
             metavar="end|go_on",
-            help="When an output is lost: end the run, or go on without it and end with code 4. Default: end.",
+            help="When an output is lost: end the run, or go on without it; exit code 4. Default: end.",
         ),
     ] = None,
     metrics: Annotated[
@@ -564,8 +564,8 @@ def _run(config: Config, debug: bool, path: str | None, read: Callable[[], Confi
     # A terminal that is closed says so in the same way: there it ends the run.
     reloader = Reloader(pipeline, read, path, watch=watch) if path is not None else None
     hangup = reloader.ask if reloader is not None else _nothing_to_read
-    hangup = hangup if watch or not console.is_terminal else None
-    with signals(first=stop, second=cancel, hangup=hangup):
+    reading = watch or not console.is_terminal
+    with signals(first=stop, second=cancel, hangup=hangup if reading else None):
         try:
             with pipeline:
                 progress = nullcontext() if config.quiet else ProgressDisplay(pipeline, console, plain=plain)

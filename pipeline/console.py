@@ -153,6 +153,9 @@ def print_summary(summary: dict[str, Any], console: Console) -> None:
         lines.append(f"second model {_really_used(summary['second'])}")
     if summary["model"]["task"] != "classify":
         lines.append(f"detections: {_counted(summary)}")
+    for name, output in summary["outputs"].items():
+        if missed := sum(output["dropped"].values()):
+            lines.append(f"output {name} missed {missed} of {missed + output['written']} results")
     console.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
     totals = [(s["captured"], s["emitted"], sum(s["dropped"].values())) for s in summary["streams"].values()]
     captured, emitted, dropped = (sum(column) for column in zip(*totals, strict=True))

@@ -1,4 +1,4 @@
-"""Outputs that fail, block or are slow: the others and all detection go on, and what an output missed is counted."""
+"""Outputs that fail, block or are slow: the others and all detection go on, what one missed is counted."""
 
 from __future__ import annotations
 
@@ -101,8 +101,8 @@ def assert_no_thread_is_left() -> None:
 @pytest.mark.timeout(20)
 @pytest.mark.parametrize("seed", range(20))
 def test_what_is_dropped_is_in_the_next_dropped_before(seed: int) -> None:
-    """Live streams and files at random, some frames missing already: for each stream, what came before its last
-    written result is either written or in a ``dropped_before``; files lose nothing."""
+    """Live streams and files at random, some frames missing already: for each stream, what came before its
+    last written result is either written or in a ``dropped_before``; files lose nothing."""
 
     class Permitted(Gate):
         def write(self, result: Result, dropped_before: int) -> None:

@@ -272,7 +272,7 @@ class Flow:
             tell()
 
     def on_cancel(self, tell: Callable[[], None]) -> None:
-        """Call ``tell`` when the flow is cancelled: whoever waits outside of its channels need not. Before it starts."""
+        """Call ``tell`` when the flow is cancelled. Before it starts; for those who wait elsewhere."""
         self._on_cancel.append(tell)
 
     @property

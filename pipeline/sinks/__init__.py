@@ -1,8 +1,8 @@
 """Where results go: JSON Lines, an annotated video or pictures, a window, or nowhere.
 
-A sink is a context manager that one thread writes to: its own where it may have to wait (:mod:`pipeline.sinks.handoff`),
-else the one that emits. Its outputs are opened, or shown to
-be openable, at construction: a wrong path ends the run before the first frame, not after.
+A sink is a context manager that one thread writes to: its own where it may have to wait
+(:mod:`pipeline.sinks.handoff`), else the one that emits. Its outputs are opened, or shown to be
+openable, at construction: a wrong path ends the run before the first frame, not after.
 """
 
 from __future__ import annotations

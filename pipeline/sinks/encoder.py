@@ -44,7 +44,7 @@ class Container:
     tick: Fraction | None = None
     """Seconds to which the file keeps times; None: one frame of its fixed rate."""
     fragments: Fraction | None = None
-    """Seconds of a fragment, for a file that consists of them until it is finished, with an index at its end."""
+    """Seconds of a fragment, where the file consists of them until it is finished, and its index is last."""
 
 
 _FRAGMENT = Fraction(2)

@@ -4,10 +4,10 @@ A few results wait for the thread. When there is no room for one more,
 
 * a result of a live stream takes the place of an older one, which is counted; nobody waits, for however long,
   and when the sink goes on so does this;
-* a result of a file waits, so that nothing is lost. After ``patience`` seconds without progress the sink counts
-  as stuck, and is lost. Once the line was asked to end, that is GRACE_SECONDS.
+* a result of a file waits, so that nothing is lost. After ``patience`` seconds without progress the sink
+  counts as stuck, and is lost. Once the line was asked to end, that is GRACE_SECONDS.
 
-What is dropped here is in the next ``dropped_before`` of its stream, so that the sink's own account stays true.
+What is dropped here is in the next ``dropped_before`` of its stream: the sink's own account stays true.
 """
 
 from __future__ import annotations
@@ -54,9 +54,8 @@ class HandOff(Output):
         self._owed: Counter[str] = Counter()
         """By stream: frames that are missing before the next result."""
         self._capacity = 0
-        lock = threading.Lock()
-        self._lock = lock
-        self._ready, self._changed = threading.Condition(lock), threading.Condition(lock)
+        self._lock = threading.Lock()
+        self._ready, self._changed = threading.Condition(self._lock), threading.Condition(self._lock)
         self._progress_at = 0.0
         """When the sink last ended a call, or was given something to do."""
         self._busy = self._waited_for = False
@@ -68,9 +67,11 @@ class HandOff(Output):
         self._thread = threading.Thread(target=self._run, name=f"sink:{name}", daemon=True)
 
     def start(self) -> None:
+        """Start its thread."""
         self._thread.start()
 
     def put(self, result: Result, dropped_before: int, live: bool) -> None:
+        """Leave a result for the thread; see the module."""
         stuck = None
         with self._lock:
             if not self._capacity:
@@ -94,16 +95,19 @@ class HandOff(Output):
         """A sink with a thread of its own has nothing to keep alive."""
 
     def hurry(self) -> None:
+        """From now on it may make no progress for GRACE_SECONDS."""
         with self._lock:
             self._hurried_at = self._hurried_at or time.monotonic()
             self._changed.notify_all()
 
     def wake(self) -> None:
+        """Nobody waits for room any more."""
         with self._lock:
             self._cancelled = True
             self._changed.notify_all()
 
     def begin_end(self, abort: bool) -> None:
+        """Let the thread write what waits, or drop it, and finish the sink."""
         if self._thread.ident is None:
             super().begin_end(abort)
             return
@@ -116,6 +120,7 @@ class HandOff(Output):
             self._ready.notify()
 
     def end(self) -> None:
+        """Wait for the thread; one that is stuck is left behind, and the sink is lost."""
         if self._thread.ident is None:
             return
         with self._lock:
@@ -148,11 +153,11 @@ class HandOff(Output):
         return None
 
     def _evict(self) -> None:
-        """Drop the oldest live result, of the stream that has the most here: a fast one evicts no slow one."""
+        """Drop the oldest live result of the stream that has most here: a fast one evicts no slow one."""
         waiting = Counter(item.result.stream for item in self._items if item.live)
         if not waiting:
             return
-        stream = waiting.most_common(1)[0][0]
+        ((stream, _),) = waiting.most_common(1)
         oldest, *later = (item for item in self._items if item.live and item.result.stream == stream)
         self._items.remove(oldest)
         self._drop(stream, 1 + oldest.dropped_before)
@@ -171,8 +176,8 @@ class HandOff(Output):
     def _stuck(self) -> SinkWriteError:
         seconds = time.monotonic() - self._progress_at
         return SinkWriteError(
-            f"output {self.name} made no progress for {seconds:.0f} s and was given up with {len(self._items)} "
-            "results waiting for it; look at its disk, or at the program that reads it"
+            f"output {self.name} made no progress for {seconds:.0f} s and was given up with "
+            f"{len(self._items)} results waiting for it; look at its disk, or at the program that reads it"
         )
 
     def _drop(self, stream: str, owed: int) -> None:

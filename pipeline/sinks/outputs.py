@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 
 class Outputs(Sequence[Output]):
-    """Made when the sinks are open; started with the line. Ended once, with or without having been started."""
+    """Made when the sinks are open, started with the line; ended once, whether or not it was started."""
 
     def __init__(self, sinks: Sequence[Sink], on_error: str = "end", timeout: float | None = None) -> None:
         """``on_error``: ``end`` or ``go_on``. ``timeout``: seconds that a file waits for a stuck output."""
@@ -27,12 +27,13 @@ class Outputs(Sequence[Output]):
         self._ended = False
         names: Counter[str] = Counter()
         self._outputs: list[Output] = []
-        several = sum(getattr(sink, "kind", "") != Null.kind for sink in sinks) > 1
+        # The null sink has nothing to be told of, and each call counts in an empty line.
+        sinks = [sink for sink in sinks if not isinstance(sink, Null)]
         for sink in sinks:
             name = getattr(sink, "kind", "") or type(sink).__name__
             names[name] += 1
             name = name if names[name] == 1 else f"{name}-{names[name]}"
-            self._outputs.append(self._made(name, sink, timeout if several else None))
+            self._outputs.append(self._made(name, sink, timeout if len(sinks) > 1 else None))
 
     def _made(self, name: str, sink: Sink, timeout: float | None) -> Output:
         def fails(error: Exception) -> None:
