@@ -116,8 +116,15 @@ def one(folder: Path, model: Path, name: str, after: float) -> dict[str, Any]:
     whole, part = folder / "v.mp4", folder / "v.mp4.part"
     lines = len(_lines(folder))
     frames = decoded(whole)[0] if whole.exists() else decoded(part)[0] if part.exists() else 0
-    if not killed and lines != frames:
-        faults.append(f"{lines} lines, but {frames} frames of video")
+    if not killed and (folder / "s.json").exists():
+        outputs = json.loads((folder / "s.json").read_text())["outputs"]
+        said_written = (outputs["jsonl"]["written"], outputs["video"]["written"])
+        if said_written != (lines, frames):
+            faults.append(
+                f"{said_written} lines and frames are said to be written, there are {lines}, {frames}"
+            )
+    elif not killed and (lines or frames):
+        faults.append("there are results, but no summary")
     if killed and lines - frames > BEHIND:
         faults.append(f"{lines} lines, but only {frames} frames of video")
     return {"lines": lines, "video": frames, "faults": faults}

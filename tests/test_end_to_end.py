@@ -90,7 +90,10 @@ def test_an_rtsp_camera_is_read_live_and_stops_cleanly(tmp_path: Path, serve) ->
     assert [line["frame"] for line in lines] == sorted({line["frame"] for line in lines})
     assert any(found["label"] in ("person", "cat") for line in lines for found in line["detections"])
     with av.open(tmp_path / "v.mp4") as video:
-        assert sum(1 for _ in video.decode(video=0)) == stream["emitted"]
+        written = summary["outputs"]["video"]["written"]
+        assert sum(1 for _ in video.decode(video=0)) == written
+        # On a busy machine some may find no room: they are counted.
+        assert written + summary["outputs"]["video"]["dropped"].get("cam", 0) == stream["emitted"]
 
 
 @pytest.mark.timeout(90)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 import urllib.error
 import urllib.request
@@ -77,6 +78,7 @@ def test_every_promised_metric_has_its_labels(cheap_model: str) -> None:
         {
             "streams": [{"source": "synthetic:64x48?frames=30", "name": "cam", "every_nth": 2}],
             "model": cheap_model,
+            "jsonl": os.devnull,
         }
     )
     with Pipeline(config) as line:

@@ -32,8 +32,9 @@ ABORT_GRACE_SECONDS = 2.0
 """The same when the line was cancelled."""
 TELL_SECONDS = 60.0
 """The log tells no more often that a sink is too slow."""
-LEAST_CAPACITY, MOST_CAPACITY, BYTES = 8, 64, 8_000_000
-"""Results that wait: as many as have so many bytes of pictures. Small ones come faster than threads wake."""
+LEAST_CAPACITY, MOST_CAPACITY, BYTES = 8, 64, 64_000_000
+"""Results that wait: as many as have so many bytes of pictures. About a second of 720p: a live stream's video
+misses nothing while a busy machine gives the encoder no turn. Small ones come faster than threads wake."""
 
 
 @dataclass(slots=True, eq=False)
@@ -75,7 +76,7 @@ class HandOff(Output):
         stuck = None
         with self._lock:
             if not self._capacity:
-                fit = BYTES // max(result.frame.pixels.nbytes, 1)
+                fit = BYTES // max(3 * result.frame.width * result.frame.height, 1)
                 self._capacity = max(LEAST_CAPACITY, min(fit, MOST_CAPACITY))
             if len(self._items) >= self._capacity and not self.errors:
                 stuck = self._make_room(live)
