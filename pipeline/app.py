@@ -332,6 +332,7 @@ class Pipeline:
                 self.outputs.start(flow)
                 flow.start()
                 if self._stop.is_set():  # asked before there was anything to stop
+                    self.outputs.hurry()
                     line.streams.stop()
                     self._start_stopper(flow)
             if self.config.duration is not None:
