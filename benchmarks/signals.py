@@ -82,7 +82,7 @@ def main() -> None:
 
 
 def judged(counts: dict[str, int], faults: list[str], behind: list[int]) -> dict[str, Any]:
-    """The result, with what it must hold. ``behind``: frames that an MP4 lacks after SIGKILL, for each run."""
+    """The result, with what it must hold. ``behind``: frames that each MP4 lacks after SIGKILL."""
     most = max(behind, default=0)
     limits: list[tuple[str, float, float]] = [
         (f"faults in {sum(counts[name] for name in SIGNALS)} runs", len(faults), 0),

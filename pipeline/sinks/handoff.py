@@ -26,15 +26,14 @@ from pipeline.sinks.output import Lost, Output
 log = logging.getLogger(__name__)
 
 GRACE_SECONDS = 20.0
-"""How long a sink may make no progress when the line was asked to end: less than the 30 s after which service
-managers kill."""
+"""For a sink without progress when the line was asked to end; service managers kill after 30 s or more."""
 ABORT_GRACE_SECONDS = 2.0
 """The same when the line was cancelled."""
 TELL_SECONDS = 60.0
 """The log tells no more often that a sink is too slow."""
 LEAST_CAPACITY, MOST_CAPACITY, BYTES = 8, 64, 64_000_000
-"""Results that wait: as many as have so many bytes of pictures. About a second of 720p: a live stream's video
-misses nothing while a busy machine gives the encoder no turn. Small ones come faster than threads wake."""
+"""Results that wait: as many as have so many bytes of pictures, a second of 720p: a live video misses nothing
+while a busy machine gives the encoder no turn. Small ones come faster than threads wake."""
 
 
 @dataclass(slots=True, eq=False)
@@ -93,7 +92,7 @@ class HandOff(Output):
             self._lose(stuck)
 
     def idle(self) -> None:
-        """A sink with a thread of its own has nothing to keep alive."""
+        """It is not told."""
 
     def hurry(self) -> None:
         """From now on it may make no progress for GRACE_SECONDS."""
@@ -157,7 +156,7 @@ class HandOff(Output):
         """Drop the oldest live result of the stream that has most here: a fast one evicts no slow one."""
         waiting = Counter(item.result.stream for item in self._items if item.live)
         if not waiting:
-            return
+            return  # files have all the room
         ((stream, _),) = waiting.most_common(1)
         oldest, *later = (item for item in self._items if item.live and item.result.stream == stream)
         self._items.remove(oldest)
@@ -202,7 +201,6 @@ class HandOff(Output):
         with self._lock:
             if done is not None:
                 self.written[done.result.stream] += 1
-                done = None  # its picture need not wait with us
                 self._progress_at = time.monotonic()
             while not (self._items or self._ending or self.errors):
                 self._busy = False
@@ -229,10 +227,12 @@ class HandOff(Output):
             except BaseException as error:
                 with self._lock:
                     self.dropped[item.result.stream] += 1
-                del item
                 self._lose(error)
                 break
-        super().begin_end(self._aborting)
+        try:
+            super().begin_end(self._aborting)
+        except BaseException as error:  # a SystemExit would end the thread unheard
+            self._lose(error)
         with self._lock:
             self._ended = True
             self._changed.notify_all()
