@@ -51,16 +51,14 @@ class HandOff(Output):
         super().__init__(name, sink, lost)
         self._patience = patience
         self._items: deque[_Item] = deque()
-        self._owed: Counter[str] = Counter()
-        """By stream: frames that are missing before the next result."""
+        self._owed: Counter[str] = Counter()  # frames that are missing before the next result, by stream
         self._capacity = 0
         self._lock = threading.Lock()
         self._ready, self._changed = threading.Condition(self._lock), threading.Condition(self._lock)
         self._progress_at = 0.0
         """When the sink last ended a call, or was given something to do."""
         self._busy = self._waited_for = False
-        self._dropping = 0
-        """Results in this spell of being too slow."""
+        self._dropping = 0  # results in this spell of being too slow
         self._told, self._tell_after = False, 0.0
         self._hurried_at: float | None = None
         self._cancelled = self._ending = self._aborting = self._ended = False
