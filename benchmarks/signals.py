@@ -39,7 +39,7 @@ from pipeline.bench import machine
 
 SIGNALS = ("SIGTERM", "SIGINT", "SIGHUP", "SIGKILL")
 FPS, SIZE = 100, "320x240"
-LONGEST_SECONDS, ENDS_SECONDS = 4.0, 40.0
+LONGEST_SECONDS, ENDS_SECONDS = 8.0, 40.0
 _LISTENING = (
     "import sys; from pipeline import __main__; print('listening', flush=True); sys.exit(__main__.main())"
 )
