@@ -77,11 +77,11 @@ class Monitor:
         flow = self._line.flow
         busy = flow.busy() if flow is not None and not self._line.healing else []
         late = [each for each in busy if each.seconds > self._limit]
-        self.stuck = [f"{each.stage} (thread {each.thread}, {each.seconds:.0f} s)" for each in late]
         for each in late:
             if each.thread not in self._reported:
                 self._reported.add(each.thread)
                 log.critical("%s", _report(each))
+        self.stuck = [f"{each.stage} (thread {each.thread}, {each.seconds:.0f} s)" for each in late]
         for name in self._reported - {each.thread for each in late}:
             self._reported.discard(name)
             log.warning("thread %s goes on", name)

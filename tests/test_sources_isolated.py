@@ -436,10 +436,18 @@ def test_isolation_where_it_cannot_be_had(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def children() -> list[int]:
+    """Processes that this one started, but those of Python's own multiprocessing, which other tests leave."""
     found = []
     for task in Path("/proc/self/task").iterdir():
         found += [int(pid) for pid in (task / "children").read_text().split()]
-    return found
+    return [pid for pid in found if b"multiprocessing" not in command_of(pid)]
+
+
+def command_of(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:  # it has gone
+        return b""
 
 
 def of_stream(line: Pipeline, name: str) -> Any:
