@@ -14,7 +14,6 @@ from pipeline.app import Pipeline
 from pipeline.config import SERVING_KEYS, Config, StreamConfig
 from pipeline.decide import name_streams
 from pipeline.errors import ConfigError, PipelineError
-from pipeline.notify import notify
 
 log = logging.getLogger(__name__)
 
@@ -125,8 +124,5 @@ class Reloader:
             self.refused = str(error)
             log.error("config %s: the edit is refused, all stays as it is: %s", self._path, error)
             return
-        finally:
-            with suppress(OSError):  # the monitor tells of a manager that cannot be reached
-                notify(READY=1)
         self._current, self.refused = new, None
         log.info("config %s: %s", self._path, "; ".join(done) or "nothing has changed")

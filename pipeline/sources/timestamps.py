@@ -48,7 +48,8 @@ class Timestamps:
         speed."""
         if time_base is None or (pts is None and self._last is None):
             return pts
-        if time_base != self._time_base:
+        # Two Fractions are compared in Python: the same one, as most often, need not be.
+        if time_base is not self._time_base and time_base != self._time_base:
             self._count_in(time_base)
         passed, self._arrived = arrived - self._arrived, arrived
         if pts is not None and self._raw is not None and not self._again:
