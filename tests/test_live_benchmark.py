@@ -90,9 +90,10 @@ def test_a_short_run_measures_all_of_it(tmp_path: Path, capsys) -> None:
         trial = report["trials"][f"{share:.0%}"]
         assert trial["asked_fps"] == pytest.approx(share * report["bound"]["bound_fps"])
         assert len(trial["over_time"]) == WINDOWS
-        assert [window["seconds"] for window in trial["over_time"]] == pytest.approx(
-            [0.1 * (number + 1) for number in range(WINDOWS)], rel=0.6
-        )
+        ends = [window["seconds"] for window in trial["over_time"]]
+        assert ends == sorted(ends)
+        # A busy machine ends a window late, never early.
+        assert all(end >= 0.1 * (number + 1) - 0.01 for number, end in enumerate(ends))
         assert trial["conserved"] is True
         assert trial["channels"]["frames:camera-1"]["capacity"] == 2  # a live line's
     assert report["trials"]["400%"]["streams"]["camera-1"]["dropped"] > 0
