@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import chain, count
@@ -13,8 +14,8 @@ from numpy.typing import NDArray
 from pipeline.runtime.onnx_messages import NodeMessage
 
 _INT, _TENSOR, _INTS = 2, 4, 7  # of AttributeProto.AttributeType
-_INT64 = 7  # of TensorProto.DataType
-_TYPES = {np.dtype(np.float32): 1, np.dtype(np.int64): _INT64}
+_FLOAT, _INT64 = 1, 7  # of TensorProto.DataType
+_TYPES = {np.dtype(np.float32): _FLOAT, np.dtype(np.int64): _INT64}
 
 
 class Edit:
@@ -29,7 +30,7 @@ class Edit:
         self._all = list(graph.node)  # held, since they are told apart by identity
         self.nodes = [node for node in self._all if node.domain in ("", "ai.onnx")]
         self._constants = {tensor.name: tensor for tensor in graph.initializer}
-        self._cuts: dict[tuple[str, ...], list[Any]] = {}
+        self._cuts: dict[tuple[str | int, ...], list[Any]] = {}
         self._taken = set(_names(graph))
         self._count = 0
         self._instead: dict[int, list[Any]] = {}
@@ -44,6 +45,10 @@ class Edit:
         """The node that makes ``name``; None for inputs and constants."""
         return self._maker.get(name)
 
+    def users(self, name: str) -> list[Any]:
+        """The nodes that use ``name``, each once; of subgraphs see :meth:`only_used_by`."""
+        return list({id(node): node for node in self._users.get(name, [])}.values())
+
     def only_used_by(self, name: str, *users: Any) -> bool:
         """Whether no other node, no subgraph uses ``name``, nor is it an output."""
         found = self._users.get(name, [])
@@ -56,6 +61,11 @@ class Edit:
                 return node
         return None
 
+    def shape(self, name: str) -> list[int] | None:
+        """That of a constant that is in the file; None where ``name`` is none."""
+        tensor = self._constants.get(name)
+        return None if tensor is None or not tensor.raw_data else list(tensor.dims)
+
     def integers(self, name: str) -> list[int] | None:
         """The values of a constant of int64; None where ``name`` is no such constant."""
         tensor = self._constants.get(name)
@@ -63,21 +73,30 @@ class Edit:
             return None
         return [int(value) for value in np.frombuffer(tensor.raw_data, "<i8")]
 
-    def cut(self, name: str, sizes: Sequence[int]) -> list[str] | None:
-        """Names of the parts of a constant, cut along its first axis; None where it cannot be cut so."""
+    def floats(self, name: str) -> list[float] | None:
+        """The values of a constant of float32; None where ``name`` is no such constant."""
         tensor = self._constants.get(name)
-        if tensor is None or not tensor.raw_data or not tensor.dims or tensor.dims[0] != sum(sizes):
+        if tensor is None or tensor.data_type != _FLOAT or not tensor.raw_data:
             return None
-        key = (name, *map(str, sizes))
+        return [float(value) for value in np.frombuffer(tensor.raw_data, "<f4")]
+
+    def cut(self, name: str, sizes: Sequence[int], axis: int = 0) -> list[str] | None:
+        """Names of the parts of a constant, cut along ``axis``; None where it cannot be cut so."""
+        shape = self.shape(name)
+        if shape is None or len(shape) <= axis or shape[axis] != sum(sizes):
+            return None
+        key = (name, axis, *sizes)
         if key not in self._cuts:
-            row = len(tensor.raw_data) // tensor.dims[0]
+            tensor = self._constants[name]
+            rows = math.prod(shape[:axis])
+            values = np.frombuffer(tensor.raw_data, np.uint8).reshape(rows, shape[axis], -1)
             starts = [sum(sizes[:n]) for n in range(len(sizes))]
             self._cuts[key] = [
                 type(tensor)(
                     name=self.fresh(f"{name}/{start}"),
                     data_type=tensor.data_type,
-                    dims=[count, *tensor.dims[1:]],
-                    raw_data=tensor.raw_data[start * row : (start + count) * row],
+                    dims=[*shape[:axis], count, *shape[axis + 1 :]],
+                    raw_data=values[:, start : start + count].tobytes(),
                 )
                 for start, count in zip(starts, sizes, strict=True)
             ]
@@ -98,6 +117,10 @@ class Edit:
         self._instead.update({id(node): [] for node in old})
         self._instead[id(old[-1])] = list(new)
         self._count += 1
+
+    def drop(self, *nodes: Any) -> None:
+        """Nobody uses what they make any more."""
+        self._instead.update({id(node): [] for node in nodes})
 
     def write(self) -> int:
         """Put what was replaced into the graph; constants that nobody uses any more go. Returns how many."""

@@ -39,6 +39,7 @@ _FIELDS: dict[str, list[tuple[str, int, int, bool, str]]] = {
     "Attribute": [
         ("name", 1, _STRING, False, ""),
         ("i", 3, _INT64, False, ""),
+        ("s", 4, _BYTES, False, ""),
         ("t", 5, _MESSAGE, False, "Tensor"),
         ("g", 6, _MESSAGE, False, "Graph"),
         ("ints", 8, _INT64, True, ""),

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from itertools import permutations
 from typing import Any
 
-from pipeline.runtime.graph_edit import Edit, like, stated
+from pipeline.runtime.graph_edit import Edit, like, made, stated
 
 _BLOCK = 16
 """Channels of a block of NCHWc with AVX-512; 8 with AVX2. Parts of other sizes would be copied anyway."""
@@ -95,6 +95,36 @@ def ease_softmaxes(graph: Any, opset: int) -> int:
     return edit.write()
 
 
+def upsample_later(graph: Any) -> int:
+    """Do an upsampling behind the 1×1 convolution that takes it beside other parts (PAN, FPN).
+
+    A convolution of parts side by side is the sum of one for each; a 1×1 convolution mixes the channels of a
+    place, a resize the places of a channel, so that they may change places. Of that part's work is left
+    1 ÷ scale².
+    """
+    edit = Edit(graph)
+    for node in edit.nodes:
+        axis = stated(node, "axis")
+        if node.op_type != "Concat" or axis is None or axis.i != 1:
+            continue
+        resizes = {name: resize for name in node.input if (resize := _upsampling(edit, name, node))}
+        if not resizes:
+            continue
+        sizes = [_channels(edit, resizes[name].input[0] if name in resizes else name) for name in node.input]
+        known = [size for size in sizes if size is not None and size % _BLOCK == 0]
+        users = edit.users(node.output[0])
+        if len(known) < len(sizes) or not users or not edit.only_used_by(node.output[0], *users):
+            continue
+        if not all(_is_pointwise(edit, user, known) for user in users):
+            continue
+        # Upsampled parts first: ONNX Runtime adds a convolution to what is there, not the other way round.
+        order = sorted(range(len(known)), key=lambda n: node.input[n] not in resizes)
+        for user in users:
+            edit.replace([user], _apart(edit, node, user, known, order, resizes))
+        edit.drop(node, *resizes.values())
+    return edit.write()
+
+
 def easiest(first: Axes, axis: int, second: Axes) -> tuple[Axes, Axes] | None:
     """Transpositions there and back for a softmax between ``first`` and ``second``, over ``axis`` in between.
 
@@ -111,6 +141,89 @@ def easiest(first: Axes, axis: int, second: Axes) -> tuple[Axes, Axes] | None:
     best = min(costs, key=costs.__getitem__)
     now = _cost(first) + _cost(second) + (2 * _SLOW if axis != rank - 1 else 0)
     return best if costs[best] < now else None
+
+
+def _upsampling(edit: Edit, name: str, user: Any) -> Any | None:
+    """The resize that makes ``name`` larger in height and width, for ``user`` alone."""
+    node = edit.maker(name)
+    if node is None or node.op_type != "Resize" or not edit.only_used_by(name, user):
+        return None
+    mode, places = stated(node, "mode"), stated(node, "coordinate_transformation_mode")
+    if (mode is not None and mode.s not in (b"nearest", b"linear")) or stated(node, "axes") is not None:
+        return None
+    # Cut out of the picture, places beyond it have a value of their own.
+    if (places is not None and places.s == b"tf_crop_and_resize") or len(node.input) > 3:
+        return None
+    scales = edit.floats(node.input[-1])
+    if scales is None or len(scales) != 4 or scales[:2] != [1, 1]:
+        return None
+    return node if min(scales[2:]) >= 1 < max(scales[2:]) else None
+
+
+_KEEP_CHANNELS = _ACTIVATIONS | {"Mul", "Add", "QuickGelu", "MaxPool", "AveragePool", "Resize", "Clip"}
+
+
+def _channels(edit: Edit, name: str) -> int | None:
+    """How many channels ``name`` has, by the convolution that it comes from; None where that is not known."""
+    node = edit.maker(name)
+    if node is None:
+        return None
+    if node.op_type == "Conv":
+        shape = edit.shape(node.input[1])
+        return shape[0] if shape else None
+    if node.op_type == "Concat":
+        sizes = [_channels(edit, each) for each in node.input]
+        axis = stated(node, "axis")
+        along = axis is not None and axis.i == 1
+        return sum(size for size in sizes if size) if along and None not in sizes else None
+    return _channels(edit, node.input[0]) if node.op_type in _KEEP_CHANNELS else None
+
+
+def _is_pointwise(edit: Edit, node: Any, sizes: Sequence[int]) -> bool:
+    """Whether it is a 1×1 convolution of so many channels, at every place, and makes fewer of them."""
+    if node.op_type != "Conv" or node.input[1] == node.input[0]:
+        return False
+    shape, group = edit.shape(node.input[1]), stated(node, "group")
+    if shape is None or shape[1:] != [sum(sizes), 1, 1] or shape[0] > sum(sizes):
+        return False
+    strides, pads = stated(node, "strides"), stated(node, "pads")
+    return (
+        (group is None or group.i == 1)
+        and (strides is None or set(strides.ints) == {1})
+        and (pads is None or set(pads.ints) == {0})
+    )
+
+
+def _apart(
+    edit: Edit,
+    joined: Any,
+    convolution: Any,
+    sizes: Sequence[int],
+    order: Sequence[int],
+    resizes: dict[str, Any],
+) -> list[Any]:
+    """The convolution of ``joined`` as a sum of one for each of its parts."""
+    weights = edit.cut(convolution.input[1], sizes, axis=1)
+    assert weights is not None
+    result, total, nodes = convolution.output[0], "", []
+    for n in order:
+        last = n == order[-1]
+        part, resize = joined.input[n], resizes.get(joined.input[n])
+        done = edit.fresh(f"{result}/part")
+        source = part if resize is None else resize.input[0]
+        nodes.append(like(convolution, [source, weights[n], *(convolution.input[2:] if last else [])], done))
+        if resize is not None:
+            larger = edit.fresh(f"{result}/larger")
+            nodes.append(like(resize, [done, *resize.input[1:]], larger))
+            done = larger
+        if total:
+            added = result if last else edit.fresh(f"{result}/sum")
+            addition = made("Add", [done, total], added)
+            addition.ClearField("name")  # see ``like``
+            nodes.append(addition)
+            done = added
+        total = done
+    return nodes
 
 
 _SLOW = 8
