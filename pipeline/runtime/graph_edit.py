@@ -85,7 +85,7 @@ class Edit:
         shape = self.shape(name)
         if shape is None or len(shape) <= axis or shape[axis] != sum(sizes):
             return None
-        key = (name, axis, *sizes)
+        key: tuple[str | int, ...] = (name, axis, *sizes)
         if key not in self._cuts:
             tensor = self._constants[name]
             rows = math.prod(shape[:axis])
