@@ -236,8 +236,9 @@ class Pipeline:
         with self._changing:
             running = line.streams.config(name)
             stream = make_stream({**running.model_dump(exclude_unset=True), **options})
-            if stream.decode_threads is None:  # as it was decided for it
-                stream = stream.model_copy(update={"decode_threads": running.decode_threads})
+            decided = {"decode_threads": running.decode_threads, "isolate": self.config.isolate_sources}
+            left_open = {key: value for key, value in decided.items() if getattr(stream, key) is None}
+            stream = stream.model_copy(update=left_open)
             spec = parse_source(stream.source)
             line.streams.change(name, spec, stream)
             self.sources[name] = spec, stream

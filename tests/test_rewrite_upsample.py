@@ -6,9 +6,9 @@ import numpy as np
 import onnx
 import pytest
 from onnx import helper
-from tests.test_rewrite import RNG, answers, write
 
 from pipeline.runtime.rewrite import rewritten
+from tests.test_rewrite import RNG, answers, write
 
 SIZES = (32, 16, 16)
 
@@ -53,7 +53,9 @@ def operators_of(data: bytes) -> list[str]:
     return [node.op_type for node in onnx.load_from_string(data).graph.node]
 
 
-@pytest.mark.parametrize("parts", [("up", "a"), ("a", "up"), ("a", "up", "b"), ("up2", "a", "up"), ("up", "up2")])
+@pytest.mark.parametrize(
+    "parts", [("up", "a"), ("a", "up"), ("a", "up", "b"), ("up2", "a", "up"), ("up", "up2")]
+)
 @pytest.mark.parametrize(("mode", "places"), [("nearest", "asymmetric"), ("linear", "half_pixel")])
 @pytest.mark.parametrize("users", [1, 2])
 def test_an_upsampling_goes_behind_its_convolution(tmp_path, parts, mode, places, users):

@@ -45,6 +45,7 @@ from pipeline.sources.isolated.slots import SLOTS, SPARE, Lender, Slots
 from pipeline.stages.capture import Capture
 from tests.clips import make_clip, make_sound
 from tests.servers import free_port, gst_rtsp_server, http_server, silent_server
+from tests.test_supervision import running
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="sources are isolated on Linux alone")
 
@@ -500,3 +501,15 @@ def test_its_cost_is_measured() -> None:
     # Another Python with its libraries is megabytes, whatever the machine does beside this.
     assert result["difference"]["memory_mb"] > 5 and result["difference"]["first_cpu_ms"] > 10
     assert len(cost.limits(result)) == len(cost.LIMITS) + 1
+
+
+@pytest.mark.parametrize("all_of_them", [False, True])
+def test_a_stream_that_says_nothing_any_more_goes_by_the_line(cheap_model, tmp_path, all_of_them):
+    clip = str(make_clip(tmp_path / "c.mp4", frames=100, fps=50, size=(128, 96)))
+    stream = {"source": clip, "name": "cam", "live": True, "loop": True, "isolate": not all_of_them}
+    with running(cheap_model, stream, isolate_sources=all_of_them) as run:
+        run.until_results("cam", 3)
+        assert run.line.sources["cam"][1].isolate is not all_of_them
+        run.line.change_stream("cam", isolate=None)
+        assert run.line.sources["cam"][1].isolate is all_of_them
+        run.until_results("cam", 3)

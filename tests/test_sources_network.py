@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import signal
@@ -14,6 +15,7 @@ from pathlib import Path
 import av
 import pytest
 
+from pipeline import chaos
 from pipeline.config import StreamConfig
 from pipeline.errors import SourceError, SourceOpenError, SourceReadError
 from pipeline.sources import Source, open_source, parse_source, read_number
@@ -318,16 +320,55 @@ def _protocols_of_the_build() -> set[str]:
     return {"srt"}
 
 
+CAM = "rtsp://me:pw@cam"
+
+
 @pytest.mark.parametrize(
     "kind", [av.error.ExitError, av.error.TimeoutError, av.error.InvalidDataError, av.error.OSError]
 )
 def test_a_stall_is_a_timeout_by_whatever_name(kind):
-    error = kind(5, "said", "rtsp://me:pw@cam")
-    assert explain(error, remote=True, opening=True, waited=9.9, limit=10)[0] == "timeout"
+    error = kind(5, "said", CAM)
+    assert explain(error, remote=True, opening=CAM, waited=9.9, limit=10)[0] == "timeout"
 
 
 def test_the_same_name_early_on_is_not_a_stall():
-    error = av.error.InvalidDataError(5, "said", "rtsp://me:pw@cam")
-    assert explain(error, remote=True, opening=True, waited=0.1, limit=10)[0] == "format"
-    unauthorised = av.error.HTTPUnauthorizedError(5, "said", "rtsp://me:pw@cam")
-    assert explain(unauthorised, remote=True, opening=True, waited=9.9, limit=10)[0] == "auth"
+    error = av.error.InvalidDataError(5, "said", CAM)
+    assert explain(error, remote=True, opening=None, waited=0.1, limit=10)[0] == "format"
+    # Of RTSP it is the dialogue that cannot be read: a server that goes away in the middle of it.
+    assert explain(error, remote=True, opening=CAM, waited=0.1, limit=10)[0] == "network"
+    assert explain(error, remote=True, opening="http://cam/", waited=0.1, limit=10)[0] == "format"
+    unauthorised = av.error.HTTPUnauthorizedError(5, "said", CAM)
+    assert explain(unauthorised, remote=True, opening=CAM, waited=9.9, limit=10)[0] == "auth"
+
+
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("http://no-such-host.invalid/v.ts", "host not found"),
+        (f"http://{'x' * 70}.invalid/v.ts", "host not found"),
+        ("http://127.0.0.1:1/v.ts", "the server closed the connection, or does not speak this protocol"),
+    ],
+)
+def test_a_host_that_is_found_is_not_said_to_be_unknown(address, said):
+    error = av.error.OSError(errno.EIO, "said", address)
+    assert explain(error, remote=True, opening=address, waited=0.1, limit=10) == ("network", said)
+
+
+@pytest.mark.parametrize(
+    ("kind", "after", "fault", "cause"),
+    [
+        ("rtsp", 0, "reset", "network"),
+        ("rtsp", 100, "reset", "network"),
+        ("rtsp", 0, "close", "network"),
+        ("rtsp", 100, "close", "network"),
+        ("ts", 0, "reset", "network"),
+        ("mjpeg", 0, "reset", "network"),
+        ("ts", 0, "close", "ended"),  # an answer with nothing in it
+        ("mjpeg", 0, "close", "ended"),
+    ],
+)
+def test_a_server_that_goes_away_in_the_dialogue_is_a_network_failure(clip, kind, after, cause, fault):
+    with chaos.serve(clip, [f"{fault}@{after}B"]) as kit, pytest.raises(SourceOpenError) as caught:
+        opened(getattr(kit, kind))
+    assert caught.value.cause == cause
+    assert "not found" not in str(caught.value)

@@ -146,20 +146,25 @@ def _try(
         if pipe is not None:
             pipe.close()
             if pipe.silent:
-                return "timeout", "nobody writes to this pipe"
+                return "timeout", pipe.silent
         waited = time.monotonic() - begun
         why = distrust(error, spec.address, scheme, stream, open_timeout - waited)
         if why:
             return "certificate", why
-        return explain(error, remote=bool(scheme), opening=True, waited=waited, limit=open_timeout)
+        return explain(error, remote=bool(scheme), opening=spec.address, waited=waited, limit=open_timeout)
     unverified = unverified_playlist(container.format.name, scheme, stream)
     video = unverified or _pick(container, stream.max_picture)
+    silent = pipe.silent if pipe is not None else ""
+    if silent:  # FFmpeg took it for the end
+        video = silent
     if isinstance(video, VideoStream):
+        if pipe is not None:
+            pipe.opened()
         return Opened(container, video, scheme, transport, decoding, pipe)
     container.close()
     if pipe is not None:
         pipe.close()
-    return "certificate" if unverified else "format", video
+    return "certificate" if unverified else "timeout" if silent else "format", video
 
 
 def _pick(container: InputContainer, max_picture: int) -> VideoStream | str:

@@ -17,7 +17,7 @@ from functools import partial
 
 import av.error
 import numpy as np
-from av.sidedata.sidedata import SideData
+from av.sidedata.sidedata import SideData, SideDataContainer
 from av.video.format import VideoFormat
 from av.video.frame import VideoFrame
 from av.video.reformatter import ColorRange, VideoReformatter
@@ -115,7 +115,10 @@ class Converter:
 
 
 def _read_orientation(frame: VideoFrame) -> Orientation:
-    matrix = frame.side_data.get("DISPLAYMATRIX")
+    # As frame.side_data, which the frame would hold for ever as that holds it: a cycle that keeps a picture's
+    # memory, and all that its decoder put around it, until the collector comes by.
+    held = SideDataContainer(frame)  # type: ignore[call-arg]  # PyAV's stub says nothing of it
+    matrix = held.get("DISPLAYMATRIX")
     if not isinstance(matrix, SideData):
         return UPRIGHT
     orientation = from_display_matrix(bytes(matrix))

@@ -8,6 +8,8 @@ callers build the error here, leave the ``except`` block, and raise then, which 
 from __future__ import annotations
 
 import errno
+import socket
+from urllib.parse import urlsplit
 
 import av.error
 
@@ -47,32 +49,50 @@ _BY_ERRNO: dict[int, tuple[str, str]] = {
 # FFmpeg's word for a name that does not resolve, a TLS handshake that fails, a connection that
 # breaks, and a disk that fails to read.
 _EIO_LOCAL = ("error", "the disk or device failed to read (input/output error)")
-_EIO_OPENING = ("network", "host not found, or it does not speak this protocol")
+_EIO_UNKNOWN_HOST = ("network", "host not found")
+_EIO_OPENING = ("network", "the server closed the connection, or does not speak this protocol")
 _EIO_READING = ("network", "the connection broke or was closed")
+_RTSP_ANSWER = ("network", "the server hung up, or what it answers is not RTSP")
 
 STALL_SHARE = 0.9
 """A failure after this share of its time limit counts as the time limit, whatever FFmpeg calls it."""
 
 
 def explain(
-    error: BaseException, *, remote: bool, opening: bool, waited: float, limit: float
+    error: BaseException, *, remote: bool, opening: str | None, waited: float, limit: float
 ) -> tuple[str, str]:
     """The cause (see SourceError) and a phrase for an error of PyAV.
 
-    ``opening`` is False once the source has been opened. ``waited`` is how many seconds the call
+    ``opening`` is the address, None once it has been opened. ``waited`` is how many seconds the call
     had run and ``limit`` its time limit: the same stall surfaces as TimeoutError, ExitError,
     InvalidDataError or EIO, by which timer fired where.
     """
     answered = isinstance(error, av.error.HTTPError | av.error.HTTPClientError)
     if remote and not answered and waited >= STALL_SHARE * limit:
         return "timeout", f"no data within {limit:.3g} s"
+    dialogue = opening is not None and opening.lower().startswith("rtsp")
+    if dialogue and isinstance(error, av.error.InvalidDataError):
+        return _RTSP_ANSWER  # media come later: what cannot be read is the dialogue
     for kind, cause, phrase in _BY_TYPE:
         if isinstance(error, kind):
             return cause, phrase
     number = getattr(error, "errno", None)
     if number == errno.EIO:
-        return (_EIO_OPENING if opening else _EIO_READING) if remote else _EIO_LOCAL
+        if not remote:
+            return _EIO_LOCAL
+        if opening is None:
+            return _EIO_READING
+        return _EIO_OPENING if _is_known(opening) else _EIO_UNKNOWN_HOST
     if number in _BY_ERRNO:
         return _BY_ERRNO[number]
     # strerror, not str(): the latter holds the address.
     return "error", str(getattr(error, "strerror", None) or type(error).__name__)
+
+
+def _is_known(address: str) -> bool:
+    """Whether its host's name leads anywhere; as it has just been asked for, the answer is not far."""
+    try:
+        socket.getaddrinfo(urlsplit(address).hostname, None)
+    except (OSError, ValueError):  # a name of labels that are too long is no name
+        return False
+    return True

@@ -163,7 +163,7 @@ class MediaSource(Once):
             except av.error.FFmpegError as error:
                 waited = time.monotonic() - begun
                 failure = explain(
-                    error, remote=self._remote, opening=False, waited=waited, limit=self._stall_timeout
+                    error, remote=self._remote, opening=None, waited=waited, limit=self._stall_timeout
                 )
             if failure is not None:
                 cause, phrase = failure

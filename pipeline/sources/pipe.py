@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import select
 import threading
@@ -13,15 +14,18 @@ _POLL_MS = 100
 class Pipe:
     """Reads a named pipe, open from the start: what is written before FFmpeg looks is not lost.
 
-    Ends when its writers have gone, when ``stop`` is set, and when nobody has written anything
-    within ``patience`` seconds, after which ``silent`` is true.
+    Ends when its writers have gone, when ``stop`` is set, and when nothing is written for ``patience``
+    seconds, which ``silent`` then says; once :meth:`opened`, a writer may take its time.
     """
 
     def __init__(self, path: str, stop: threading.Event, patience: float) -> None:
         self.name = path
-        self.silent = False
+        self.silent = ""
+        """Who did not write, in words."""
         self._stop = stop
-        self._deadline: float | None = time.monotonic() + patience
+        self._patience = patience
+        self._written = False
+        self._deadline = time.monotonic() + patience
         self._file: int | None = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
         self._poll = select.poll()
         self._poll.register(self._file, select.POLLIN)
@@ -29,17 +33,25 @@ class Pipe:
     def read(self, size: int) -> bytes:
         """Return up to ``size`` bytes as soon as there are any; none at the end."""
         while self._file is not None and not self._stop.is_set():
-            if self._poll.poll(_POLL_MS):
-                self._deadline = None
-            if self._deadline is None:
+            # Poll says nothing of writers that had gone before this end was opened.
+            if self._poll.poll(_POLL_MS) or self._written:
                 try:
-                    return os.read(self._file, size)
+                    data = os.read(self._file, size)
                 except BlockingIOError:  # there are writers, who have nothing to say yet
-                    continue
+                    pass
+                else:
+                    self._written = True
+                    self._deadline = time.monotonic() + self._patience
+                    return data
             if time.monotonic() >= self._deadline:
-                self.silent = True
+                who = "whoever writes to this pipe fell silent before there was a picture"
+                self.silent = who if self._written else "nobody writes to this pipe"
                 break
         return b""
+
+    def opened(self) -> None:
+        """From now on wait for writers as long as they have it open."""
+        self._patience = self._deadline = math.inf
 
     def close(self) -> None:
         """Close it; twice does no harm."""
