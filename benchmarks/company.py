@@ -81,22 +81,22 @@ def kit(clips: list[Path], faults: list[str], seed: int) -> Iterator[tuple[int, 
     command = [sys.executable, "-m", "pipeline", "chaos", "serve", *map(str, clips), "--json"]
     command += ["--listen", f"127.0.0.1:{port}", "--seed", str(seed)]
     command += [word for fault in faults for word in ("--fault", fault)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    try:
-        assert process.stderr is not None
-        said = []
-        while not said or "://" not in said[-1]:  # its first address: it listens
-            said.append(process.stderr.readline())
-            if not said[-1]:
-                raise RuntimeError(f"the chaos kit does not start: {''.join(said)}")
-        drain = threading.Thread(target=process.stderr.read, daemon=True)
-        drain.start()
-        yield port, injected
-    finally:
-        process.send_signal(signal.SIGINT)
-        assert process.stdout is not None
-        answer = process.stdout.read()
-        process.wait(PATIENCE)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stderr is not None
+            said = []
+            while not said or "://" not in said[-1]:  # its first address: it listens
+                said.append(process.stderr.readline())
+                if not said[-1]:
+                    raise RuntimeError(f"the chaos kit does not start: {''.join(said)}")
+            drain = threading.Thread(target=process.stderr.read, name="chaos kit's log")
+            drain.start()
+            yield port, injected
+        finally:
+            process.send_signal(signal.SIGINT)
+            assert process.stdout is not None
+            answer = process.stdout.read()
+        drain.join()
     injected.update(json.loads(answer)["injected"])
 
 
