@@ -37,8 +37,8 @@ class Candidates:
     prototypes: NDArray[np.floating[Any]] | None = None
     """[M, h, w], over the whole input."""
 
-    def take(self, chosen: NDArray[Any]) -> Candidates:
-        """Return those at ``chosen`` (indices, or bool [N]), in that order."""
+    def take(self, chosen: NDArray[Any] | slice) -> Candidates:
+        """Return those at ``chosen`` (indices, bool [N], or a slice), in that order."""
         return Candidates(
             self.xyxy[chosen],
             self.scores[chosen],

@@ -50,7 +50,7 @@ def decode(
         scores, threshold, bool(params.get("multi_label")), box_axis=0 if in_columns else 1
     )
     with np.errstate(over="ignore", invalid="ignore"):
-        boxes = table[box, :4].T if in_columns else table[:4, box]
+        boxes = table[box, :4].T if in_columns else table[:4].take(box, axis=1)
         center_size = boxes.astype(np.float32, copy=False)
         if params.get("normalised"):
             center_size = center_size * np.array(input_hw[::-1] * 2, np.float32)[:, None]

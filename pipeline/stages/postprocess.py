@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.classification import Classification
 from pipeline.decoders import Candidates
@@ -67,7 +68,10 @@ class Postprocess:
         if keep.class_ids is not None:
             found = found.take(np.isin(found.class_id, keep.class_ids))
         boxes_xyxy, scores, class_id = found.xyxy, found.scores, found.class_id
-        if model.family.nms:
+        chosen: NDArray[np.int64] | slice
+        if len(scores) < 2:  # as most pictures have it: nothing to sort, nothing that overlaps
+            chosen = slice(keep.max_detections)
+        elif model.family.nms:
             grouping = class_id if model.family.class_aware else None
             if found.rotated is None:
                 chosen = nms(boxes_xyxy, scores, keep.iou, grouping, keep.max_detections)
@@ -80,7 +84,7 @@ class Postprocess:
         inside = boxes[:, 2:] > boxes[:, :2]
         if not inside.all():
             inside = inside.all(axis=1)
-            boxes, chosen = boxes[inside], chosen[inside]
+            boxes, chosen = boxes[inside], np.arange(len(scores))[chosen][inside]
         if model.family.task == "detect" and found.keypoints is None:
             return Detections(boxes, scores[chosen], class_id[chosen], model.labels)
         return _with_further(found.take(chosen), boxes, box, model.labels)

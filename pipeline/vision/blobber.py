@@ -101,7 +101,7 @@ class Blobber:
             )
         height, width = image.shape[:2] if of is None else of
         box = Letterbox.of(height, width, spec)
-        if box != self._box:
+        if box is not self._box and box != self._box:  # nearly always the one that is kept for that size
             self._lay_out(box)
         if self._as_is:
             self._inside = self._within(out[0])
