@@ -48,6 +48,8 @@ MOST_AGE = {BELOW: 2.0, ABOVE: 3.0}
 """p99 age ÷ the sum of the stages' service times."""
 MOST_UNEVEN = 1.2
 """Frames delivered of the stream that got most ÷ of the one that got least."""
+MOST_OVER = 1.02
+"""Age of the oldest result ÷ ``max_age_ms``, where that is set: it is looked at before the sinks have it."""
 MOST_GROWTH, MOST_MEMORY_GROWTH = 1.1, 1.05
 """Of what is not to grow: as much as two parts of a run differ by where nothing grows."""
 WINDOWS = 12
@@ -117,7 +119,7 @@ def live(asked: Asked) -> dict[str, Any]:
         "kind": "framerail live",
         "machine": machine(),
         "clip": clip,
-        "asked": {key: getattr(asked, key) for key in ("streams", "seconds", "long_seconds")},
+        "asked": {key: getattr(asked, key) for key in ("streams", "seconds", "long_seconds", "options")},
         **{key: free[key] for key in ("model", "provider", "settings")},
         "bound": {key: free[key] for key in ("bound_fps", "bounds", "fps", "ratio", "notes")},
         "service": {
@@ -127,7 +129,7 @@ def live(asked: Asked) -> dict[str, Any]:
             "in_line_sums_ms": {f"{share:.0%}": in_line_ms(found) for share, found in trials.items()},
         },
         "trials": {f"{share:.0%}": found for share, found in trials.items()},
-        "limits": limits(total, trials[BELOW], trials[ABOVE]),
+        "limits": limits(total, trials[BELOW], trials[ABOVE], asked.options.get("max_age_ms")),
     }
 
 
@@ -136,12 +138,17 @@ def in_line_ms(found: Mapping[str, Any]) -> float:
     return sum(stage["line_ms"] or 0.0 for stage in found["stages"].values())
 
 
-def limits(service_ms: float, below: Mapping[str, Any], above: Mapping[str, Any]) -> list[dict[str, Any]]:
+def limits(
+    service_ms: float, below: Mapping[str, Any], above: Mapping[str, Any], max_age_ms: float | None = None
+) -> list[dict[str, Any]]:
     """Each target with its figure: ``value`` (None: there is none) may be ``at_most`` so much."""
     rows = []
     for share, found in ((BELOW, below), (ABOVE, above)):
         age = found["latency_ms"]["p99"]
         rows.append((f"p99 age ÷ service times at {share:.0%}", age and age / service_ms, MOST_AGE[share]))
+    if max_age_ms is not None:
+        oldest, what = above["latency_ms"]["max"], f"age of the oldest result ÷ {max_age_ms:g} ms"
+        rows.append((what, oldest and oldest / max_age_ms, MOST_OVER))
     ages = [window["p99_latency_ms"] for window in above["over_time"]]
     memory = [window["peak_mb"] for window in above["over_time"]]
     given = [stream["fps"] for stream in above["streams"].values()]

@@ -287,6 +287,11 @@ class Pipeline:
         return self._line is not None and self._line.server.healing
 
     @property
+    def waited_for(self) -> list[str]:
+        """Outputs for which results of a file wait right now."""
+        return [output.name for output in self.outputs if output.waited_for]
+
+    @property
     def stuck(self) -> list[str]:
         """Threads that make no progress: stage, thread and for how long."""
         return self._monitor.stuck

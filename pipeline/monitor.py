@@ -34,12 +34,17 @@ class Monitored(Protocol):
     def healing(self) -> bool:
         """Whether the model is being opened afresh right now."""
 
+    @property
+    def waited_for(self) -> list[str]:
+        """Outputs for which results of a file wait right now."""
+
 
 class Monitor:
     """Looks twice a second, while its context is open.
 
     A call of a stage that takes longer than ``limit`` seconds is stuck: it is reported once, with the stack
-    of every thread, and ``stuck`` names it until it returns. Opening a model afresh is no such call.
+    of every thread, and ``stuck`` names it until it returns. Opening a model afresh is no such call; nor is
+    waiting for an output that nobody reads, as files do for ever: that is a warning.
     """
 
     def __init__(self, line: Monitored, limit: float, tick: float = TICK_SECONDS) -> None:
@@ -51,6 +56,7 @@ class Monitor:
         self._told_manager = wanted is not None
         self._done = threading.Event()
         self._reported: set[str] = set()
+        self._warned = False
         self._states: dict[str, State] = {}
         self._thread = threading.Thread(target=self._run, name="monitor", daemon=True)
 
@@ -77,6 +83,12 @@ class Monitor:
         flow = self._line.flow
         busy = flow.busy() if flow is not None and not self._line.healing else []
         late = [each for each in busy if each.seconds > self._limit]
+        waited_for = self._line.waited_for
+        if waited_for and (waits := [each for each in late if each.stage == "emit"]):
+            late = [each for each in late if each.stage != "emit"]
+            self._warn_of(waited_for, waits[0])
+        else:
+            self._warned = False
         for each in late:
             if each.thread not in self._reported:
                 self._reported.add(each.thread)
@@ -85,6 +97,16 @@ class Monitor:
         for name in self._reported - {each.thread for each in late}:
             self._reported.discard(name)
             log.warning("thread %s goes on", name)
+
+    def _warn_of(self, outputs: list[str], waits: Busy) -> None:
+        if not self._warned:
+            self._warned = True
+            log.warning(
+                "the line has waited %.0f s for output %s, so that no result of a file is lost: look at its "
+                "disk, or at the program that reads it",
+                waits.seconds,
+                ", ".join(outputs),
+            )
 
     def _look_at_streams(self) -> None:
         for name, account in list(self._line.accounts.streams.items()):

@@ -50,6 +50,15 @@ def test_each_limit_is_broken_by_what_it_is_for(below, above, broken):
     assert [row["what"] for row in rows if not row["holds"]] == broken
 
 
+def test_where_a_limit_is_set_no_result_is_older():
+    above = found(FLAT, (5.0, 5.0), p99=99.0)
+    for oldest, holds in ((149.0, True), (152.0, True), (155.0, False)):
+        above["latency_ms"]["max"] = oldest
+        (row,) = [row for row in limits(50.0, above, above, 150.0) if "oldest" in row["what"]]
+        assert row["holds"] is holds
+    assert not [row for row in limits(50.0, above, above) if "oldest" in row["what"]]
+
+
 def test_what_is_not_there_holds_nothing():
     empty = found((None,) * WINDOWS, (5.0, 5.0), p99=1.0)
     empty["latency_ms"]["p99"] = None

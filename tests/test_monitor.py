@@ -104,6 +104,25 @@ def test_a_stage_that_is_stuck(
     assert [each.name for each in threading.enumerate() if each.name == "monitor"] == []
 
 
+def test_a_line_that_waits_for_an_output_is_not_stuck(
+    cheap_model: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    sink = Stuck()
+    sink.own_thread = True  # results of a file wait for it, as long as it takes
+    with Pipeline("synthetic:64x48?frames=200", model=cheap_model, sinks=[sink], watchdog=0.4) as line:
+        thread = threading.Thread(target=line.run)
+        thread.start()
+        until(lambda: "output Stuck" in caplog.text)
+        assert line.waited_for == ["Stuck"] and line.stuck == []
+        assert health(line)[0]
+        time.sleep(0.5)
+        (said,) = [each for each in caplog.records if each.levelno >= logging.WARNING]
+        assert "the line has waited 0 s for output Stuck, so that no" in said.getMessage()
+        sink.release.set()
+        thread.join(10)
+    assert line.accounts.totals().emitted == 200 and line.waited_for == []
+
+
 def test_a_slow_call_is_not_stuck(cheap_model: str, caplog: pytest.LogCaptureFixture) -> None:
     with Pipeline("synthetic:64x48?frames=300", model=cheap_model, watchdog=5) as line:
         line.run()

@@ -100,7 +100,8 @@ def _latency(before: Snapshot, after: Snapshot) -> dict[str, float | None]:
     whole = Histogram()
     for name, latency in after.latency.items():
         whole.add(latency.since(before.latency[name]))
-    return {f"p{round(q * 100)}": _ms(whole.quantile(q)) for q in (0.5, 0.95, 0.99)}
+    found = {f"p{round(q * 100)}": _ms(whole.quantile(q)) for q in (0.5, 0.95, 0.99)}
+    return found | {"max": _ms(whole.quantile(1.0))}
 
 
 def _mean_batch(seen: Steady) -> float:

@@ -57,7 +57,7 @@ class HandOff(Output):
         self._ready, self._changed = threading.Condition(self._lock), threading.Condition(self._lock)
         self._progress_at = 0.0
         """When the sink last ended a call, or was given something to do."""
-        self._busy = self._waited_for = False
+        self._busy = False
         self._dropping = 0  # results in this spell of being too slow
         self._told, self._tell_after = False, 0.0
         self._hurried_at: float | None = None
@@ -139,7 +139,7 @@ class HandOff(Output):
         if live:
             self._evict()
             return None
-        self._waited_for = True
+        self.waited_for = True
         try:
             while len(self._items) >= self._capacity and not (self.errors or self._cancelled):
                 limit = self._limit(self._patience)
@@ -147,7 +147,7 @@ class HandOff(Output):
                     return self._stuck()
                 self._changed.wait(limit)
         finally:
-            self._waited_for = False
+            self.waited_for = False
         return None
 
     def _evict(self) -> None:
@@ -211,7 +211,7 @@ class HandOff(Output):
                 return None
             item = self._items.popleft()
             # One who waits is woken for several: a wake costs more than a quick sink takes.
-            if self._waited_for and len(self._items) <= self._capacity // 2:
+            if self.waited_for and len(self._items) <= self._capacity // 2:
                 self._changed.notify_all()
             return item
 

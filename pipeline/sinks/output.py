@@ -27,6 +27,8 @@ class Output:
         """Results that it did not get, by stream: it was full, lost, or cancelled."""
         self.errors: list[Exception] = []
         """The first is what it was lost by."""
+        self.waited_for = False
+        """Whether results of a file wait for it right now."""
         self._lost = lost
 
     def start(self) -> None:
