@@ -27,7 +27,7 @@ def main() -> None:
     set_malloc()
     import typer
 
-    from pipeline.cli import app
+    from pipeline.cli.main import app
     from pipeline.redact import protect, redact
 
     for argument in sys.argv[1:]:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from benchmarks.cheap_model import write_cheap_model
-from pipeline import Pipeline, cli_bench
+from pipeline import Pipeline
 from pipeline.bench import Cost, Settings, bounds, isolated, measure
 from pipeline.bench.axes import AXES, parse_streams, parse_sweep, points
 from pipeline.bench.compare import compare, differences, load
@@ -26,7 +26,8 @@ from pipeline.bench.machine import busy_seconds
 from pipeline.bench.plot import check_plot, write_plot
 from pipeline.bench.point import bottleneck
 from pipeline.bench.table import print_report
-from pipeline.bench_command import Options, SlowerError, bench
+from pipeline.cli import bench as cli_bench
+from pipeline.commands.bench import Options, SlowerError, bench
 from pipeline.config import make_config
 from pipeline.errors import ConfigError, ModelError, PipelineError, SinkOpenError
 from pipeline.runtime.model import open_model

@@ -17,7 +17,8 @@ import pytest
 from rich.console import Console
 
 from benchmarks.cheap_model import write_cheap_model
-from pipeline import model_commands, pull_command
+from pipeline.commands import models as model_commands
+from pipeline.commands import pull as pull_command
 from pipeline.decoders import DECODERS
 from pipeline.errors import ModelError
 from pipeline.redact import redact

@@ -36,7 +36,11 @@ FINE = {"kinds": ("stall",), "rate": 1.0, "p99_ms": 8.0, "reconnects_of_well": 0
         ({"p99_ms": 11.0}, ["p99 age of well cameras, median ÷ that without faults"]),
         ({"reconnects_of_well": 1}, ["connections of well cameras that were lost"]),
         ({"conserved": False}, ["trials with frames unaccounted for"]),
-        ({"injected": {}}, ["trials in which a fault did not happen"]),
+        ({"injected": {"stall": 0}}, ["faults alone that did not happen"]),
+        (
+            {"kinds": ("stall", "drop"), "injected": {"stall": 4}},
+            ["share of 1 pairs in which both happened"],
+        ),
         ({"threads_left": 1}, ["threads left behind"]),
     ],
 )

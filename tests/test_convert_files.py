@@ -19,9 +19,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
+from pipeline.commands.convert import convert
 from pipeline.convert import Converted, convert_darknet
 from pipeline.convert.cfg import read_cfg
-from pipeline.convert_command import convert
 from pipeline.decoders import DECODERS
 from pipeline.detector import Detector
 from pipeline.errors import ConfigError, DependencyError, ModelError, SinkOpenError

@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from pipeline import Detector
+from pipeline.commands.convert import convert
 from pipeline.convert import Converted, convert_darknet
 from pipeline.convert.tree import read_tree
-from pipeline.convert_command import convert
 from pipeline.errors import ConfigError, ModelError
 from tests.authors import darknet_reference as reference
 from tests.authors.darknet_nets import TREE, TREE_NETS

@@ -15,21 +15,22 @@ import matplotlib
 import pytest
 from rich.console import Console
 
-from pipeline import profiles, tune_command
+from pipeline import profiles
 from pipeline.bench import Settings
 from pipeline.bench.axes import Planned, parse_sweep, usual
 from pipeline.bench.compare import compare, differences
 from pipeline.bench.plot import write_plot
 from pipeline.bench.table import print_report
 from pipeline.bench.tune import said
-from pipeline.bench_command import Options as Bench
-from pipeline.bench_command import bench
-from pipeline.bench_precision import prepared
+from pipeline.commands import tune as tune_command
+from pipeline.commands.bench import Options as Bench
+from pipeline.commands.bench import bench
+from pipeline.commands.bench_precision import prepared
 from pipeline.config import make_config
-from pipeline.copies import made
+from pipeline.copies.kept import made
+from pipeline.copies.loss import Options
 from pipeline.errors import ConfigError
 from pipeline.quantization import int8
-from pipeline.quantize_loss import Options
 from pipeline.runtime.card import sha256_of
 from pipeline.runtime.model import open_model
 from tests.conftest import ROOT

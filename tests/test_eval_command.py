@@ -18,9 +18,9 @@ import pytest
 from rich.console import Console
 
 from benchmarks.cheap_model import write_cheap_model
-from pipeline import cli
+from pipeline.cli import main as cli
+from pipeline.commands.eval import NotAcceptedError, Options, evaluate
 from pipeline.errors import ConfigError, SourceOpenError
-from pipeline.eval_command import NotAcceptedError, Options, evaluate
 
 pytest.importorskip("faster_coco_eval", reason="needs the extra eval")
 

@@ -17,11 +17,11 @@ import cv2
 import numpy as np
 import pytest
 
+from pipeline.commands.eval import NotAcceptedError
 from pipeline.config import Config, make_config
 from pipeline.detections import Detections
 from pipeline.detector import Detector
 from pipeline.errors import ConfigError
-from pipeline.eval_command import NotAcceptedError
 from pipeline.evaluation import against_labels, against_reference
 from pipeline.evaluation.annotations import read_annotations
 from pipeline.evaluation.metrics import average_precision

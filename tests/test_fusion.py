@@ -20,6 +20,7 @@ from pipeline import profiles
 from pipeline.app import Pipeline
 from pipeline.bench.axes import parse_sweep, points
 from pipeline.bench.point import _on_one_thread
+from pipeline.commands.tune import Options, _steps
 from pipeline.config import Config, make_config
 from pipeline.errors import ModelError
 from pipeline.runtime import engines, fusion
@@ -30,7 +31,6 @@ from pipeline.runtime.provider_table import Placement
 from pipeline.runtime.session import Session
 from pipeline.runtime.trial import photograph
 from pipeline.sample import SAMPLE
-from pipeline.tune_command import Options, _steps
 from pipeline.vision.blobber import Blobber
 from pipeline.vision.letterbox import InputSpec
 from tests import fake_provider

@@ -13,12 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from pipeline import Pipeline, plan_command
+from pipeline import Pipeline
 from pipeline.bench.clip import SECONDS, make_clip, resolution
 from pipeline.bench.plan import Limits, search
+from pipeline.commands import plan as plan_command
+from pipeline.commands.plan import NotOneError, Options, plan, share
 from pipeline.config import make_config
 from pipeline.errors import ConfigError
-from pipeline.plan_command import NotOneError, Options, plan, share
 
 LIMITS = Limits(fps=10, p99_age_ms=100, max_drop=0.01)
 

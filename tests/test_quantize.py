@@ -16,14 +16,14 @@ import pytest
 from rich.console import Console
 
 from pipeline import Detector
+from pipeline.copies.loss import Options
+from pipeline.copies.quantize import _counts, quantize
+from pipeline.copies.trial import Telling, agreement, rank
 from pipeline.detections import Detections
 from pipeline.errors import ConfigError, DependencyError, ModelError, NotAcceptedError
 from pipeline.quantization import check_tools, half, int8
 from pipeline.quantization.prepared import prepare
 from pipeline.quantization.structure import WEIGHTED, Structure
-from pipeline.quantize_command import _counts, quantize
-from pipeline.quantize_loss import Options
-from pipeline.quantize_trial import Telling, agreement, rank
 from pipeline.runtime.damage import damage
 from pipeline.runtime.model import open_model
 from pipeline.runtime.operators import operators, quantised
@@ -271,7 +271,7 @@ def test_agreement() -> None:
 
 def test_ranking_keeps_to_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [0.0]
-    monkeypatch.setattr("pipeline.quantize_trial.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("pipeline.copies.trial.time.monotonic", lambda: clock[0])
     frames_tried = []
 
     def damage_of(unit: tuple[str, ...], frames: int) -> float:

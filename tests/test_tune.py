@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 
 from pipeline import Pipeline, profiles
 from pipeline.bench.tune import FASTER, Climb, Journal, Step, concurrencies, said
+from pipeline.commands.tune import Options, tune
 from pipeline.config import make_config
 from pipeline.errors import PipelineError, SinkWriteError
 from pipeline.runtime.catalog import locate
 from pipeline.summary import summarize
-from pipeline.tune_command import Options, tune
 
 STEPS = [
     Step("concurrency", [{"infer_workers": workers} for workers in (1, 2, 3)]),
@@ -292,7 +292,7 @@ def test_a_profile_that_cannot_be_read_is_left_out_with_a_warning(cheap_model, f
 
 def test_the_command_writes_a_profile_that_run_finds(cheap_model, tmp_path, monkeypatch, capsys, quiet):
     monkeypatch.setenv("FRAMERAIL_PROFILES", str(tmp_path))
-    monkeypatch.setattr("pipeline.tune_command._steps", lambda *_: iter([STEPS[0]]))
+    monkeypatch.setattr("pipeline.commands.tune._steps", lambda *_: iter([STEPS[0]]))
     options = Options(source="synthetic:64x48", seconds=0.3, run={"model": cheap_model})
     tune(options, quiet, quiet, as_json=True)
     report = json.loads(capsys.readouterr().out)

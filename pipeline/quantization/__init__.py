@@ -6,7 +6,7 @@ part of ONNX Runtime. Import :mod:`pipeline.quantization.prepared` and its neigh
 
 What a copy is and what it has lost stands in its metadata, under ``framerail.quantized``: a JSON object
 with ``precision``, ``source`` (name and sha256 of the file it was made from), ``made_by``, ``measured``,
-and how; see ``quantize_command``.
+and how; see ``copies.quantize``.
 """
 
 from __future__ import annotations

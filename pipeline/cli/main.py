@@ -21,11 +21,11 @@ from typing import Annotated, Any, Optional
 import typer
 
 from pipeline import __version__
-from pipeline.cli_bench import bench, plan, tune
-from pipeline.cli_chaos import chaos_app
-from pipeline.cli_eval import evaluate
-from pipeline.cli_models import models_app
-from pipeline.command import CANCELLED, console, given, log, reporting, stdout
+from pipeline.cli.bench import bench, plan, tune
+from pipeline.cli.chaos import chaos_app
+from pipeline.cli.common import CANCELLED, console, given, log, reporting, stdout
+from pipeline.cli.eval import evaluate
+from pipeline.cli.models import models_app
 from pipeline.config import PROVIDER_NAMES, Config, load_config, make_config
 from pipeline.errors import ConfigError, PipelineError
 from pipeline.references import sources_in

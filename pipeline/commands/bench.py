@@ -19,7 +19,7 @@ from pipeline.bench.plot import check_plot, write_plot
 from pipeline.bench.point import measure
 from pipeline.bench.steady import Settings
 from pipeline.bench.table import print_changes, print_report
-from pipeline.bench_precision import Prepared, prepared, unchanged
+from pipeline.commands.bench_precision import Prepared, prepared, unchanged
 from pipeline.config import Config, make_config
 from pipeline.errors import PipelineError
 from pipeline.redact import redact
@@ -58,7 +58,7 @@ def bench(options: Options, out: Console, err: Console, *, as_json: bool) -> Non
     Raises what a Pipeline raises, before anything is measured where that can be told; SlowerError (exit
     code 4), after printing, where something is slower than in the result to compare with. A point of a
     sweep that cannot run is part of the result, with its error; a single point raises it. Precisions are
-    copies, made or found before anything is measured (see :mod:`pipeline.bench_precision`).
+    copies, made or found before anything is measured (see :mod:`pipeline.commands.bench_precision`).
     """
     swept, counts = parse_sweep(options.sweep), parse_streams(options.streams)
     old = load(options.compare) if options.compare is not None else None

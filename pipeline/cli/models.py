@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pipeline.command import console, reporting, stdout
+from pipeline.cli.common import console, reporting, stdout
 
 models_app = typer.Typer(
     no_args_is_help=True, rich_markup_mode=None, help="What models there are and how they are read."
@@ -18,8 +18,8 @@ models_app = typer.Typer(
 @models_app.command("list")
 def models_list(as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False) -> None:
     """List the models that are known by name."""
-    with _models() as model_commands:
-        model_commands.show_list(stdout(), as_json=as_json)
+    with _models() as commands:
+        commands.show_list(stdout(), as_json=as_json)
 
 
 @models_app.command("info")
@@ -28,8 +28,8 @@ def models_info(
     as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
 ) -> None:
     """Say how a model is fed and read, and for each property why."""
-    with _models() as model_commands:
-        model_commands.show_info(model, stdout(), as_json=as_json)
+    with _models() as commands:
+        commands.show_info(model, stdout(), as_json=as_json)
 
 
 @models_app.command("identify")
@@ -39,7 +39,7 @@ def models_identify(
 ) -> None:
     """Find out what a model is: its family and task, how it is fed, what each output holds, and why."""
     with _models():
-        from pipeline.identify_command import identify
+        from pipeline.commands.identify import identify
 
         identify(model, stdout(), as_json=as_json)
 
@@ -60,7 +60,7 @@ def models_pull(
 ) -> None:
     """Download models, verified against their cards."""
     with _models():
-        from pipeline.pull_command import pull
+        from pipeline.commands.pull import pull
 
         pull(names, directory, stdout(), console, as_json=as_json)
 
@@ -101,7 +101,7 @@ def models_convert(
 ) -> None:
     """Convert a Darknet network (.cfg and .weights) to ONNX."""
     with _models():
-        from pipeline.convert_command import convert
+        from pipeline.commands.convert import convert
 
         convert(
             cfg,
@@ -191,8 +191,8 @@ def models_quantize(
     framerail models quantize yolov8n.onnx --calibrate yard.mp4 --calibrate gate.mp4 -o yolov8n-int8.onnx
     """
     with _models():
-        from pipeline.quantize_command import quantize
-        from pipeline.quantize_loss import Options
+        from pipeline.copies.loss import Options
+        from pipeline.copies.quantize import quantize
 
         options = Options(
             model=model,
@@ -217,8 +217,8 @@ def models_verify(
     provider: Annotated[str, typer.Option("--provider", "-p", help="Where to run it.")] = "auto",
 ) -> None:
     """Check a model's hash, load it, run it on a picture, and say what was found."""
-    with _models() as model_commands:
-        model_commands.verify(model, provider, stdout())
+    with _models() as commands:
+        commands.verify(model, provider, stdout())
 
 
 @contextmanager
@@ -229,6 +229,6 @@ def _models() -> Iterator[Any]:
     logs.set_up("text", quiet=True, debug=False, console=console)
     with reporting(hint="please report this"):
         dependencies.check()
-        from pipeline import model_commands
+        from pipeline.commands import models as commands
 
-        yield model_commands
+        yield commands

@@ -20,12 +20,12 @@ from pipeline.bench.point import trial
 from pipeline.bench.steady import Settings
 from pipeline.bench.tune import Climb, Journal, Setting, Step, Tried, concurrencies, said
 from pipeline.config import Config, make_config
-from pipeline.copies import Copy, made
+from pipeline.copies.kept import Copy, made
+from pipeline.copies.loss import Options as Quantisation
+from pipeline.copies.loss import aps, weighted
 from pipeline.errors import ModelError
 from pipeline.evaluation import against_labels, against_reference, check_evaluator
 from pipeline.frame import Frame
-from pipeline.quantize_loss import Options as Quantisation
-from pipeline.quantize_loss import aps, weighted
 from pipeline.runtime.catalog import locate
 from pipeline.runtime.model import Model, fusion_for, open_model
 from pipeline.runtime.providers import on_offer

@@ -18,9 +18,9 @@ from typing import Any
 from rich.console import Console
 
 from pipeline import profiles
+from pipeline.copies.loss import Options
 from pipeline.errors import PipelineError
 from pipeline.placing import place
-from pipeline.quantize_loss import Options
 from pipeline.runtime.card import sha256_of
 from pipeline.runtime.embed import embedded
 from pipeline.runtime.model import Model
@@ -59,7 +59,7 @@ def made(
     ``model`` is ``asked.model``, opened on any provider. ``asked.output`` counts for nothing. ``tell``
     hears what is done, ``err`` shows how far it is. ``fresh``: make it anew.
     """
-    from pipeline.quantize_command import copied
+    from pipeline.copies.quantize import copied
 
     try:
         stem = f"{model.name}-{asked.precision}-{_key(asked, model)}"

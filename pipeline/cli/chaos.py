@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.command import console, reporting
+from pipeline.cli.common import console, reporting
 
 if TYPE_CHECKING:
     from pipeline.chaos import Fault, Proxy, Server

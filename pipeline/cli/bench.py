@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.command import console, given, reporting, stdout
+from pipeline.cli.common import console, given, reporting, stdout
 from pipeline.config import PROVIDER_NAMES
 
 Model = Annotated[
@@ -100,10 +100,10 @@ def bench(
     logs.set_up("text", quiet=True, debug=debug, console=console)
     with reporting():
         dependencies.check()
-        from pipeline import bench_command
         from pipeline.bench import Settings
+        from pipeline.commands import bench as command
 
-        options = bench_command.Options(
+        options = command.Options(
             sources=sources,
             sweep=sweep or (),
             streams=streams,
@@ -124,7 +124,7 @@ def bench(
                 }
             ),
         )
-        bench_command.bench(options, stdout(), console, as_json=as_json)
+        command.bench(options, stdout(), console, as_json=as_json)
 
 
 def plan(
@@ -169,9 +169,9 @@ def plan(
     logs.set_up("text", quiet=True, debug=debug, console=console)
     with reporting():
         dependencies.check()
-        from pipeline import plan_command
+        from pipeline.commands import plan as command
 
-        options = plan_command.Options(
+        options = command.Options(
             source=source,
             fps=fps,
             resolution=resolution,
@@ -193,7 +193,7 @@ def plan(
                 }
             ),
         )
-        plan_command.plan(options, stdout(), console, as_json=as_json)
+        command.plan(options, stdout(), console, as_json=as_json)
 
 
 def tune(
@@ -239,12 +239,12 @@ def tune(
     logs.set_up("text", quiet=True, debug=debug, console=console)
     with reporting():
         dependencies.check()
-        from pipeline import tune_command
+        from pipeline.commands import tune as command
         from pipeline.errors import ConfigError
 
         if (images is None) != (annotations is None):
             raise ConfigError("give --images DIR and --annotations FILE.json together")
-        options = tune_command.Options(
+        options = command.Options(
             source=source,
             max_ap_loss=max_ap_loss,
             images=images,
@@ -253,4 +253,4 @@ def tune(
             fresh=fresh,
             run=given({"model": model, "provider": provider, "input_size": input_size}),
         )
-        tune_command.tune(options, stdout(), console, as_json=as_json)
+        command.tune(options, stdout(), console, as_json=as_json)

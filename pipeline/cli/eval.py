@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.command import console, given, reporting, stdout
+from pipeline.cli.common import console, given, reporting, stdout
 from pipeline.config import PROVIDER_NAMES
 
 
@@ -116,9 +116,9 @@ def evaluate(
     }
     with reporting():
         dependencies.check()
-        from pipeline import eval_command
+        from pipeline.commands import eval as command
 
-        options = eval_command.Options(
+        options = command.Options(
             images=images,
             annotations=annotations,
             sources=sources or (),
@@ -132,4 +132,4 @@ def evaluate(
             max_ap_loss=max_ap_loss,
             run=given(run_options),
         )
-        eval_command.evaluate(options, stdout(), console, as_json=as_json)
+        command.evaluate(options, stdout(), console, as_json=as_json)

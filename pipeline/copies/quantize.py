@@ -12,13 +12,13 @@ from typing import Any
 from rich.console import Console
 
 from pipeline import __version__
+from pipeline.copies.loss import Loss, Options, loss_of
+from pipeline.copies.report import progress, show, speed
+from pipeline.copies.trial import Eyes, Ranking, Sight, Telling, rank
 from pipeline.errors import ConfigError, ModelError, NotAcceptedError
 from pipeline.evaluation import check_evaluator
 from pipeline.placing import place, same_file
 from pipeline.quantization import check_tools
-from pipeline.quantize_loss import Loss, Options, loss_of
-from pipeline.quantize_report import progress, show, speed
-from pipeline.quantize_trial import Eyes, Ranking, Sight, Telling, rank
 from pipeline.runtime.embed import QUANTISED_KEY, embedded
 from pipeline.runtime.model import Model, open_model
 from pipeline.runtime.session import usable_cores

@@ -12,8 +12,8 @@ from rich.console import Console
 from pipeline import profiles
 from pipeline.bench.axes import PRECISIONS, Planned
 from pipeline.config import Config, make_config
-from pipeline.copies import Copy, made
-from pipeline.quantize_loss import Options
+from pipeline.copies.kept import Copy, made
+from pipeline.copies.loss import Options
 from pipeline.runtime.model import Model
 from pipeline.runtime.operators import quantised
 

@@ -1,0 +1,1 @@
+"""``framerail``: its arguments and options, exit codes, and errors in one line."""
