@@ -121,8 +121,9 @@ def soak(seconds: float, model: str, seed: int) -> dict[str, Any]:
         with Pipeline(make_config({"streams": streams, "model": model, "provider": "cpu"})) as line:
             watcher = Watcher(line)
             choices = faults(line, cameras, draw)
-            begun = time.monotonic()
             try:
+                watcher.after("well-1", 0.0)  # the line runs
+                begun = time.monotonic()
                 while time.monotonic() < begun + seconds:
                     name = draw.choice(list(choices))
                     happened[name] = happened.get(name, 0) + 1

@@ -62,7 +62,8 @@ def test_a_fault_costs_its_frames_and_the_line_goes_on(tmp_path: Path, workers: 
     assert numbers == [number for number in range(30) if number not in (7, 19)]
     (account,) = line.accounts.streams.values()
     assert account.counts().dropped == {("infer", "provider_fault"): 2}
-    assert line.restarts == 2
+    # Several workers may fail on one and the same session: that is opened afresh once.
+    assert line.restarts == 2 if workers == 1 else line.restarts in (1, 2)
 
 
 def test_too_many_faults_end_the_run(tmp_path: Path) -> None:

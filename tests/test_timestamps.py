@@ -87,6 +87,23 @@ def test_a_new_connection_goes_on_and_is_no_jump():
     assert timestamps.repaired == {}
 
 
+def test_a_gap_counts_where_the_first_pictures_behind_it_have_no_time():
+    """As over RTSP, until the sender has told what time it is."""
+    timestamps = Timestamps()
+    assert timestamps(5_000_000, TS, 10.0) == 5_000_000
+    timestamps.restart()
+    assert timestamps(None, TS, 12.0) == 5_000_000 + 2 * 90_000
+    assert timestamps(None, TS, 12.04) == 5_000_000 + 2 * 90_000 + FRAME
+    assert timestamps(77, TS, 12.08) == 5_000_000 + 2 * 90_000 + 2 * FRAME
+    assert timestamps(77 + FRAME, TS, 12.12) == 5_000_000 + 2 * 90_000 + 3 * FRAME
+    assert timestamps.repaired == {"missing": 2}
+    # A file is read faster than it plays: the clock says nothing of it.
+    timestamps = Timestamps()
+    assert timestamps(0, TS, 10.0) == 0
+    timestamps.restart()
+    assert timestamps(None, TS, 12.0, pauses=True) == FRAME
+
+
 def test_without_a_clock_there_are_no_times():
     timestamps = Timestamps()
     assert [timestamps(None, None, at) for at in (0.0, 1.0)] == [None, None]

@@ -66,12 +66,13 @@ class Timestamps:
             assert pts is not None
             self._raw, self._again = pts, False
             return self._later(pts)
+        gone = round(passed / time_base)
         if pts is None or (pts == self._raw and not self._again):
             self.repaired["missing" if pts is None else "duplicate"] += 1
             self._guessed += 1
-            return self._later(last + self._step)
+            # Behind a gap, such as RTSP has it until the sender tells the time: as long as that took.
+            return self._later(last + (max(gone, self._step) if self._again and not pauses else self._step))
         before, self._raw, self._guessed = self._raw, pts, 0
-        gone = round(passed / time_base)
         step = pts - before if before is not None and not self._again else None
         # A file is read faster than it plays: there the clock says nothing.
         follows = last + (self._step if pauses else max(gone, self._step))
