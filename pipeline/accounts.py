@@ -93,6 +93,11 @@ class StreamAccount:
         return self.link.up
 
     @property
+    def removed(self) -> bool:
+        """Whether it was taken off the line: its counts stay, its state is nobody's business any more."""
+        return self.ending == "removed"
+
+    @property
     def health_now(self) -> tuple[Health, ...]:
         """What holds of its pictures; empty while none come, or none are looked at."""
         return self.health.states if self.up else ()

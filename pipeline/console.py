@@ -112,32 +112,31 @@ def _numbers(account: StreamAccount, elapsed: float) -> str:
 def print_summary(summary: dict[str, Any], console: Console) -> None:
     """The closing tables."""
     streams = Table(title="Streams", title_justify="left")
-    streams.add_column("stream")
+    streams.add_column("stream", overflow="fold")
     for heading in ("captured", "emitted", "dropped", "FPS"):
-        streams.add_column(heading, justify="right")
-    lost = any(stream["reconnects"] for stream in summary["streams"].values())
-    if lost:
-        streams.add_column("lost, live again")
-    streams.add_column("size")
+        streams.add_column(heading, justify="right", no_wrap=True)
+    streams.add_column("size", no_wrap=True)
     streams.add_column("ended")
     seconds = summary["seconds"]
+    further = []
     for name, stream in summary["streams"].items():
-        dropped = "\n".join(f"{count} {where}" for where, count in stream["dropped"].items()) or "0"
+        dropped = sum(stream["dropped"].values())
         streams.add_row(
             name,
             str(stream["captured"]),
             str(stream["emitted"]),
-            dropped,
+            str(dropped),
             f"{stream['emitted'] / seconds:.1f}" if seconds else "",
-            *(
-                ["\n".join(f"{n} {cause}" for cause, n in stream["reconnects"].items()) or "0"]
-                if lost
-                else []
-            ),
             f"{stream['width']}x{stream['height']}" if stream["width"] else "",
             stream["ending"] or "",
         )
-    console.print(streams)
+        if dropped:
+            further.append(f"{name} dropped: {_each(stream['dropped'])}")
+        if stream["reconnects"]:
+            further.append(f"{name} was lost and came back: {_each(stream['reconnects'])}")
+    _print_whole(streams, console)
+    if further:
+        console.print("\n".join(further), highlight=False, markup=False, soft_wrap=True)
     stages = Table(title="Time per frame (ms)", title_justify="left")
     stages.add_column("stage")
     for heading in ("frames", "p50", "p99"):
@@ -147,7 +146,7 @@ def print_summary(summary: dict[str, Any], console: Console) -> None:
     latency = summary["latency_ms"]
     stages.add_section()
     stages.add_row("captured → emitted", "", _ms(latency["p50"]), _ms(latency["p99"]))
-    console.print(stages)
+    _print_whole(stages, console)
     lines = [f"{summary['fps']:.1f} FPS over {seconds:.1f} s; model {_really_used(summary)}"]
     if summary["second"] is not None:
         lines.append(f"second model {_really_used(summary['second'])}")
@@ -166,6 +165,24 @@ def print_summary(summary: dict[str, Any], console: Console) -> None:
         soft_wrap=True,
         style="" if summary["conserved"] else "bold red",
     )
+
+
+def _print_whole(table: Table, console: Console) -> None:
+    """In a log or a pipe, which has no width of its own, nothing is cut off to make it fit in one."""
+    if console.is_terminal:
+        console.print(table)
+        return
+    before = console.width
+    wide = console.options.update(max_width=10_000)
+    console.width = max(before, console.measure(table, options=wide).maximum)
+    try:
+        console.print(table)
+    finally:
+        console.width = before
+
+
+def _each(counts: dict[str, int]) -> str:
+    return ", ".join(f"{count} {what}" for what, count in counts.items())
 
 
 def _counted(summary: dict[str, Any]) -> str:

@@ -137,7 +137,8 @@ class Collector:
             _add_histogram(latency, [name], account.latency)
             for label, count in account.detections().items():
                 detections.add_metric([name, label], count)
-            up.add_metric([name], account.up)
+            if not account.removed:
+                up.add_metric([name], account.up)
             corrupt.add_metric([name], account.corrupt_packets)
             damaged.add_metric([name], account.damaged)
             for kind in PTS_REPAIRS:
@@ -170,14 +171,16 @@ class Collector:
             labels=["stream"],
         )
         for name, account in list(self._pipeline.accounts.streams.items()):
-            thinned.add_metric([name], account.lane.every_nth)
-            now = account.link.state
-            for each in STATES:
-                state.add_metric([name, each], each == now)
             for cause, count in dict(account.link.reconnects).items():
                 reconnects.add_metric([name, cause], count)
             for cause, count in dict(account.link.failures).items():
                 failures.add_metric([name, cause], count)
+            if account.removed:
+                continue
+            thinned.add_metric([name], account.lane.every_nth)
+            now = account.link.state
+            for each in STATES:
+                state.add_metric([name, each], each == now)
             holding = account.health_now
             for kind in HEALTHS:
                 wellness.add_metric([name, kind], kind in holding)
@@ -262,20 +265,25 @@ def health(pipeline: Observed) -> tuple[bool, dict[str, Any]]:
 
 
 def readiness(pipeline: Observed) -> tuple[bool, dict[str, Any]]:
-    """Whether results can be expected: the model is loaded and every stream up, and none in a bad state."""
+    """Whether results can be expected: the model is loaded and every stream up, and none in a bad state.
+
+    A stream that was removed or paused on purpose keeps nobody waiting.
+    """
     streams = {
         name: {
-            "up": account.up,
+            "up": (up := account.up),
             "state": account.link.state,
             "ending": account.ending,
-            "error": account.link.status().error,
-            "unfit": account.health.unfit if account.up else [],
+            "error": None if up else account.link.status().error,
+            "unfit": account.health.unfit if up else [],
         }
         for name, account in list(pipeline.accounts.streams.items())
+        if not account.removed
     }
     alive, _ = health(pipeline)
     loaded = alive and pipeline.model is not None and not pipeline.healing
-    ready = loaded and all(each["up"] and not each["unfit"] for each in streams.values())
+    wanted = [each for each in streams.values() if each["ending"] != "paused"]
+    ready = loaded and all(each["up"] and not each["unfit"] for each in wanted)
     return ready, {"ready": ready, "model_loaded": loaded, "streams": streams}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import stat
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -38,6 +39,11 @@ def apply(line: Pipeline, old: Config, new: Config) -> list[str]:
     was, will = named(old), named(new)
     added, removed = will.keys() - was.keys(), was.keys() - will.keys()
     changed = {name for name in will.keys() & was.keys() if _said(was[name]) != _said(will[name])}
+    there = line.sources.keys()  # Python may have changed it meanwhile
+    if gone := sorted((changed | removed) - there):
+        raise ConfigError(f"{', '.join(gone)}: no longer a stream of the line, removed by other means")
+    if taken := sorted(added & there):
+        raise ConfigError(f"{', '.join(taken)}: there is a stream of that name already, added by other means")
     for name in added:
         line.check_addition(name)
     if differs:
@@ -57,6 +63,10 @@ def apply(line: Pipeline, old: Config, new: Config) -> list[str]:
 
 def _said(stream: StreamConfig) -> dict[str, Any]:
     return stream.model_dump(exclude={"name"})
+
+
+END_SECONDS = 35.0
+"""An edit that is being applied when the line ends has so long: a stream's frames may take 30 s to leave."""
 
 
 class Reloader:
@@ -93,7 +103,9 @@ class Reloader:
     ) -> None:
         self._over = True
         self._asked.set()
-        self._thread.join()
+        self._thread.join(END_SECONDS)
+        if self._thread.is_alive():
+            log.warning("config %s cannot be read, nor given up: its disk does not answer", self._path)
 
     def _run(self) -> None:
         moved = False
@@ -118,9 +130,11 @@ class Reloader:
 
     def _reload(self) -> None:
         try:
+            if not stat.S_ISREG(os.stat(self._path).st_mode):
+                raise ConfigError("it is no file, which could be read again")
             new = self._read()
             done = apply(self._line, self._current, new)
-        except PipelineError as error:
+        except (PipelineError, OSError) as error:
             self.refused = str(error)
             log.error("config %s: the edit is refused, all stays as it is: %s", self._path, error)
             return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -32,6 +33,8 @@ class _Stream:
     capture: Capture
     channel: Channel[Any] | None = None
     thread: threading.Thread | None = None
+    held: bool = False
+    """Whether the line does not end for it, though nothing comes of it."""
 
     @property
     def paused(self) -> bool:
@@ -89,15 +92,16 @@ class Streams:
     def remove(self, name: str) -> None:
         """Stop a stream, and wait until its frames have left the line; they are emitted. Its books stay.
 
-        Raises ConfigError for one that is not there, PipelineError where its frames do not leave.
+        Raises ConfigError for one that is not there, PipelineError where its frames do not leave; it is
+        removed all the same.
         """
         with self._lock:
             known = self._known(name)
-            paused = known.paused
-            self._halt(name, known, "removed")
-            del self._streams[name]
-            if paused:
-                self._frames.let_go()
+            try:
+                self._halt(name, known, "removed")
+            finally:
+                del self._streams[name]
+                self._let_go(known)
 
     def pause(self, name: str) -> None:
         """As :meth:`remove`, but it can be resumed, and the line does not end meanwhile."""
@@ -105,8 +109,7 @@ class Streams:
             known = self._known(name)
             if known.paused:
                 return
-            if not self._frames.hold():
-                raise PipelineError(f"cannot pause stream {name!r}: the line has ended")
+            self._hold("pause", name, known)
             self._halt(name, known, "paused")
 
     def resume(self, name: str) -> None:
@@ -115,12 +118,13 @@ class Streams:
             known = self._known(name)
             if known.paused:
                 self._start(name, known)
-                self._frames.let_go()
+                self._let_go(known)
 
     def change(self, name: str, spec: SourceSpec, stream: StreamConfig) -> None:
         """Let a stream go by another config: at once where that needs no new connection.
 
-        Frames and their PTS count on. Raises ConfigError for one that is not there.
+        Frames and their PTS count on. Raises ConfigError for one that is not there, PipelineError where its
+        frames do not leave; it is paused then.
         """
         with self._lock:
             known = self._known(name)
@@ -129,13 +133,12 @@ class Streams:
             known.capture.change(spec, stream)
             if kept or known.paused:
                 return
-            if not self._frames.hold():
-                raise PipelineError(f"cannot change stream {name!r}: the line has ended")
+            self._hold("change", name, known)
+            self._halt(name, known, "paused")
             try:
-                self._halt(name, known, "changed")
                 self._start(name, known)
             finally:
-                self._frames.let_go()
+                self._let_go(known)
 
     def stop(self) -> None:
         """Ask every stream to end, also those that are paused. Does not wait."""
@@ -146,17 +149,34 @@ class Streams:
         with self._lock:
             for known in self._streams.values():
                 known.capture.stop.set()
-                if known.paused:
-                    self._frames.let_go()
+                self._let_go(known)
+
+    def _hold(self, to_do: str, name: str, known: _Stream) -> None:
+        """From now on the line does not end for want of this stream."""
+        if self._stopped:
+            raise PipelineError(f"cannot {to_do} stream {name!r}: the line is being stopped")
+        if not self._frames.hold():
+            raise PipelineError(f"cannot {to_do} stream {name!r}: the line has ended")
+        known.held = True
+
+    def _let_go(self, known: _Stream) -> None:
+        if known.held:
+            known.held = False
+            self._frames.let_go()
 
     def _start(self, name: str, each: _Stream) -> None:
         if self._stopped:
             raise PipelineError(f"cannot start stream {name!r}: the line is being stopped")
+        account = self._accounts.streams[name]
+        if not account.wait_idle(0.0):
+            raise PipelineError(
+                f"cannot start stream {name!r}: frames of it from before are still in the line"
+            )
         try:
             channel = self._first(name)
         except ValueError:
             raise PipelineError(f"cannot start stream {name!r}: the line has ended") from None
-        self._accounts.streams[name].begun()
+        account.begun()
         each.channel = channel
         # An event of its own for each run: one that answers late must not hear of the next.
         run = partial(each.capture, partial(self._depths.opened, channel), each.capture.begin())
@@ -166,12 +186,18 @@ class Streams:
         account, thread, channel = self._accounts.streams[name], each.thread, each.channel
         if thread is not None and channel is not None:
             each.capture.stop.set()
-            if not self._flow.await_feeder(thread, channel, STOP_GRACE_SECONDS):
+            until = time.monotonic() + DRAIN_SECONDS
+            if not self._flow.await_feeder(thread, channel, STOP_GRACE_SECONDS, DRAIN_SECONDS):
                 log.warning("stream %s did not answer to stop; it ends by its own time-out", name)
                 each.capture.begin()
-            if not account.wait_idle(DRAIN_SECONDS) and not self._flow.cancelled:
-                raise PipelineError(f"stream {name!r}: its frames did not leave within {DRAIN_SECONDS:.0f} s")
+            left = account.wait_idle(max(0.0, until - time.monotonic()))
             each.thread = each.channel = None
+            account.ended(ending)
+            if not left and not self._flow.cancelled:
+                raise PipelineError(
+                    f"stream {name!r} is {ending}, but its frames did not leave the line within "
+                    f"{DRAIN_SECONDS:.0f} s: an output, or whoever takes results, holds them up"
+                )
         account.ended(ending)
 
     def _known(self, name: str) -> _Stream:

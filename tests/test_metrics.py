@@ -19,6 +19,7 @@ from pipeline.config import make_config
 from pipeline.errors import SinkOpenError
 from pipeline.histogram import BUCKETS
 from pipeline.metrics import Collector, MetricsServer
+from tests.test_supervision import running
 
 PROMISED = {
     "framerail_frames_captured_total": {"stream"},
@@ -198,3 +199,23 @@ def test_the_server_ends_with_the_pipeline(cheap_model: str) -> None:
         assert "metrics" in {thread.name for thread in threading.enumerate()}
     with pytest.raises(urllib.error.URLError):
         fetch(port, "/healthz")
+
+
+def test_a_stream_that_was_taken_off_on_purpose_keeps_nobody_waiting(cheap_model: str) -> None:
+    streams = [{"source": "synthetic:64x48@100", "name": name, "live": True} for name in ("a", "b")]
+    with running(cheap_model, *streams, metrics="127.0.0.1:0") as run:
+        assert run.line.metrics is not None
+        port = run.line.metrics.port
+        for name in ("a", "b"):
+            run.until_results(name, 5)
+        run.line.pause_stream("a")
+        assert fetch(port, "/readyz")[0] == 200
+        run.line.resume_stream("a")
+        run.line.remove_stream("a")
+        status, text = fetch(port, "/readyz")
+        assert status == 200 and set(json.loads(text)["streams"]) == {"b"}
+        scraped = scrape(port)
+        assert scraped["framerail_stream_up"] == {("b",): 1}
+        assert not any("a" in labels for labels in scraped["framerail_stream_state"])
+        assert scraped["framerail_frames_emitted_total"]["a",] > 0  # its books stay
+        assert "removed" in fetch(port, "/streams")[1]

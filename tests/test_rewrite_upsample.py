@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import onnx
 import pytest
@@ -137,3 +139,41 @@ def test_weights_of_no_whole_blocks_are_left_alone(tmp_path):
     path = write(tmp_path / "m.onnx", nodes, outputs, constants=constants)
     answers(path, {"x": RNG.standard_normal((1, 3, 16, 16)).astype(np.float32)})
     assert rewritten(path) is None
+
+
+def resized(name, scales, constants, nodes, result):
+    constants[f"s.{result}"] = np.array(scales, np.float32)
+    nodes.append(helper.make_node("Resize", [name, "", f"s.{result}"], [result], mode="nearest"))
+
+
+def test_channels_that_a_resize_changes_are_not_known(tmp_path):
+    """Twice as many here, half as many there: the sum is right, and nothing else."""
+    nodes, constants, _ = neck(parts=("up", "a"))
+    (joined,) = [node for node in nodes if node.op_type == "Concat"]
+    at = nodes.index(joined)
+    more: list = []
+    resized("a", (1, 2, 1, 1), constants, more, "a2")
+    resized("b", (1, 1, 1, 1), constants, more, "bh")
+    nodes[at:at] = more
+    joined.input[:] = ["up", "a2", "bh"]
+    constants["w.b"] = constants["w.b"][:8].repeat(4, axis=0)  # 32
+    constants["s.bh"] = np.array([1, 0.5, 1, 1], np.float32)
+    for user in range(2):
+        constants[f"w{user}"] = RNG.standard_normal((24, 80, 1, 1)).astype(np.float32)
+    path = write(tmp_path / "m.onnx", nodes, ["y0", "y1"], constants=constants)
+    answers(path, {"x": RNG.standard_normal((1, 3, 16, 16)).astype(np.float32)})
+    assert rewritten(path) is None
+
+
+def test_one_part_alone_is_left_alone(tmp_path):
+    nodes, constants, outputs = neck(parts=("up",))
+    assert rewritten(write(tmp_path / "m.onnx", nodes, outputs, constants=constants)) is None
+
+
+def test_a_long_way_back_to_a_convolution_is_not_gone(tmp_path):
+    nodes, constants, outputs = neck()
+    at = next(index for index, node in enumerate(nodes) if node.op_type == "Resize")
+    names = ["deep", *(f"t{number}" for number in range(1200))]
+    nodes[at:at] = [helper.make_node("Tanh", [a], [b]) for a, b in pairwise(names)]
+    nodes[at + 1200].input[0] = names[-1]
+    assert rewritten(write(tmp_path / "m.onnx", nodes, outputs, constants=constants)) is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import threading
 import time
@@ -10,7 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from pipeline import Pipeline
+from pipeline.config import make_config
 from pipeline.errors import ConfigError, PipelineError, SinkOpenError, SourceOpenError
+from pipeline.sinks import Null
 from pipeline.sources import read_number
 from tests.clips import make_clip
 from tests.test_supervision import OTHER, running
@@ -156,3 +160,77 @@ def test_changes_in_any_order_lose_no_frame(cheap_model: str, seed: int) -> None
         run.until_results("other", 20)
     for name in line.accounts.streams:
         assert whole(run, name)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_line_that_is_stopped_while_its_streams_are_changed_ends(cheap_model: str, seed: int) -> None:
+    """Whoever is between stopping and starting a stream, or waits to pause one."""
+    names, over = ("a", "b"), threading.Event()
+
+    def change(line: Pipeline, draws: random.Random) -> None:
+        while not over.is_set():
+            name, todo = draws.choice(names), draws.choice(["change", "pause", "resume"])
+            with contextlib.suppress(PipelineError):  # the line is being stopped
+                if todo == "change":
+                    line.change_stream(name, decode_threads=1 + draws.randrange(3))
+                else:
+                    getattr(line, f"{todo}_stream")(name)
+
+    streams = [{"source": ENDLESS, "name": name, "live": True} for name in names]
+    with running(cheap_model, *streams) as run:
+        run.until_results("a", 3)
+        threads = [
+            threading.Thread(target=change, args=(run.line, random.Random(f"{seed}/{number}")))
+            for number in range(3)
+        ]
+        for thread in threads:
+            thread.start()
+        time.sleep(random.Random(seed).random() * 0.4)
+        run.line.stop()
+        try:
+            run.end()  # fails where it does not
+        finally:
+            over.set()
+            for thread in threads:
+                thread.join()
+
+
+def test_a_stream_whose_frames_do_not_leave_is_paused_all_the_same(
+    cheap_model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also that of a file, which waits for space: nothing waits for ever, and the line can be stopped."""
+    monkeypatch.setattr("pipeline.streams.DRAIN_SECONDS", 0.5)
+    held, go_on = threading.Event(), threading.Event()
+
+    class Slow(Null):
+        def write(self, result, dropped_before) -> None:
+            held.set()
+            go_on.wait(20)
+
+    # The null sink is not told of results; this one is.
+    monkeypatch.setattr("pipeline.sinks.outputs.Null", type("Other", (), {}))
+    streams = [{"source": "synthetic:64x48?frames=100000", "name": name} for name in ("a", "b")]
+    line = Pipeline(make_config({"model": cheap_model, "streams": streams}), sinks=[Slow()])
+    with line:
+        thread = threading.Thread(target=line.run)
+        thread.start()
+        assert held.wait(10)
+        with pytest.raises(PipelineError, match="is paused, but its frames did not leave"):
+            line.pause_stream("a")
+        with pytest.raises(PipelineError, match="frames of it from before are still in the line"):
+            line.resume_stream("a")
+        with pytest.raises(PipelineError, match="is removed, but its frames did not leave"):
+            line.remove_stream("b")
+        go_on.set()
+        account = line.accounts.streams["a"]
+        assert account.wait_idle(10)
+        before = account.counts().emitted
+        line.resume_stream("a")
+        deadline = time.monotonic() + 10
+        while account.counts().emitted == before and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert account.counts().emitted > before
+        line.stop()
+        thread.join(10)
+        assert not thread.is_alive()
+    assert not line.accounts.violations(line.left_in_line())

@@ -15,6 +15,7 @@ LEAST_NOISE = 0.05
 """Windows of one run within this are called steady: no smaller difference means anything."""
 
 
+_NEEDED = {"asked", "source", "model", "label", "fps", "stages", "windows"}
 _NOTHING = "the two results have no point in common: other model, source, streams or sweep"
 
 
@@ -51,9 +52,12 @@ def load(path: str) -> dict[str, Any]:
         report = json.loads(Path(path).read_text(encoding="utf-8"))
         if report["kind"] != "framerail bench":
             raise KeyError("kind")
+        if not all("error" in each or each.keys() >= _NEEDED for each in report["points"]):
+            raise KeyError("points")
+        report["machine"]["versions"]
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise ConfigError(f"{path} is no result of `framerail bench --json`") from None
     found: dict[str, Any] = report
     return found
@@ -77,8 +81,9 @@ def compare(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Change]:
 
 
 def check_comparable(old: Mapping[str, Any], planned: Sequence[Mapping[str, Any]]) -> None:
-    """Raise ConfigError now where no point that is planned can be in ``old``."""
-    if not any(point["asked"] == asked for point in old["points"] for asked in planned):
+    """Raise ConfigError now where no point that is planned (``asked`` and ``source``) can be in ``old``."""
+    there = [(point["asked"], point["source"]) for point in old["points"] if "error" not in point]
+    if not any((each["asked"], each["source"]) in there for each in planned):
         raise ConfigError(_NOTHING)
 
 

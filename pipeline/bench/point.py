@@ -12,6 +12,7 @@ from pipeline.bench.figures import FULL, figures
 from pipeline.bench.steady import Settings, watch
 from pipeline.config import Config
 from pipeline.decide import batch_limit, run_concurrency
+from pipeline.errors import ConfigError
 from pipeline.runtime.model import Model, open_model
 from pipeline.sinks import Null
 from pipeline.summary import summarize
@@ -44,6 +45,10 @@ def measure(config: Config, settings: Settings, told: Told | None = None) -> dic
         after = alone(line.config, sources, bare)
         crew = _crew(line)
         found = {**figures(seen, settings, crew), **_about(line)}
+    if not found["fps"]:
+        raise ConfigError(
+            f"no frame came out in most of the windows of {settings.window:g} s; give longer ones (--window)"
+        )
     costs = _mean(before, after)
     for name, stage in found["stages"].items():
         spread = abs(before[name].cpu_ms - after[name].cpu_ms) / max(costs[name].cpu_ms, 1e-9)

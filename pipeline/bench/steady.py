@@ -32,6 +32,14 @@ class Settings:
     tolerance: float = 0.05
     most: float = 60.0
 
+    def __post_init__(self) -> None:
+        """Raises ConfigError."""
+        if not self.warm_up >= 0:
+            raise ConfigError(f"--warm-up: expected 0 s or more, got {self.warm_up:g}")
+        for name, value in (("window", self.window), ("most", self.most)):
+            if not value > 0:
+                raise ConfigError(f"--{name}: expected more than 0 s, got {value:g}")
+
 
 @dataclass(slots=True)
 class Snapshot:

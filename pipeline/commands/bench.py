@@ -74,7 +74,7 @@ def bench(options: Options, out: Console, err: Console, *, as_json: bool) -> Non
     )
     planned = list(points(config, model, swept, counts))
     if old is not None:
-        check_comparable(old, [dict(point.asked) for point in planned])
+        check_comparable(old, [_about(point) for point in planned])
     tell = partial(err.print, highlight=False, soft_wrap=True)
     ready = prepared(planned, model, err, tell) if "precision" in swept else unchanged(planned)
     del model
@@ -105,13 +105,17 @@ def bench(options: Options, out: Console, err: Console, *, as_json: bool) -> Non
         raise SlowerError("; ".join(map(str, slower)))
 
 
-def _measured(point: Prepared, settings: Settings, told: Callable[[list[float]], None]) -> dict[str, Any]:
-    planned = point.planned
-    about = {
+def _about(planned: Planned) -> dict[str, Any]:
+    return {
         "asked": dict(planned.asked),
         "label": planned.label,
         "source": ", ".join(dict.fromkeys(redact(each.source) for each in planned.config.streams)),
     }
+
+
+def _measured(point: Prepared, settings: Settings, told: Callable[[list[float]], None]) -> dict[str, Any]:
+    planned = point.planned
+    about = _about(planned)
     if point.about:
         about["precision"] = dict(point.about)
     if point.error:

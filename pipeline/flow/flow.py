@@ -15,6 +15,7 @@ Every item that is fed ends in exactly one call of the observer: ``emitted`` or 
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -297,12 +298,16 @@ class Flow:
             if not self.await_feeder(thread, channel, deadline - time.monotonic())
         ]
 
-    def await_feeder(self, thread: threading.Thread, channel: Channel[Any], grace: float) -> bool:
-        """As :meth:`abandon_feeders`, for one; whether it ended."""
-        until = time.monotonic() + grace
+    def await_feeder(
+        self, thread: threading.Thread, channel: Channel[Any], grace: float, most: float = math.inf
+    ) -> bool:
+        """As :meth:`abandon_feeders`, for one; whether it ended. One that waits for space has ``most``
+        seconds: its item is dropped then."""
+        begun = time.monotonic()
+        until = begun + grace
         while thread.is_alive():
             if channel.back_pressure:  # it answers as soon as its frame is taken
-                until = max(until, time.monotonic() + grace)
+                until = min(max(until, time.monotonic() + grace), begun + max(grace, most))
             if time.monotonic() >= until:
                 channel.close()
                 return False

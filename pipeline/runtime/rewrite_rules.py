@@ -108,9 +108,13 @@ def upsample_later(graph: Any) -> int:
         if node.op_type != "Concat" or axis is None or axis.i != 1:
             continue
         resizes = {name: resize for name in node.input if (resize := _upsampling(edit, name, node))}
-        if not resizes:
+        if not resizes or len(node.input) < 2:
             continue
-        sizes = [_channels(edit, resizes[name].input[0] if name in resizes else name) for name in node.input]
+        channels: dict[str, int | None] = {}
+        sizes = [
+            _channels(edit, resizes[name].input[0] if name in resizes else name, channels)
+            for name in node.input
+        ]
         known = [size for size in sizes if size is not None and size % _BLOCK == 0]
         users = edit.users(node.output[0])
         if len(known) < len(sizes) or not users or not edit.only_used_by(node.output[0], *users):
@@ -152,31 +156,52 @@ def _upsampling(edit: Edit, name: str, user: Any) -> Any | None:
     if (mode is not None and mode.s not in (b"nearest", b"linear")) or stated(node, "axes") is not None:
         return None
     # Cut out of the picture, places beyond it have a value of their own.
-    if (places is not None and places.s == b"tf_crop_and_resize") or len(node.input) > 3:
+    if places is not None and places.s == b"tf_crop_and_resize":
         return None
-    scales = edit.floats(node.input[-1])
-    if scales is None or len(scales) != 4 or scales[:2] != [1, 1]:
-        return None
-    return node if min(scales[2:]) >= 1 < max(scales[2:]) else None
+    scales = _scales(edit, node)
+    return node if scales is not None and min(scales) >= 1 < max(scales) else None
 
 
-_KEEP_CHANNELS = _ACTIVATIONS | {"Mul", "Add", "QuickGelu", "MaxPool", "AveragePool", "Resize", "Clip"}
+def _scales(edit: Edit, resize: Any) -> list[float] | None:
+    """Of height and width, where it changes nothing else and says so by a constant."""
+    scales = edit.floats(resize.input[-1]) if len(resize.input) in (2, 3) else None
+    return scales[2:] if scales is not None and len(scales) == 4 and scales[:2] == [1, 1] else None
 
 
-def _channels(edit: Edit, name: str) -> int | None:
-    """How many channels ``name`` has, by the convolution that it comes from; None where that is not known."""
-    node = edit.maker(name)
-    if node is None:
-        return None
+_KEEP_CHANNELS = _ACTIVATIONS | {"MaxPool", "AveragePool", "Clip"}
+_MOST_STEPS = 32
+"""Nodes that are gone back over for a number of channels; a convolution stands nearer than that."""
+
+
+def _channels(edit: Edit, name: str, known: dict[str, int | None], steps: int = _MOST_STEPS) -> int | None:
+    """How many channels ``name`` has, by the convolutions that it comes from; None where that is not certain.
+
+    ``known``: what has been found out already.
+    """
+    if name not in known:
+        known[name] = None
+        node = edit.maker(name)
+        if node is not None and steps:
+            known[name] = _channels_made(edit, node, known, steps - 1)
+    return known[name]
+
+
+def _channels_made(edit: Edit, node: Any, known: dict[str, int | None], steps: int) -> int | None:
     if node.op_type == "Conv":
         shape = edit.shape(node.input[1])
-        return shape[0] if shape else None
-    if node.op_type == "Concat":
-        sizes = [_channels(edit, each) for each in node.input]
-        axis = stated(node, "axis")
-        along = axis is not None and axis.i == 1
-        return sum(size for size in sizes if size) if along and None not in sizes else None
-    return _channels(edit, node.input[0]) if node.op_type in _KEEP_CHANNELS else None
+        return shape[0] if shape and len(shape) == 4 else None
+    if node.op_type in _KEEP_CHANNELS:
+        return _channels(edit, node.input[0], known, steps)
+    if node.op_type == "Resize" and _scales(edit, node) is not None:
+        return _channels(edit, node.input[0], known, steps)
+    if node.op_type in ("Mul", "Add"):
+        alike = {_channels(edit, each, known, steps) for each in node.input}
+        return alike.pop() if len(alike) == 1 else None
+    axis = stated(node, "axis")
+    if node.op_type == "Concat" and axis is not None and axis.i == 1:
+        sizes = [_channels(edit, each, known, steps) for each in node.input]
+        return sum(size for size in sizes if size) if None not in sizes else None
+    return None
 
 
 def _is_pointwise(edit: Edit, node: Any, sizes: Sequence[int]) -> bool:

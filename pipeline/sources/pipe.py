@@ -14,8 +14,8 @@ _POLL_MS = 100
 class Pipe:
     """Reads a named pipe, open from the start: what is written before FFmpeg looks is not lost.
 
-    Ends when its writers have gone, when ``stop`` is set, and when nothing is written for ``patience``
-    seconds, which ``silent`` then says; once :meth:`opened`, a writer may take its time.
+    Ends when its writers have gone, when ``stop`` is set, and after ``patience`` seconds in which it was not
+    :meth:`opened`, which ``silent`` then explains; after that a writer may take its time.
     """
 
     def __init__(self, path: str, stop: threading.Event, patience: float) -> None:
@@ -23,7 +23,6 @@ class Pipe:
         self.silent = ""
         """Who did not write, in words."""
         self._stop = stop
-        self._patience = patience
         self._written = False
         self._deadline = time.monotonic() + patience
         self._file: int | None = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
@@ -33,6 +32,10 @@ class Pipe:
     def read(self, size: int) -> bytes:
         """Return up to ``size`` bytes as soon as there are any; none at the end."""
         while self._file is not None and not self._stop.is_set():
+            if time.monotonic() >= self._deadline:
+                who = "whoever writes to this pipe wrote too little for a picture in time"
+                self.silent = who if self._written else "nobody writes to this pipe"
+                break
             # Poll says nothing of writers that had gone before this end was opened.
             if self._poll.poll(_POLL_MS) or self._written:
                 try:
@@ -40,18 +43,13 @@ class Pipe:
                 except BlockingIOError:  # there are writers, who have nothing to say yet
                     pass
                 else:
-                    self._written = True
-                    self._deadline = time.monotonic() + self._patience
+                    self._written = self._written or bool(data)
                     return data
-            if time.monotonic() >= self._deadline:
-                who = "whoever writes to this pipe fell silent before there was a picture"
-                self.silent = who if self._written else "nobody writes to this pipe"
-                break
         return b""
 
     def opened(self) -> None:
         """From now on wait for writers as long as they have it open."""
-        self._patience = self._deadline = math.inf
+        self._deadline = math.inf
 
     def close(self) -> None:
         """Close it; twice does no harm."""
