@@ -162,7 +162,31 @@ def test_changes_in_any_order_lose_no_frame(cheap_model: str, seed: int) -> None
         assert whole(run, name)
 
 
-@pytest.mark.parametrize("seed", range(6))
+def test_a_stop_between_stopping_and_starting_a_stream(
+    cheap_model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    streams = [{"source": ENDLESS, "name": name, "live": True} for name in ("a", "b")]
+    with running(cheap_model, *streams) as run:
+        run.until_results("a", 3)
+        assert run.line._line is not None
+        these, stopper = run.line._line.streams, threading.Thread(target=run.line.stop)
+        halt = these._halt
+
+        def halt_and_be_stopped(*arguments) -> None:
+            halt(*arguments)
+            stopper.start()
+            run.until(lambda: these._stopped)
+
+        monkeypatch.setattr(these, "_halt", halt_and_be_stopped)
+        with pytest.raises(PipelineError, match="the line is being stopped"):
+            run.line.change_stream("a", decode_threads=2)
+        with pytest.raises(PipelineError, match="the line is being stopped"):
+            these.pause("b")  # had waited for the other meanwhile
+        run.end()  # fails where it does not
+        stopper.join()
+
+
+@pytest.mark.parametrize("seed", range(2))
 def test_a_line_that_is_stopped_while_its_streams_are_changed_ends(cheap_model: str, seed: int) -> None:
     """Whoever is between stopping and starting a stream, or waits to pause one."""
     names, over = ("a", "b"), threading.Event()
