@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import threading
+import time
 import traceback
 from types import TracebackType
 from typing import Protocol, Self
@@ -17,6 +18,8 @@ from pipeline.notify import notify, watchdog_seconds
 log = logging.getLogger(__name__)
 
 TICK_SECONDS = 0.5
+AGES_SECONDS = 5.0
+"""So long may no result be young enough before the log says so."""
 
 
 class Monitored(Protocol):
@@ -56,7 +59,9 @@ class Monitor:
         self._told_manager = wanted is not None
         self._done = threading.Event()
         self._reported: set[str] = set()
-        self._warned = False
+        self._warned = self._told_of_ages = False
+        self._ages, self._ages_at = (0, 0), time.monotonic()
+        """Results, and frames that were too old for one, when that was looked at last."""
         self._states: dict[str, State] = {}
         self._thread = threading.Thread(target=self._run, name="monitor", daemon=True)
 
@@ -76,6 +81,7 @@ class Monitor:
         while not self._done.wait(self._tick):
             self._look_for_stuck_stages()
             self._look_at_streams()
+            self._look_at_ages()
             if self._told_manager and not self.stuck and self._line.flow is not None:
                 _tell(WATCHDOG=1)
 
@@ -116,6 +122,25 @@ class Monitor:
                 log.warning("stream %s: stalled: no picture for %.1f s", name, status.since_picture or 0.0)
             elif status.state == "live" and before == "stalled":
                 log.info("stream %s: pictures come again", name)
+
+    def _look_at_ages(self) -> None:
+        now = time.monotonic()
+        if now < self._ages_at + AGES_SECONDS:
+            return
+        totals = self._line.accounts.totals()
+        old = sum(count for (_, reason), count in totals.dropped.items() if reason == "too_old")
+        (emitted, old_before), self._ages = self._ages, (totals.emitted, old)
+        self._ages_at = now
+        if totals.emitted > emitted:
+            self._told_of_ages = False
+        elif old > old_before and not self._told_of_ages:
+            self._told_of_ages = True
+            log.warning(
+                "no result is young enough: all %d frames that came in %.0f s were dropped as too old; "
+                "allow more (max_age_ms), or take a faster model",
+                old - old_before,
+                AGES_SECONDS,
+            )
 
 
 def _report(busy: Busy) -> str:

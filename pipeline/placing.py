@@ -17,6 +17,20 @@ def same_file(one: Path, other: Path) -> bool:
         return False
 
 
+def check_place(target: Path) -> None:
+    """Raise SinkOpenError now where :func:`place` would, as far as can be told before."""
+    final = Path(os.path.realpath(target))
+    folder = final.parent
+    why = (
+        "it is a folder" if final.is_dir()
+        else f"there is no folder {folder}" if not folder.is_dir()
+        else f"the folder {folder} cannot be written to" if not os.access(folder, os.W_OK)
+        else ""
+    )  # fmt: skip
+    if why:
+        raise SinkOpenError(f"cannot write {target}: {why}; choose another name")
+
+
 def place(data: bytes, target: Path) -> None:
     """Write a file in one step: what is there at any time is the old one or all of the new one.
 

@@ -18,7 +18,7 @@ from typing import Any
 from pipeline import __version__
 from pipeline.caches import cache_folder
 from pipeline.config import Config, make_config
-from pipeline.errors import SinkWriteError
+from pipeline.errors import ConfigError, SinkWriteError
 from pipeline.runtime.catalog import locate
 from pipeline.runtime.engines import gpu_name
 from pipeline.runtime.session import runtime_version, usable_cores
@@ -103,6 +103,8 @@ def load(model_sha256: str) -> Profile | None:
     try:
         said = json.loads(path.read_text(encoding="utf-8"))
         settings = {key: said["settings"][key] for key in SETTINGS if key in said["settings"]}
+        # With a source that stands for any: what a profile may say is what a config may.
+        make_config({"model": str(path), "streams": [{"source": "sample:"}], **settings})
         return Profile(
             settings,
             float(said["speedup"]),
@@ -115,7 +117,9 @@ def load(model_sha256: str) -> Profile | None:
         )
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (
+        OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError, ConfigError
+    ) as error:  # fmt: skip
         log.warning(
             "the profile %s cannot be read (%s) and is left out; framerail tune makes it anew", path, error
         )

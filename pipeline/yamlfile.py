@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -13,7 +13,14 @@ MOST_NODES = 100_000
 """Values, each counted as often as aliases repeat it: ten lines of aliases can stand for billions."""
 
 
-class _Loader(yaml.SafeLoader):
+# libyaml takes a second for what takes Python a minute, and nests to a bounded depth.
+if TYPE_CHECKING:
+    from yaml import SafeLoader as _Safe
+else:
+    _Safe = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+class _Loader(_Safe):
     """YAML without the key that silently wins over an earlier one of the same name."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:

@@ -125,3 +125,11 @@ def test_a_config_that_would_exhaust_memory_is_refused(tmp_path: Path, text: str
 def test_aliases_that_repeat_little_are_allowed(tmp_path: Path) -> None:
     path = write(tmp_path, "streams:\n- &s {source: a, every_nth: 2}\n- {<<: *s, source: b}\n")
     assert [(s.source, s.every_nth) for s in load_config(path).streams] == [("a", 2), ("b", 2)]
+
+
+@pytest.mark.timeout(25)
+def test_a_config_of_a_megabyte_is_read_before_anybody_waits(tmp_path: Path) -> None:
+    """By libyaml: PyYAML alone takes a minute for it, beside which live streams would stand still."""
+    path = write(tmp_path, "streams: [" + "a," * 500_000 + "]")
+    with pytest.raises(ConfigError):
+        load_config(path)

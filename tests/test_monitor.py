@@ -123,6 +123,25 @@ def test_a_line_that_waits_for_an_output_is_not_stuck(
     assert line.accounts.totals().emitted == 200 and line.waited_for == []
 
 
+def test_a_limit_that_no_result_keeps_to_is_told(
+    cheap_model: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.monitor.AGES_SECONDS", 0.3)
+    options = {"model": cheap_model, "watchdog": 0.4}
+    with Pipeline(ENDLESS, max_age_ms=0.001, **options) as line:
+        thread = threading.Thread(target=line.run)
+        thread.start()
+        until(lambda: "no result is young enough" in caplog.text)
+        time.sleep(0.8)
+        line.stop()
+        thread.join(10)
+    assert caplog.text.count("no result is young enough") == 1
+    caplog.clear()
+    with Pipeline("synthetic:64x48@100?frames=100", max_age_ms=10_000, **options) as line:
+        line.run()
+    assert "young enough" not in caplog.text
+
+
 def test_a_slow_call_is_not_stuck(cheap_model: str, caplog: pytest.LogCaptureFixture) -> None:
     with Pipeline("synthetic:64x48?frames=300", model=cheap_model, watchdog=5) as line:
         line.run()

@@ -20,7 +20,8 @@ from pipeline.copies.loss import Options
 from pipeline.copies.quantize import _counts, quantize
 from pipeline.copies.trial import Telling, agreement, rank
 from pipeline.detections import Detections
-from pipeline.errors import ConfigError, DependencyError, ModelError, NotAcceptedError
+from pipeline.errors import ConfigError, DependencyError, ModelError, NotAcceptedError, SinkOpenError
+from pipeline.placing import check_place
 from pipeline.quantization import check_tools, half, int8
 from pipeline.quantization.prepared import prepare
 from pipeline.quantization.structure import WEIGHTED, Structure
@@ -430,3 +431,15 @@ def test_a_real_model_keeps_its_detections(assets: Path, tmp_path: Path) -> None
     )
     assert report["accepted"] and report["in_float"] == {} and report["layers"] == 54
     assert report["bytes"] < 0.3 * report["source_bytes"]
+
+
+def test_where_nothing_can_be_written_is_said_first(
+    tiny: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    for target, why in ((tmp_path / "file" / "x.onnx", "there is no folder"), (tmp_path, "it is a folder")):
+        with pytest.raises(SinkOpenError, match=f"cannot write .*: {why}.*; choose another name"):
+            check_place(target)
+    monkeypatch.setattr("pipeline.copies.quantize.loss_of", None)  # nobody gets so far
+    with pytest.raises(SinkOpenError, match="there is no folder"):
+        run(tiny, folder, tmp_path / "file" / "x.onnx")

@@ -206,3 +206,14 @@ def test_a_stop_ends_a_stream_that_waits(cheap_model: str) -> None:
             assert time.monotonic() - begun < 3
         assert run.line.accounts.streams["cam"].ending == "stopped"
         assert run.state() == "ended"
+
+
+def test_what_the_config_calls_live_is_tried_again_from_the_start(cheap_model: str) -> None:
+    """HTTP tells only when it is open whether it is live; a camera may be off when the line starts."""
+    address = f"http://127.0.0.1:{free_port()}/stream.ts"
+    with running(cheap_model, cam(address, live=True), OTHER) as run:
+        run.until(lambda: run.line.accounts.streams["cam"].link.failures["refused"] >= 2)
+        assert run.line.accounts.streams["cam"].ending is None
+    with running(cheap_model, cam(address), OTHER) as run:
+        run.until(lambda: run.line.accounts.streams["cam"].ending == "refused")
+        run.until_results("other", 3)

@@ -282,7 +282,13 @@ def test_another_machine_model_or_version_has_another_profile(found):
 
 def test_a_profile_that_cannot_be_read_is_left_out_with_a_warning(cheap_model, found, caplog):
     path = profiles.path_for(locate(cheap_model).sha256)
-    for text in ("", "[]", "{}", '{"settings": 1}'):
+    whole = '"ap_loss": 0, "truth": "t", "date": "d", "provider": "cpu"'
+    for text in (
+        "", "[]", "{}", '{"settings": 1}', "[" * 200_000,
+        f'{{"settings": {{}}, "speedup": {"9" * 400}, {whole}}}',
+        f'{{"settings": {{"batch": 0}}, "speedup": 1, {whole}}}',
+        f'{{"settings": {{"model": 5}}, "speedup": 1, {whole}}}',
+    ):  # fmt: skip
         path.write_text(text)
         config = config_of(cheap_model)
         assert profiles.applied(config) == (config, None)

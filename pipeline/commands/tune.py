@@ -111,7 +111,11 @@ def tune(options: Options, out: Console, err: Console, *, as_json: bool) -> None
             tell(f"no copy in {precision}: {copies[-1].why}")
         return copies[-1]
 
-    best = climb.best({}, _steps(options, model, copied, tell))
+    try:
+        best = climb.best({}, _steps(options, model, copied, tell))
+    except KeyboardInterrupt:
+        tell("interrupted: what was tried is kept, and the same command goes on from there")
+        raise
     report = _report(options, model, climb, best, copies)
     report["profile"] = str(profiles.save(model.sha256, report))
     journal.remove()

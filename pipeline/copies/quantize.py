@@ -17,7 +17,7 @@ from pipeline.copies.report import progress, show, speed
 from pipeline.copies.trial import Eyes, Ranking, Sight, Telling, rank
 from pipeline.errors import ConfigError, ModelError, NotAcceptedError
 from pipeline.evaluation import check_evaluator
-from pipeline.placing import place, same_file
+from pipeline.placing import check_place, place, same_file
 from pipeline.quantization import check_tools
 from pipeline.runtime.embed import QUANTISED_KEY, embedded
 from pipeline.runtime.model import Model, open_model
@@ -73,6 +73,7 @@ def copied(options: Options, err: Console) -> tuple[dict[str, Any], str]:
     target = options.target(model)
     if same_file(target, model.session.path):
         raise ConfigError(f"--output: it would overwrite {target}, which is read; give another name")
+    check_place(target)
     with tempfile.TemporaryDirectory(prefix="framerail-") as folder:
         loss = loss_of(options, partial(progress, err, "measure"))
         work = _Work(options, model, Eyes(model), Path(folder), err, loss)

@@ -117,7 +117,8 @@ class Capture:
         self._account.health.watch(
             bool(asked), stream.frozen_seconds, stream.black_seconds, stream.not_ready_when
         )
-        wanted = stream.reconnect if stream.reconnect is not None else live
+        # HTTP tells only when it is opened whether it is live, unless the config says so.
+        wanted = stream.reconnect if stream.reconnect is not None else stream.live if live is None else live
         backoff = Backoff(stream.backoff, max(stream.backoff, stream.backoff_max))
         self._account.link.backoff = backoff if wanted else None
 
