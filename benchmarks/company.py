@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.cheap_model import write_cheap_model
+from benchmarks.verdicts import Row, end
 from pipeline.app import Pipeline
 from pipeline.bench import machine
 from pipeline.chaos import KINDS
@@ -214,7 +215,7 @@ def measure(asked: argparse.Namespace) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def limits(found: dict[str, Any]) -> list[tuple[str, float, float, bool]]:
+def limits(found: dict[str, Any]) -> list[Row]:
     """What is promised: its name, what was measured, the limit, and whether it holds."""
     without = [each for each in found["trials"] if not each["kinds"]]
     suffered = [each for each in found["trials"] if each["kinds"]]
@@ -269,16 +270,7 @@ def main() -> None:
     options = parser().parse_args()
     set_malloc()  # as the command does
     found = measure(options)
-    found["limits"] = [
-        {"what": what, "measured": value, "limit": limit, "holds": holds}
-        for what, value, limit, holds in limits(found)
-    ]
-    for each in found["limits"]:
-        verdict = "holds" if each["holds"] else "BROKEN"
-        print(f"{each['what']}: {each['measured']:.4g} (limit {each['limit']:g}) {verdict}")
-    if options.json:
-        Path(options.json).write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
-    sys.exit(0 if all(each["holds"] for each in found["limits"]) else 1)
+    end(found, limits(found), options.json)
 
 
 if __name__ == "__main__":

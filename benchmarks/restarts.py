@@ -14,10 +14,8 @@ from __future__ import annotations
 
 import argparse
 import gc
-import json
 import random
 import statistics
-import sys
 import tempfile
 import threading
 import time
@@ -27,6 +25,7 @@ from typing import Any
 
 import psutil
 
+from benchmarks.verdicts import Row, end
 from pipeline.app import Pipeline
 from pipeline.bench import machine
 from pipeline.config import make_config
@@ -147,7 +146,7 @@ def told(kill: int, kills: int, took: float | None) -> None:
         print(f"{kill} of {kills}: {'not back' if took is None else f'back after {took:.2f} s'}", flush=True)
 
 
-def limits(found: dict[str, Any]) -> list[tuple[str, float, float, bool]]:
+def limits(found: dict[str, Any]) -> list[Row]:
     """What is promised: its name, what was measured, the limit, and whether it holds."""
     growth, asked = found["growth"], found["asked"]["kills"]
     return [
@@ -173,16 +172,7 @@ def main() -> None:
     options = parser.parse_args()
     set_malloc()  # as the command does
     found = measure(options.kills, options.model, options.seed)
-    found["limits"] = [
-        {"what": what, "measured": value, "limit": limit, "holds": holds}
-        for what, value, limit, holds in limits(found)
-    ]
-    for each in found["limits"]:
-        verdict = "holds" if each["holds"] else "BROKEN"
-        print(f"{each['what']}: {each['measured']:.4g} (limit {each['limit']:g}) {verdict}")
-    if options.json:
-        Path(options.json).write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
-    sys.exit(0 if all(each["holds"] for each in found["limits"]) else 1)
+    end(found, limits(found), options.json)
 
 
 if __name__ == "__main__":

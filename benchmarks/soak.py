@@ -13,11 +13,9 @@ from __future__ import annotations
 
 import argparse
 import gc
-import json
 import os
 import random
 import signal
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -28,6 +26,7 @@ from typing import Any
 import psutil
 
 from benchmarks.restarts import Watcher, look, slope
+from benchmarks.verdicts import Row, end
 from pipeline.app import Pipeline
 from pipeline.bench import machine
 from pipeline.config import make_config
@@ -180,7 +179,7 @@ def most(looks: list[dict[str, float]], what: str) -> float:
     return max((each[what] for each in looks), default=0.0)
 
 
-def limits(found: dict[str, Any]) -> list[tuple[str, float, float, bool]]:
+def limits(found: dict[str, Any]) -> list[Row]:
     """What is promised: its name, what was measured, the limit, and whether it holds."""
     well = [found["streams"][name] for name in ("well-1", "well-2")]
     rate = min(each["emitted"] for each in well) / (WELL_FPS * found["seconds"])
@@ -211,12 +210,7 @@ def main() -> None:
     set_malloc()  # as the command does
     found = soak(60 * options.minutes, options.model, options.seed)
     print(f"{sum(found['happened'].values())} faults: {found['happened']}; refused: {found['refused']}")
-    checked = limits(found)
-    for what, value, limit, holds in checked:
-        print(f"{what}: {value:.4g} (limit {limit:g}) {'holds' if holds else 'BROKEN'}")
-    if options.json:
-        Path(options.json).write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
-    sys.exit(0 if all(holds for *_, holds in checked) else 1)
+    end(found, limits(found), options.json)
 
 
 if __name__ == "__main__":
