@@ -136,10 +136,10 @@ class Monitor:
         elif old > old_before and not self._told_of_ages:
             self._told_of_ages = True
             log.warning(
-                "no result is young enough: all %d frames that came in %.0f s were dropped as too old; "
+                "no result is young enough: in %.0f s %d frames were dropped as too old, and none came out; "
                 "allow more (max_age_ms), or take a faster model",
-                old - old_before,
                 AGES_SECONDS,
+                old - old_before,
             )
 
 

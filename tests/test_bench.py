@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import os
 import signal
 import threading
@@ -261,7 +262,14 @@ def test_what_cannot_be_compared(point, tmp_path, capsys):
     (tmp_path / "other.json").write_text(json.dumps(other))
     with pytest.raises(ConfigError, match="no point in common"):  # before anything is measured
         run_bench(capsys, "nanodet-g", compare=str(tmp_path / "other.json"))
-    for text in ("{}", "no JSON", "[]"):
+    other = report_of(point, 100)
+    other["points"][0]["source"] = "another.mp4"
+    (tmp_path / "other.json").write_text(json.dumps(other))
+    with pytest.raises(ConfigError, match="no point in common"):  # this one, too
+        run_bench(capsys, "nanodet-g", compare=str(tmp_path / "other.json"))
+    part = report_of(point, 100)
+    del part["points"][0]["fps"]
+    for text in ("{}", "no JSON", "[]", '{"kind": "framerail bench"}', "[" * 100_000, json.dumps(part)):
         (tmp_path / "old.json").write_text(text)
         with pytest.raises(ConfigError, match="no result of"):
             load(str(tmp_path / "old.json"))
@@ -270,6 +278,26 @@ def test_what_cannot_be_compared(point, tmp_path, capsys):
     newer = report_of(point, 100)
     newer["machine"] = {"cpu": "d", "cores": 2, "versions": {"x": "2", "y": "1"}}
     assert differences(other, newer) == ["cpu: c → d", "x: 1 → 2", "y: None → 1"]
+
+
+@pytest.mark.parametrize(
+    ("times", "said"),
+    [
+        ({"window": 0}, "--window: expected more than 0 s"),
+        ({"window": math.nan}, "--window: expected more than 0 s"),
+        ({"most": 0}, "--most: expected more than 0 s"),
+        ({"warm_up": -1}, "--warm-up: expected 0 s or more"),
+    ],
+)
+def test_times_that_cannot_be_meant(times, said):
+    with pytest.raises(ConfigError, match=said):
+        Settings(**times)
+
+
+def test_windows_in_which_nothing_comes_are_too_short(cheap_model):
+    line = config_of(cheap_model, source="synthetic:64x48@4", live=True)
+    with pytest.raises(ConfigError, match=r"no frame came out in most of the windows .*--window"):
+        measure(line, Settings(warm_up=0, window=0.02, most=0.06))
 
 
 # The command -----------------------------------------------------------------------------------

@@ -161,3 +161,37 @@ def test_watching_needs_a_file(tmp_path: Path) -> None:
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 2 and "there is no file to watch" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("streams", "said"),
+    [
+        ([{**A, "every_nth": 2}, B], "a: no longer a stream of the line"),
+        ([B], "a: no longer a stream of the line"),
+        ([A, B, {**B, "name": "z"}], "z: there is a stream of that name already"),
+    ],
+)
+def test_what_python_changed_meanwhile_refuses_the_edit_before_the_model_is_changed(
+    cheap_model: str, streams: list[dict[str, Any]], said: str
+) -> None:
+    with running(cheap_model, A, B) as run:
+        run.until_results("a", 3)
+        if "no longer" in said:
+            run.line.remove_stream("a")
+        run.line.add_stream("synthetic:32x32@50", name="z", live=True)
+        new = config_of(run, streams=streams, conf_threshold=0.33)
+        with pytest.raises(ConfigError, match=said):
+            apply(run.line, run.line.config_as_given, new)
+        assert run.line.config.conf_threshold is None
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_a_config_that_was_a_pipe_is_not_waited_for(cheap_model: str, tmp_path: Path) -> None:
+    path = tmp_path / "f.yaml"
+    os.mkfifo(path)
+    with running(cheap_model, A) as run:
+        run.until_results("a", 3)
+        with Reloader(run.line, lambda: load_config(path), str(path), watch=False) as reader:
+            reader.ask()
+            run.until(lambda: reader.refused)
+            assert "it is no file, which could be read again" in str(reader.refused)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import shutil
@@ -394,6 +395,25 @@ def test_a_pipe_whose_writer_falls_silent_before_there_is_a_picture(tmp_path):
     finally:
         os.close(writer)
         os.close(reader)
+
+
+def test_a_writer_that_trickles_does_not_hold_up_opening(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    over = threading.Event()
+
+    def trickle() -> None:
+        with (tmp_path / "pipe").open("wb", buffering=0) as pipe, contextlib.suppress(BrokenPipeError):
+            while not over.wait(0.05):
+                pipe.write(b"\0")
+
+    writer = threading.Thread(target=trickle)
+    writer.start()
+    try:
+        with pytest.raises(SourceOpenError, match="wrote too little for a picture in time"):
+            opened(tmp_path / "pipe", open_timeout=0.5)
+    finally:
+        over.set()
+        writer.join()
 
 
 def test_a_writer_that_pauses_between_pictures_is_waited_for(tmp_path):

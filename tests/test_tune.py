@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import random
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 
 from pipeline import Pipeline, profiles
 from pipeline.bench.tune import FASTER, Climb, Journal, Step, concurrencies, said
@@ -307,3 +309,17 @@ def test_the_command_writes_a_profile_that_run_finds(cheap_model, tmp_path, monk
         "defaults", "runs at once 1", "runs at once 2", "runs at once 3"
     }  # fmt: skip
     assert [path.name for path in tmp_path.iterdir()] == [profiles.path_for(locate(cheap_model).sha256).name]
+
+
+def test_interrupted_it_says_that_nothing_is_lost(cheap_model, tmp_path, monkeypatch):
+    monkeypatch.setenv("FRAMERAIL_PROFILES", str(tmp_path))
+    monkeypatch.setattr("pipeline.commands.tune._steps", lambda *_: iter([STEPS[0]]))
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pipeline.commands.tune.apart", interrupted)  # Ctrl-C in the midst of a trial
+    err = Console(file=io.StringIO())
+    with pytest.raises(KeyboardInterrupt):
+        tune(Options(source="synthetic:64x48", run={"model": cheap_model}), err, err, as_json=True)
+    assert "interrupted: what was tried is kept, and the same command goes on" in err.file.getvalue()

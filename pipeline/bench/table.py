@@ -105,17 +105,13 @@ def _print_point(point: Mapping[str, Any], out: Console) -> None:
     bound = point["bounds"][0]
     say(f"bound {bound['fps']:,.1f}: {bound['what']}, {bound['why']}; reached {point['ratio']:.1%}")
     say(f"bottleneck: {point['bottleneck']['what']}: {point['bottleneck']['why']}")
-    latency = ", ".join(f"{name} {_figure(value, 1)}" for name, value in point["latency_ms"].items())
+    latency = ", ".join(f"{name} {value:.1f}" for name, value in point["latency_ms"].items())
     say(
-        f"latency ms: {latency}; CPU {_figure(point['cpu_ms_per_frame'], 2)} ms a frame; "
+        f"latency ms: {latency}; CPU {point['cpu_ms_per_frame']:.2f} ms a frame; "
         f"memory {point['peak_mb']:.0f} MB"
     )
     for note in point["notes"]:
         say(f"note: {note}", style="yellow")
-
-
-def _figure(value: float | None, digits: int) -> str:
-    return "–" if value is None else f"{value:.{digits}f}"
 
 
 def _queue_before(channels: Mapping[str, Mapping[str, float]]) -> dict[str, str]:

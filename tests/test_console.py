@@ -1,0 +1,50 @@
+"""The closing tables say all of it, whatever their width."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from pipeline import Pipeline
+from pipeline.config import make_config
+from pipeline.console import print_summary
+from pipeline.summary import summarize
+
+NAME = "the-camera-at-the-far-end-of-the-yard"
+
+
+@pytest.fixture(scope="module")
+def summary(cheap_model: str) -> dict[str, Any]:
+    source = {"source": "synthetic:64x48?frames=60", "name": NAME, "every_nth": 3}
+    with Pipeline(make_config({"streams": [source], "model": cheap_model})) as line:
+        line.run()
+    found = summarize(line)
+    found["streams"][NAME]["reconnects"] = {"timeout": 2, "ended": 1}
+    return found
+
+
+def shown(summary: dict[str, Any], **console: Any) -> str:
+    out = io.StringIO()
+    print_summary(summary, Console(file=out, **console))
+    return out.getvalue()
+
+
+def test_in_a_log_nothing_is_cut_off(summary: dict[str, Any]) -> None:
+    lines = shown(summary).splitlines()  # as wide as nobody said: 80
+    (row,) = [line for line in lines if line.startswith(f"│ {NAME} │")]
+    assert [cell.strip() for cell in row.split("│")[2:5]] == ["60", "20", "40"]
+    assert len(row) > 80 and "…" not in "".join(lines).replace("captured → emitted", "")
+    assert f"{NAME} dropped: 40 capture/every_nth" in lines
+    assert f"{NAME} was lost and came back: 2 timeout, 1 ended" in lines
+
+
+def test_a_narrow_terminal_folds_the_name_alone(summary: dict[str, Any]) -> None:
+    text = shown(summary, width=70, force_terminal=True, color_system=None)
+    assert "…" not in text
+    folded = [line.split("│")[1].strip() for line in text.splitlines() if line.startswith("│")]
+    assert NAME in "".join(folded)
+    assert all(len(line) <= 70 for line in text.splitlines() if line[:1] in "│┏┡└")
+    assert f"{NAME} dropped: 40 capture/every_nth" in text
