@@ -11,9 +11,14 @@ the same moment decides who waits, and so all of it comes up in one trial, inste
    itself, nothing beside it, with the threads that the line gives it (an inference run has one thread where
    two run at once). Measured before and after the trials and averaged; ages are judged against this sum. The
    same times in the running line stand beside it: they hold the wait for a core, too.
-3. Rates that add up to 70 % of the bound: p99 age, from capture to emit, over all streams.
+3. Rates that add up to 70 % of the bound, of two streams and of all: p99 age, from capture to emit, over all
+   streams. Beside it what no line could undercut: cores that lose nothing, each with one frame after the
+   other, and cameras that take their pictures whenever they like (:func:`ideal_ms`). With many cameras that
+   alone is more than twice a frame's own time.
 4. Rates that add up to 400 % of it, for long: the same, age and memory in twelve windows, what each stream is
    given, and whether every frame is accounted for.
+
+``max_age_ms`` among the options counts for the trials; the bound is found without.
 
 Growth is the last third of those windows ÷ the first third: of the median of their p99 ages, and of the
 most memory. The exit code is 1 where a limit is broken.
@@ -22,8 +27,10 @@ most memory. The exit code is 1 where a limit is broken.
 from __future__ import annotations
 
 import argparse
+import heapq
 import json
 import math
+import random
 import statistics
 import sys
 import threading
@@ -53,6 +60,8 @@ MOST_OVER = 1.02
 MOST_GROWTH, MOST_MEMORY_GROWTH = 1.1, 1.05
 """Of what is not to grow: as much as two parts of a run differ by where nothing grows."""
 WINDOWS = 12
+FEW = 2
+"""Streams of the other trial below the bound: what a small machine carries at a usual rate."""
 APART = 0.01
 """Share by which the fastest stream is faster, and the slowest one slower, than the middle."""
 
@@ -69,17 +78,46 @@ class Asked:
     bound_seconds: float = 60.0
     options: Mapping[str, Any]
 
-    def config(self, total_fps: float | None = None) -> Config:
+    def config(self, total_fps: float | None = None, count: int | None = None) -> Config:
         """The line, with paced streams whose rates add up to ``total_fps``; None: as fast as it goes."""
-        streams: list[dict[str, Any]] = []
-        for number in range(self.streams):
-            stream = {"source": self.clip, "name": f"camera-{number + 1}", "loop": True}
-            if total_fps is not None:
-                middle = (self.streams - 1) / 2
-                off = APART * (number - middle) / max(middle, 1)
-                stream["pace"] = total_fps / self.streams * (1 + off)
-            streams.append(stream)
-        return make_config({"profile": False, **self.options, "model": self.model, "streams": streams})
+        options = {"profile": False, **self.options}
+        count = count or self.streams
+        streams: list[dict[str, Any]] = [
+            {"source": self.clip, "name": f"camera-{number + 1}", "loop": True} for number in range(count)
+        ]
+        if total_fps is None:
+            options.pop("max_age_ms", None)  # files fill the line, and nearly all of them would be too old
+        else:
+            for stream, fps in zip(streams, rates(total_fps, count), strict=True):
+                stream["pace"] = fps
+        return make_config({**options, "model": self.model, "streams": streams})
+
+
+def rates(total_fps: float, count: int) -> list[float]:
+    """Of ``count`` streams: they add up, and no two are the same."""
+    middle = (count - 1) / 2
+    return [total_fps / count * (1 + APART * (number - middle) / max(middle, 1)) for number in range(count)]
+
+
+def ideal_ms(total_fps: float, count: int, frame_ms: float, cores: int, seconds: float = 120.0) -> float:
+    """p99 age where each of ``cores`` does one frame after the other in ``frame_ms``, first come, first out.
+
+    The least that a line which gives each frame one core can reach: what is left is waiting for cameras that
+    happened to take their pictures at the same moment. Over fifty draws of when that is.
+    """
+    ages, dice = [], random.Random(0)
+    for _ in range(50):
+        came = sorted(
+            (number + phase) / fps
+            for fps, phase in ((fps, dice.random()) for fps in rates(total_fps, count))
+            for number in range(int(seconds * fps))
+        )
+        free = [0.0] * cores
+        for at in came:
+            began = max(at, heapq.heappop(free))
+            heapq.heappush(free, began + frame_ms / 1000)
+            ages.append((began - at) * 1000 + frame_ms)
+    return statistics.quantiles(ages, n=100)[98]
 
 
 def service(config: Config, settings: Settings, told: Told | None = None) -> dict[str, float]:
@@ -101,16 +139,23 @@ def live(asked: Asked) -> dict[str, Any]:
     most = asked.bound_seconds
     free = apart(measure, asked.config(), Settings(min(2.0, most / 3), min(3.0, most / 3), most=most))
     before = apart(service, asked.config(), Settings())
+    cores = free["cores"]
+    frame_ms = 1000 * cores / next(each["fps"] for each in free["bounds"] if each["what"] == "cores")
     trials = {}
-    for share, seconds in ((BELOW, asked.seconds), (ABOVE, asked.long_seconds)):
+    for share, count, seconds in (
+        *((BELOW, count, asked.seconds) for count in sorted({min(FEW, asked.streams), asked.streams})),
+        (ABOVE, asked.streams, asked.long_seconds),
+    ):
         fps = share * free["bound_fps"]
-        tell(f"{asked.streams} streams, {fps:.1f} frames/s in all, {share:.0%} of the bound, {seconds:g} s")
+        tell(f"{count} streams, {fps:.1f} frames/s in all, {share:.0%} of the bound, {seconds:g} s")
         window = seconds / WINDOWS
         settings = Settings(min(3.0, seconds / 3), window, WINDOWS, math.inf, seconds)
-        found = apart(trial, asked.config(fps), settings)
-        found["asked_fps"] = fps
+        found = apart(trial, asked.config(fps, count), settings)
+        found |= {"share": share, "asked_fps": fps}
+        if share < 1:
+            found["ideal_p99_ms"] = ideal_ms(fps, count, frame_ms, cores)
         found["notes"] = [note for note in found["notes"] if not note.startswith("not steady")]
-        trials[share] = found
+        trials[f"{share:.0%}, {count} streams"] = found
     tell("each stage by itself, again")
     after = apart(service, asked.config(), Settings())
     times = {name: (before[name] + after[name]) / 2 for name in before}
@@ -126,10 +171,10 @@ def live(asked: Asked) -> dict[str, Any]:
             "alone_ms": times,
             "alone_sum_ms": total,
             "alone_sums_ms": [sum(before.values()), sum(after.values())],
-            "in_line_sums_ms": {f"{share:.0%}": in_line_ms(found) for share, found in trials.items()},
+            "in_line_sums_ms": {name: in_line_ms(found) for name, found in trials.items()},
         },
-        "trials": {f"{share:.0%}": found for share, found in trials.items()},
-        "limits": limits(total, trials[BELOW], trials[ABOVE], asked.options.get("max_age_ms")),
+        "trials": trials,
+        "limits": limits(total, trials, asked.options.get("max_age_ms")),
     }
 
 
@@ -139,20 +184,24 @@ def in_line_ms(found: Mapping[str, Any]) -> float:
 
 
 def limits(
-    service_ms: float, below: Mapping[str, Any], above: Mapping[str, Any], max_age_ms: float | None = None
+    service_ms: float, trials: Mapping[str, Mapping[str, Any]], max_age_ms: float | None = None
 ) -> list[dict[str, Any]]:
     """Each target with its figure: ``value`` (None: there is none) may be ``at_most`` so much."""
     rows = []
-    for share, found in ((BELOW, below), (ABOVE, above)):
+    for name, found in trials.items():
         age = found["latency_ms"]["p99"]
-        rows.append((f"p99 age ÷ service times at {share:.0%}", age and age / service_ms, MOST_AGE[share]))
+        what = f"p99 age ÷ service times at {name}"
+        if "ideal_p99_ms" in found:
+            what += f" (ideal {found['ideal_p99_ms'] / service_ms:.2f})"
+        rows.append((what, age and age / service_ms, MOST_AGE[found["share"]]))
+    (above,) = (found for found in trials.values() if found["share"] == ABOVE)
     if max_age_ms is not None:
         oldest, what = above["latency_ms"]["max"], f"age of the oldest result ÷ {max_age_ms:g} ms"
         rows.append((what, oldest and oldest / max_age_ms, MOST_OVER))
     ages = [window["p99_latency_ms"] for window in above["over_time"]]
     memory = [window["peak_mb"] for window in above["over_time"]]
     given = [stream["fps"] for stream in above["streams"].values()]
-    lost = sum(not found["conserved"] for found in (below, above))
+    lost = sum(not found["conserved"] for found in trials.values())
     rows += [
         ("growth of p99 age", growth(ages, statistics.median), MOST_GROWTH),
         ("growth of memory", growth(memory, max), MOST_MEMORY_GROWTH),
@@ -184,7 +233,7 @@ def table(report: Mapping[str, Any]) -> str:
     """For people, in Markdown."""
     about, bound, times = report["machine"], report["bound"], report["service"]
     alone_ms = ", ".join(f"{name} {ms:.2f}" for name, ms in times["alone_ms"].items())
-    line_ms = ", ".join(f"{ms:.1f} at {share}" for share, ms in times["in_line_sums_ms"].items())
+    line_ms = "; ".join(f"{ms:.1f} at {name}" for name, ms in times["in_line_sums_ms"].items())
     what = f"{report['model']['name']}, {report['clip']['description']}, {report['asked']['streams']} streams"
     rows = [
         f"{what}; {about['cores']} cores of an {about['cpu']}, {about['date'][:10]}",
@@ -192,16 +241,20 @@ def table(report: Mapping[str, Any]) -> str:
         f"bound {bound['bound_fps']:.1f} frames/s; the clip as a file reaches {bound['ratio']:.2f} of it",
         f"service times: alone {times['alone_sum_ms']:.1f} ms ({alone_ms}); in line {line_ms}",
         "",
-        "| load | captured/s | delivered/s | dropped | p50 ms | p99 ms | worst stream's p99 | MB |",
-        "|---|---|---|---|---|---|---|---|",
+        "| load | captured/s | delivered/s | dropped | p50 ms | p99 ms | ideal | worst stream's p99 | MB |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
-    for share, found in report["trials"].items():
+    for name, found in report["trials"].items():
         streams = found["streams"].values()
         captured, delivered = (sum(each[key] for each in streams) for key in ("captured_fps", "fps"))
-        ages = (found["latency_ms"]["p50"], found["latency_ms"]["p99"], worst_ms(found))
+        ages = (
+            *(found["latency_ms"][each] for each in ("p50", "p99")),
+            found.get("ideal_p99_ms"),
+            worst_ms(found),
+        )
         shown = " | ".join("–" if age is None else f"{age:.0f}" for age in ages)
         rows.append(
-            f"| {share} | {captured:.1f} of {found['asked_fps']:.1f} | {delivered:.1f} | "
+            f"| {name} | {captured:.1f} of {found['asked_fps']:.1f} | {delivered:.1f} | "
             f"{max(each['dropped_share'] for each in streams):.1%} | {shown} | {found['peak_mb']:.0f} |"
         )
     rows += ["", "| | measured | at most | |", "|---|---|---|---|"]
