@@ -14,11 +14,11 @@ from rich.table import Table
 
 from pipeline.accounts import StreamAccount
 from pipeline.app import Pipeline
+from pipeline.progress import PLAIN_SECONDS
 
 log = logging.getLogger(__name__)
 
 REFRESH_SECONDS = 0.2
-PLAIN_SECONDS = 5.0
 _MOST_LABELS = 12
 
 

@@ -51,7 +51,7 @@ class SourceError(PipelineError, OSError):
 
     Causes: ``not_found``, ``auth``, ``timeout``, ``refused``, ``network``, ``format``,
     ``permission``, ``ended``, ``changed``, ``hardware``, ``crash`` (the process of an isolated source died),
-    ``error``.
+    ``stopped`` (while it was opened, as asked), ``error``.
     """
 
     def __init__(self, message: str, cause: str = "error") -> None:

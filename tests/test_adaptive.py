@@ -172,6 +172,8 @@ def test_in_the_line(
         assert scrape(run.line.metrics.port)["framerail_adaptive_every_nth"]["file",] == 1
         run.until(lambda: run.line.accounts.streams["file"].counts().emitted == 60)
     assert "every_nth of live 1 → " in caplog.text
+    assert "stream file: target_age_ms means nothing to it" in caplog.text
+    assert "stream live: target_age_ms" not in caplog.text
     assert not run.line.accounts.violations(run.line.left_in_line())
     with running(model, live) as run:
         run.until_results("live", 20)

@@ -70,6 +70,9 @@ def write(
     return path
 
 
+PICTURE = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)
+
+
 def fusion_of(path: Path, spec: InputSpec) -> Fusion:
     (image,) = (each for each in Session(path, "cpu").inputs if each.name == "x")
     return Fusion.of(path, image, spec)
@@ -128,6 +131,22 @@ def test_of_scaled_pixels_the_values_are_the_same_bit_for_bit(tmp_path, layout):
     session = Session(path, "cpu", fusion=fused)
     (answer,) = session.run(Blobber(fused.fed)(photograph())[0])
     np.testing.assert_array_equal(answer, Blobber(spec)(photograph())[0])
+
+
+def test_names_that_the_graph_has_already_are_not_taken_again(tmp_path):
+    spec = InputSpec(8, 8, mean=(1.0, 2.0, 3.0), std=(2.0,) * 3)
+    path = write(tmp_path / "m.onnx", spec)
+    model = onnx.load(path)
+    plain = ort.InferenceSession(path).run(None, {"x": (blob := Blobber(spec)(PICTURE)[0])})[0]
+    for name in ("x/pixels", "x/fused.0", "x/fused.1", "x/fused.constant1", "x/fused.constant3"):
+        model.graph.node.append(helper.make_node("Identity", ["x"], [name]))
+    onnx.save(model, path)
+    fusion = fusion_of(path, spec)
+    session = ort.InferenceSession(fusion.applied(path, on_cpu=True))
+    (asked,) = session.get_inputs()
+    (answer,) = session.run(None, {asked.name: Blobber(fusion.fed)(PICTURE)[0]})
+    np.testing.assert_allclose(answer, plain, atol=1e-5)
+    assert blob.shape == answer.shape
 
 
 def test_inputs_beside_the_picture_stay(tmp_path):

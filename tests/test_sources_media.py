@@ -378,8 +378,9 @@ def test_a_pipe_that_nobody_writes_to_is_not_waited_for_without_end(tmp_path):
     assert caught.value.cause == "timeout"
     stop = threading.Event()
     stop.set()
-    with pytest.raises(SourceOpenError):
+    with pytest.raises(SourceOpenError, match="it was stopped before there was a picture") as caught:
         opened(tmp_path / "pipe", stop)
+    assert caught.value.cause == "stopped"
 
 
 def test_a_pipe_whose_writer_falls_silent_before_there_is_a_picture(tmp_path):
@@ -395,6 +396,24 @@ def test_a_pipe_whose_writer_falls_silent_before_there_is_a_picture(tmp_path):
     finally:
         os.close(writer)
         os.close(reader)
+
+
+def test_an_mp4_whose_index_comes_last_cannot_be_piped_and_the_remedy_is_said(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (30, 240, 320, 3), np.uint8)
+    clip = make_clip(tmp_path / "clip.mp4", frames=30, size=(320, 240), images=noise)
+    assert clip.stat().st_size > 500_000  # of a small one FFmpeg still has the beginning
+    os.mkfifo(tmp_path / "pipe")
+
+    def write() -> None:
+        with contextlib.suppress(BrokenPipeError):
+            (tmp_path / "pipe").write_bytes(clip.read_bytes())
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    with pytest.raises(SourceReadError, match="index first or in fragments: write it with") as caught:
+        numbers(tmp_path / "pipe")
+    writer.join()
+    assert caught.value.cause == "format"
 
 
 def test_a_writer_that_trickles_does_not_hold_up_opening(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 import time
 import urllib.request
@@ -206,6 +207,19 @@ def test_a_stop_ends_a_stream_that_waits(cheap_model: str) -> None:
             assert time.monotonic() - begun < 3
         assert run.line.accounts.streams["cam"].ending == "stopped"
         assert run.state() == "ended"
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_a_pipe_that_is_being_opened_when_the_line_is_stopped_did_not_fail(
+    cheap_model: str, tmp_path: Path
+) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with running(cheap_model, cam(str(tmp_path / "pipe"), open_timeout=30), OTHER) as run:
+        run.until_results("other", 10)
+        assert run.state() == "connecting"
+        run.end()
+        account = run.line.accounts.streams["cam"]
+        assert (account.ending, account.error) == ("stopped", None)
 
 
 def test_what_the_config_calls_live_is_tried_again_from_the_start(cheap_model: str) -> None:

@@ -19,6 +19,9 @@ from pipeline.summary import summarize
 
 Told = Callable[[list[float]], None]
 
+OVER = 1.03
+"""Ratio to the bound above which one of the two is wrong, not only imprecise."""
+
 
 def trial(config: Config, settings: Settings, told: Told | None = None) -> dict[str, Any]:
     """Run ``config`` until its rate is steady; what the line did, as data (see :func:`figures`).
@@ -60,6 +63,7 @@ def measure(config: Config, settings: Settings, told: Told | None = None) -> dic
     paces = [stream.pace for _, stream in sources]
     source_fps = sum(pace for pace in paces if pace is not None) if None not in paces else None
     limits = bounds(costs, cores=found["cores"], threads=crew, source_fps=source_fps)
+    found["notes"] += over(found["fps"] / limits[0].fps)
     return {
         **found,
         "bounds": [{"what": each.what, "fps": each.fps, "why": each.why} for each in limits],
@@ -67,6 +71,14 @@ def measure(config: Config, settings: Settings, told: Told | None = None) -> dic
         "ratio": found["fps"] / limits[0].fps,
         "bottleneck": bottleneck(found["stages"], found["cores_used"], found["cores"], limits, found["fps"]),
     }
+
+
+def over(ratio: float) -> list[str]:
+    """A note where a line is said to be faster than what bounds it."""
+    if ratio <= OVER:
+        return []
+    why = "the machine was slower while the stages were measured alone; measure again"
+    return [f"{ratio:.0%} of the bound cannot be: {why}"]
 
 
 def bottleneck(

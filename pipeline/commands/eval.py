@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from pipeline.config import Config, make_config
@@ -24,7 +23,7 @@ from pipeline.evaluation import (
     check_evaluator,
 )
 from pipeline.evaluation.verdict import compare, objections
-from pipeline.frame import Frame
+from pipeline.progress import progress as shown
 
 METRICS = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large")
 _ROWS = {"": "boxes", "mask_": "masks", "keypoints_": "keypoints", "rotated_": "rotated boxes"}
@@ -124,7 +123,7 @@ def evaluate(options: Options, out: Console, err: Console, *, as_json: bool) -> 
     check_evaluator()
     options.check()
     config, reference = options.configs()
-    progress = partial(_progress, err)
+    progress = partial(shown, err, "pictures")
     if options.compares:
         measured = against_reference(config, reference, options.limit, progress)
     else:
@@ -206,12 +205,3 @@ def _speed(report: dict[str, Any]) -> Table:
 def _figure(value: float | int | None) -> str:
     """A share to three places, a count as it is, nothing where there was nothing to find."""
     return "–" if value is None else str(value) if isinstance(value, int) else f"{value:.3f}"
-
-
-def _progress(err: Console, frames: Iterable[Frame], total: int | None) -> Iterator[Frame]:
-    if not err.is_terminal:
-        yield from frames
-        return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=err, transient=True) as bars:
-        yield from bars.track(frames, total=total, description="pictures")

@@ -13,11 +13,12 @@ from rich.console import Console
 
 from pipeline import __version__
 from pipeline.copies.loss import Loss, Options, loss_of
-from pipeline.copies.report import progress, show, speed
+from pipeline.copies.report import show, speed
 from pipeline.copies.trial import Eyes, Ranking, Sight, Telling, rank
 from pipeline.errors import ConfigError, ModelError, NotAcceptedError
 from pipeline.evaluation import check_evaluator
 from pipeline.placing import check_place, place, same_file
+from pipeline.progress import progress
 from pipeline.quantization import check_tools
 from pipeline.runtime.embed import QUANTISED_KEY, embedded
 from pipeline.runtime.model import Model, open_model

@@ -1,22 +1,19 @@
-"""What ``models quantize`` shows: how far it is, what came of it, and how fast that is."""
+"""What ``models quantize`` shows: what came of it, and how fast that is."""
 
 from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from pipeline.decoders.contract import image_input
 from pipeline.runtime.model import Model
 from pipeline.runtime.session import Session
 
-_T = TypeVar("_T")
 _NO_FASTER = 0.95
 
 
@@ -68,13 +65,3 @@ def show(report: dict[str, Any], out: Console) -> None:
         out.print(
             f"{report['file']}: framerail run … --model {report['file']}", highlight=False, soft_wrap=True
         )
-
-
-def progress(err: Console, what: str, items: Iterable[_T], total: int | None) -> Iterator[_T]:
-    """Pass the items on; a terminal shows how far it is."""
-    if not err.is_terminal:
-        yield from items
-        return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=err, transient=True) as bars:
-        yield from bars.track(items, total=total, description=what)

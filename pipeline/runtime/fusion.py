@@ -23,7 +23,7 @@ nodes is changed by TF32, in which a GPU may multiply.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ from numpy.typing import NDArray
 
 from pipeline.decoders import TensorInfo
 from pipeline.errors import ModelError
-from pipeline.runtime.graph_edit import made
+from pipeline.runtime.graph_edit import Edit, made
 from pipeline.runtime.onnx_messages import ModelMessage
 from pipeline.runtime.rewrite import LARGEST
 from pipeline.vision.letterbox import InputSpec
@@ -80,8 +80,9 @@ class Fusion:
         """
         model = _readable(path, self.picture)
         graph = model.graph
+        fresh = Edit(graph).fresh
         pixels = next(each for each in graph.input if each.name == self.picture)
-        pixels.name = f"{self.picture}/pixels"
+        pixels.name = fresh(f"{self.picture}/pixels")
         pixels.type.tensor_type.elem_type = _UINT8
         sides = pixels.type.tensor_type.shape.dim
         batch, *inner = [type(side).FromString(side.SerializeToString()) for side in sides]
@@ -89,24 +90,23 @@ class Fusion:
         del sides[:]
         sides.extend([batch, height, width])
         sides.add(dim_value=3)
-        first = [*self._nodes(on_cpu=on_cpu), *graph.node]
+        first = [*self._nodes(pixels.name, fresh, on_cpu=on_cpu), *graph.node]
         del graph.node[:]
         graph.node.extend(first)
         data: bytes = model.SerializeToString()
         return data
 
-    def _nodes(self, *, on_cpu: bool) -> Iterator[Any]:
-        """From the pixels to what the file's input was."""
+    def _nodes(self, name: str, fresh: Callable[[str], str], *, on_cpu: bool) -> Iterator[Any]:
+        """From the pixels, ``name``, to what the file's input was."""
         steps = list(self._steps(on_cpu=on_cpu))
-        name = f"{self.picture}/pixels"
         for number, (operator, constant, attributes) in enumerate(steps):
             inputs = [name]
             if constant is not None:
                 # A node: before version 4 of the format an initializer had to be an input as well.
-                inputs.append(f"{self.picture}/fused.constant{number}")
+                inputs.append(fresh(f"{self.picture}/fused.constant{number}"))
                 yield made("Constant", [], inputs[-1], value=constant)
             last = number == len(steps) - 1
-            name = self.picture if last else f"{self.picture}/fused.{number}"
+            name = self.picture if last else fresh(f"{self.picture}/fused.{number}")
             yield made(operator, inputs, name, **attributes)
 
     def _steps(self, *, on_cpu: bool) -> Iterator[tuple[str, NDArray[Any] | None, dict[str, Any]]]:

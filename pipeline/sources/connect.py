@@ -145,8 +145,8 @@ def _try(
     except (av.error.FFmpegError, OSError, ValueError) as error:
         if pipe is not None:
             pipe.close()
-            if pipe.silent:
-                return "timeout", pipe.silent
+            if pipe.why is not None:
+                return pipe.why
         waited = time.monotonic() - begun
         why = distrust(error, spec.address, scheme, stream, open_timeout - waited)
         if why:
@@ -154,9 +154,8 @@ def _try(
         return explain(error, remote=bool(scheme), opening=spec.address, waited=waited, limit=open_timeout)
     unverified = unverified_playlist(container.format.name, scheme, stream)
     video = unverified or _pick(container, stream.max_picture)
-    silent = pipe.silent if pipe is not None else ""
-    if silent:  # FFmpeg took it for the end
-        video = silent
+    if pipe is not None and pipe.silent:  # FFmpeg took it for the end
+        video = pipe.silent
     if isinstance(video, VideoStream):
         if pipe is not None:
             pipe.opened()
@@ -164,7 +163,9 @@ def _try(
     container.close()
     if pipe is not None:
         pipe.close()
-    return "certificate" if unverified else "timeout" if silent else "format", video
+        if pipe.why is not None:
+            return pipe.why
+    return "certificate" if unverified else "format", video
 
 
 def _pick(container: InputContainer, max_picture: int) -> VideoStream | str:

@@ -167,8 +167,10 @@ class MediaSource(Once):
                 )
             if failure is not None:
                 cause, phrase = failure
+                # Of such an MP4 FFmpeg finds the index, and cannot go back to the pictures.
+                hint = self._pipe.hint if self._pipe is not None and not progress.pictures else ""
                 raise SourceReadError(
-                    f"{self._shown}: {phrase}, after {progress.pictures} pictures", cause=cause
+                    f"{self._shown}: {phrase}, after {progress.pictures} pictures{hint}", cause=cause
                 )
             if packet is None:
                 return

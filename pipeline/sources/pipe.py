@@ -22,6 +22,8 @@ class Pipe:
         self.name = path
         self.silent = ""
         """Who did not write, in words."""
+        self.begins = b""
+        """What came first; some bytes of it."""
         self._stop = stop
         self._written = False
         self._deadline = time.monotonic() + patience
@@ -44,8 +46,28 @@ class Pipe:
                     pass
                 else:
                     self._written = self._written or bool(data)
+                    self.begins = self.begins or data[:12]
                     return data
         return b""
+
+    @property
+    def why(self) -> tuple[str, str] | None:
+        """Cause and phrase of what was not opened; None where the pipe has nothing to do with it."""
+        if self._stop.is_set():
+            return "stopped", "it was stopped before there was a picture"
+        if self.silent:
+            return "timeout", self.silent
+        return None
+
+    @property
+    def hint(self) -> str:
+        """What may be amiss with data that FFmpeg makes nothing of; empty where nothing is known."""
+        if self.begins[4:8] != b"ftyp":
+            return ""
+        return (
+            "; an MP4 can be read from a pipe only with its index first or in fragments: write it with "
+            "-movflags +faststart or +frag_keyframe, or give the file itself"
+        )
 
     def opened(self) -> None:
         """From now on wait for writers as long as they have it open."""

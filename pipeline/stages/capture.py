@@ -96,8 +96,14 @@ class Capture:
                         log.info("stream %s: %s", account.name, source.description)
                     for frame in self._frames(source, stop):
                         if opened is not None and not told and isinstance(frame, Frame):
-                            told = True
-                            opened(self._is_live(source), frame.pixels.nbytes)
+                            told, live = True, self._is_live(source)
+                            if account.lane.tick is not None and not live:
+                                log.warning(
+                                    "stream %s: target_age_ms means nothing to it: it is not live, so every "
+                                    "frame is kept",
+                                    account.name,
+                                )
+                            opened(live, frame.pixels.nbytes)
                         yield frame
             except SourceError as error:
                 # Its frames would keep the last picture for as long as the books and the log keep the error.
@@ -125,7 +131,7 @@ class Capture:
     def _wait(self, error: SourceError, stop: threading.Event) -> bool:
         """Whether to open the source again, after the wait that is due."""
         account = self._account
-        if account.link.backoff is not None and stop.is_set():
+        if error.cause == "stopped" or (account.link.backoff is not None and stop.is_set()):
             return False
         wait = account.link.failed(error)
         if wait is None:
