@@ -37,7 +37,7 @@ def table(line: dict[str, Any], peers: dict[str, Any]) -> str:
             continue
         what = "**framerail**, tuned to int8" if name == TUNED else peer["what"]
         what = "**framerail** run, JSON Lines" if name == OURS else what
-        bound = ", a bound" if peer["bound"] else ""
+        bound = ", frames in no order" if peer["bound"] else ""
         ratio = "" if name in (OURS, TUNED) else f"{peer['ratios'][OURS]['median']:.2f} x as fast"
         if name == TUNED:
             ratio = f"{1 / peer['ratios'][OURS]['median']:.2f} x itself"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -413,12 +413,23 @@ def _strings(data: Any) -> Iterator[str]:
             yield from _strings(inner)
 
 
-def make_config(data: dict[str, Any], where: str = "options") -> Config:
-    """Check ``data`` and make a Config of it. Raises ConfigError."""
+Location = tuple[int | str, ...]
+"""Where a key stands: ``("streams", 0, "pace")``."""
+
+
+def dotted(location: Location) -> str:
+    """As the config file has it: ``streams.0.pace``."""
+    return ".".join(map(str, location))
+
+
+def make_config(
+    data: dict[str, Any], where: str = "options", named: Callable[[Location], str] = dotted
+) -> Config:
+    """Check ``data`` and make a Config of it. Raises ConfigError, with keys as they are ``named``."""
     try:
         return Config.model_validate(data)
     except ValidationError as error:
-        problems = [_problem(entry) for entry in error.errors(include_url=False)]
+        problems = [_problem(entry, named) for entry in error.errors(include_url=False)]
         # Not chained: pydantic's own text quotes the input, cut in the middle of a password. Each
         # problem by itself, lest the masking of one reach to an at sign in the next.
         raise ConfigError(f"{where}: " + "; ".join(map(redact, problems))) from None
@@ -451,10 +462,10 @@ def nearest(word: str, choices: Iterable[str]) -> str:
     return difflib.get_close_matches(word, related or choices, n=1, cutoff=0.0)[0]
 
 
-def _problem(entry: Any) -> str:
+def _problem(entry: Any, named: Callable[[Location], str]) -> str:
     """One pydantic error in words: the place, what is wrong, and the nearest valid key."""
     location = entry["loc"]
-    place = ".".join(str(part) for part in location)
+    place = named(location)
     if entry["type"] == "extra_forbidden":
         model: type[BaseModel] = Config
         for part in location[:-1]:

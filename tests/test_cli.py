@@ -23,20 +23,11 @@ from rich.console import Console
 
 from pipeline import doctor
 from pipeline.sample import SAMPLE
+from tests.command import framerail, fresh
 from tests.test_catalog import write_card
 from tests.test_download import Handler, Site, serving
 
 SAMPLE_FRAMES = 250
-
-
-def framerail(*arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "pipeline", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=50,
-        **options,  # type: ignore[call-overload]
-    )
 
 
 def assert_one_line(done: subprocess.CompletedProcess[str], code: int, *says: str) -> None:
@@ -49,7 +40,7 @@ def assert_one_line(done: subprocess.CompletedProcess[str], code: int, *says: st
 
 
 def test_a_run_leaves_everything_it_promises(cheap_model: str, tmp_path: Path) -> None:
-    done = framerail(
+    done = fresh(
         "run", "synthetic:64x48@25?frames=50", "--name", "one", "--model", cheap_model,
         "--jsonl", "-", "--video", "v.mp4", "--summary", "s.json", cwd=tmp_path,
     )  # fmt: skip
@@ -551,11 +542,11 @@ def test_help(arguments: list[str]) -> None:
 def test_version() -> None:
     from pipeline import __version__
 
-    assert framerail("--version").stdout == f"framerail {__version__}\n"
+    assert fresh("--version").stdout == f"framerail {__version__}\n"
 
 
 def test_doctor() -> None:
-    report = json.loads(framerail("doctor", "--json").stdout)
+    report = json.loads(fresh("doctor", "--json").stdout)
     assert report["providers"]["cpu"]["proven"] is True
     assert report["providers"]["cuda"]["proven"] is False
     assert "h264" in report["video"]["decoders"]

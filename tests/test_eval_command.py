@@ -6,7 +6,6 @@ import io
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -21,6 +20,7 @@ from benchmarks.cheap_model import write_cheap_model
 from pipeline.cli import main as cli
 from pipeline.commands.eval import NotAcceptedError, Options, evaluate
 from pipeline.errors import ConfigError, SourceOpenError
+from tests import command
 
 pytest.importorskip("faster_coco_eval", reason="needs the extra eval")
 
@@ -207,15 +207,11 @@ def test_options_that_cannot_be_meant(options: dict[str, Any], says: str) -> Non
 
 
 def framerail(*arguments: str, folder: Path | None = None) -> subprocess.CompletedProcess[str]:
-    root = Path(cli.__file__).parent.parent
-    path = os.pathsep.join([*([str(folder)] if folder else []), str(root)])
-    return subprocess.run(
-        [sys.executable, "-m", "pipeline", "eval", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=50,
-        env={**os.environ, "PYTHONPATH": path},
-    )
+    """``folder``: modules that are found before others."""
+    if folder is None:
+        return command.framerail("eval", *arguments)
+    path = os.pathsep.join([str(folder), str(Path(cli.__file__).parent.parent)])
+    return command.fresh("eval", *arguments, env={**os.environ, "PYTHONPATH": path})
 
 
 def test_the_command_measures_on_labelled_pictures(labelled: dict[str, str], cheap_model: str) -> None:

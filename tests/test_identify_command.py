@@ -18,17 +18,13 @@ from pipeline import Detector, Pipeline
 from pipeline.errors import ConfigError, ModelError
 from pipeline.runtime.model import open_model
 from pipeline.runtime.trial import photograph
+from tests.command import framerail
 from tests.constant_models import constant_model
 from tests.test_stages_classify import write_colour_classifier
 
 
 def identify(model: str | Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "pipeline", "models", "identify", str(model), *arguments],
-        capture_output=True,
-        text=True,
-        timeout=50,
-    )
+    return framerail("models", "identify", str(model), *arguments)
 
 
 def test_what_it_is_and_why_for_people_and_machines() -> None:
@@ -407,9 +403,7 @@ def test_whole_frames_are_classified(tmp_path: Path) -> None:
         "--video",
         "out.mp4",
     ]
-    done = subprocess.run(
-        [sys.executable, "-m", "pipeline", *run], cwd=tmp_path, capture_output=True, text=True, timeout=50
-    )
+    done = framerail(*run, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     (line,) = [json.loads(text) for text in done.stdout.splitlines()]
     best = line["classes"][0]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ from pipeline.quantization.structure import WEIGHTED, Structure
 from pipeline.runtime.damage import damage
 from pipeline.runtime.model import open_model
 from pipeline.runtime.operators import operators, quantised
+from tests.command import framerail
 from tests.tiny_detector import NAMES, coloured, write_coloured, write_tiny_detector
 
 pytest.importorskip("faster_coco_eval", reason="needs the extra eval")
@@ -397,27 +397,14 @@ def test_a_bad_quantisation_is_recognised_and_good_ones_are_not(assets: Path) ->
 
 
 def test_the_command_says_all_of_it(tiny: Path, folder: Path, tmp_path: Path) -> None:
-    root = Path(__file__).resolve().parent.parent
-    base = [sys.executable, "-m", "pipeline", "models", "quantize"]
-    done = subprocess.run([*base, "--help"], capture_output=True, text=True, timeout=50, cwd=root)
+    done = framerail("models", "quantize", "--help")
     for word in ("--calibrate", "--max-ap-loss", "exit code 4", "framerail models quantize yolov8n.onnx"):
         assert word in done.stdout
-    asked = [
-        *base,
-        str(tiny),
-        "--calibrate",
-        str(folder),
-        "--frames",
-        "6",
-        "-o",
-        str(tmp_path / "small.onnx"),
-    ]
-    done = subprocess.run(
-        [*asked, "--max-ap-loss", "-1"], capture_output=True, text=True, timeout=50, cwd=root
-    )
+    given = [str(tiny), "--calibrate", str(folder), "--frames", "6", "-o", str(tmp_path / "small.onnx")]
+    done = framerail("models", "quantize", *given, "--max-ap-loss", "-1")
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1, done.stderr
     assert "--max-ap-loss: expected 0 to 1" in done.stderr
-    done = subprocess.run(asked, capture_output=True, text=True, timeout=50, cwd=root)
+    done = framerail("models", "quantize", *given)
     assert (done.returncode, done.stderr) == (0, "")
     assert "one thread" in done.stdout and "0 of 3 layers in float" in done.stdout
 

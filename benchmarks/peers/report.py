@@ -47,7 +47,7 @@ def _lines(report: Mapping[str, Any]) -> Iterator[str]:
                 f"{peer['cores_used']['median']:.2f}",
                 *ratios,
             ]
-        bound = " (a bound)" if peer["bound"] else ""
+        bound = " (frames in no order)" if peer["bound"] else ""
         yield f"| {' | '.join([peer['what'] + bound, *measured, _agreement(peer)])} |"
     yield ""
     for name, peer in report["peers"].items():

@@ -26,7 +26,7 @@ from pipeline.cli.chaos import chaos_app
 from pipeline.cli.common import CANCELLED, console, given, log, reporting, stdout
 from pipeline.cli.eval import evaluate
 from pipeline.cli.models import models_app
-from pipeline.config import PROVIDER_NAMES, Config, load_config, make_config
+from pipeline.config import PROVIDER_NAMES, Config, Location, dotted, load_config, make_config
 from pipeline.errors import ConfigError, PipelineError
 from pipeline.references import sources_in
 
@@ -498,6 +498,26 @@ def _provider_options(given: list[str] | None) -> dict[str, str] | None:
     return {name: value for name, _, value in pairs} or None
 
 
+_FLAGS = {
+    "conf_threshold": "--conf",
+    "iou_threshold": "--iou",
+    "provider_options": "--provider-option",
+    "width": "--camera-size",
+    "height": "--camera-size",
+    "fps": "--camera-fps",
+    "pixel_format": "--camera-format",
+}
+"""Of keys whose flag has another name."""
+
+
+def _flag(location: Location) -> str:
+    """The flag that a key was given by; a source and its number as the config has them."""
+    *_, key = location or ("",)
+    if key in ("", "source", "streams"):
+        return dotted(location)
+    return _FLAGS.get(str(key), "--" + str(key).replace("_", "-"))
+
+
 def _config(
     path: str | None,
     sources: list[str],
@@ -517,7 +537,7 @@ def _config(
         for index, source in enumerate(sources)
     ]
     if path is None:
-        return make_config({"streams": streams, **options})
+        return make_config({"streams": streams, **options}, named=_flag)
     if streams:
         options["streams"] = streams
         return load_config(path, options)
