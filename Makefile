@@ -11,7 +11,7 @@ STAMP  := $(VENV)/.framerail-setup
 # Release tools have an environment of their own, so that they are no part of what is tested.
 RELEASE := .venvs/release
 
-.PHONY: run test setup lint type bench audit release clean
+.PHONY: run test ap setup lint type bench audit release clean
 .DELETE_ON_ERROR:
 
 run: $(STAMP)
@@ -22,6 +22,10 @@ run: $(STAMP)
 # Two at a time: much of the suite waits, for cameras that fall silent and for processes that end.
 test: $(STAMP)
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+# Every model on every labelled picture: some minutes.
+ap: $(STAMP)
+	FRAMERAIL_ALL_PICTURES=1 $(BIN)/python -m pytest tests/test_eval_command.py -k known_ap
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import signal
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,9 @@ from hypothesis import HealthCheck, settings
 from rich.console import Console
 
 import pipeline  # noqa: F401 - before any test loads ONNX Runtime: it turns the telemetry off
+
+if hasattr(signal, "SIGHUP"):  # which nohup has ignored, and commands that are started inherit that
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # A loaded machine is no reason to fail: what is slow shows in the durations.
 settings.register_profile("framerail", deadline=None, suppress_health_check=[HealthCheck.too_slow])

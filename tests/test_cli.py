@@ -20,8 +20,11 @@ from pathlib import Path
 import av
 import pytest
 from rich.console import Console
+from typer.main import get_command
 
 from pipeline import doctor
+from pipeline.cli.main import _flag, app
+from pipeline.config import CameraConfig, Config, StreamConfig
 from pipeline.sample import SAMPLE
 from tests.command import framerail, fresh
 from tests.test_catalog import write_card
@@ -80,6 +83,10 @@ def test_a_run_leaves_everything_it_promises(cheap_model: str, tmp_path: Path) -
         (["synthetic:64x48", "synthetic:64x48", "--video", "v.mp4"], 2, "{stream}"),
         (["rtps://cam/1"], 2, "rtsp"),
         (["synthetic:0x0"], 2, "synthetic"),
+        (["synthetic:64x48", "--conf", "2"], 2, "--conf: "),
+        (["synthetic:64x48", "--pace", "0"], 2, "--pace: "),
+        (["synthetic:64x48", "--camera-size", "0x1"], 2, "--camera-size: "),
+        (["synthetic:64x48", "--not-ready-when", "blue"], 2, "--not-ready-when: "),
     ],
 )
 def test_bad_usage_is_one_line_and_the_right_code(
@@ -87,6 +94,17 @@ def test_bad_usage_is_one_line_and_the_right_code(
 ) -> None:
     assert_one_line(framerail("run", *arguments, cwd=tmp_path), code, says)
     assert os.listdir(tmp_path) == []
+
+
+def test_a_key_is_named_by_a_flag_that_there_is() -> None:
+    """But for those that only a config file can give."""
+    flags = {opt for param in get_command(app).commands["run"].params for opt in param.opts}  # type: ignore[attr-defined]
+    keys = [key for model in (Config, StreamConfig, CameraConfig) for key in model.model_fields]
+    assert {key for key in keys if _flag((key,)) not in flags} == {
+        "streams", "source", "camera", "isolate", "sink_timeout", "watchdog", "restarts", "restart_minutes",
+        "infer_spinning", "preprocess_workers", "postprocess_workers", "decode_threads", "channel_capacity",
+        "backoff", "backoff_max",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(

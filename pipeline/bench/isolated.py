@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import signal
+import sys
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
@@ -17,9 +18,19 @@ from pipeline.memory import set_malloc
 Work = Callable[[Config, Settings, Told | None], dict[str, Any]]
 
 
+def _context() -> Any:
+    """Of processes that know nothing of this one's threads and memory. On Linux they are forked from one that
+    has imported the libraries, and nothing else: that saves each a second."""
+    if not sys.platform.startswith("linux"):
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    return context
+
+
 def apart(work: Work, config: Config, settings: Settings, told: Told | None = None) -> dict[str, Any]:
     """``work`` in a fresh process: what it returns, or raises; PipelineError where the process dies."""
-    context = multiprocessing.get_context("spawn")
+    context = _context()
     here, there = context.Pipe(duplex=False)
     process = context.Process(target=_work, args=(there, work, config, settings), daemon=True)
     process.start()

@@ -512,10 +512,10 @@ _FLAGS = {
 
 def _flag(location: Location) -> str:
     """The flag that a key was given by; a source and its number as the config has them."""
-    *_, key = location or ("",)
-    if key in ("", "source", "streams"):
+    keys = [key for key in location if isinstance(key, str) and key not in ("streams", "camera")]
+    if not keys or keys[0] == "source":
         return dotted(location)
-    return _FLAGS.get(str(key), "--" + str(key).replace("_", "-"))
+    return _FLAGS.get(keys[0], "--" + keys[0].replace("_", "-"))
 
 
 def _config(
