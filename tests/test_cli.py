@@ -23,7 +23,8 @@ from rich.console import Console
 from typer.main import get_command
 
 from pipeline import doctor
-from pipeline.cli.main import _flag, app
+from pipeline.cli.flags import flag
+from pipeline.cli.main import app
 from pipeline.config import CameraConfig, Config, StreamConfig
 from pipeline.sample import SAMPLE
 from tests.command import framerail, fresh
@@ -100,7 +101,7 @@ def test_a_key_is_named_by_a_flag_that_there_is() -> None:
     """But for those that only a config file can give."""
     flags = {opt for param in get_command(app).commands["run"].params for opt in param.opts}  # type: ignore[attr-defined]
     keys = [key for model in (Config, StreamConfig, CameraConfig) for key in model.model_fields]
-    assert {key for key in keys if _flag((key,)) not in flags} == {
+    assert {key for key in keys if flag((key,)) not in flags} == {
         "streams", "source", "camera", "isolate", "sink_timeout", "watchdog", "restarts", "restart_minutes",
         "infer_spinning", "preprocess_workers", "postprocess_workers", "decode_threads", "channel_capacity",
         "backoff", "backoff_max",

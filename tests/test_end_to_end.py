@@ -24,13 +24,13 @@ import psutil
 from pipeline import Pipeline
 
 process = psutil.Process()
-source = "synthetic:64x48?frames=60000"
+source = "synthetic:64x48?frames=30000"
 with Pipeline(source, model=sys.argv[1], infer_workers=2, channel_capacity=4) as line:
     for result in line:
         if result.frame.seq % 500 == 0:
             gc.collect()
             print(result.frame.seq, process.memory_info().rss / 2**20)
-assert line.accounts.totals().emitted == 60_000
+assert line.accounts.totals().emitted == 30_000
 """
 
 
@@ -180,8 +180,8 @@ def test_a_password_is_in_no_output(cheap_model: str, tmp_path: Path, debug: boo
 
 
 @pytest.mark.timeout(120)
-def test_memory_is_flat_over_60_000_frames(cheap_model: str) -> None:
-    """RSS is read every 500 frames; the trend of the last 40,000 stays below 2 MB.
+def test_memory_is_flat_over_30_000_frames(cheap_model: str) -> None:
+    """RSS is read every 500 frames; the trend of the last 20,000 stays below 1.5 MB.
 
     In a process of its own: one that has run other tests has free memory that comes back page by page.
     Channels are kept short: with 64 places each, on a busy machine the most frames that ever were under way
@@ -191,7 +191,7 @@ def test_memory_is_flat_over_60_000_frames(cheap_model: str) -> None:
         [sys.executable, "-c", MEMORY, cheap_model], check=True, capture_output=True, text=True
     )
     readings = np.array([line.split() for line in said.stdout.splitlines()], np.float64)
-    assert len(readings) == 120
-    frames, megabytes = readings[readings[:, 0] >= 20_000].T
+    assert len(readings) == 60
+    frames, megabytes = readings[readings[:, 0] >= 10_000].T
     slope = np.polyfit(frames, megabytes, 1)[0]
-    assert slope * 40_000 < 2.0
+    assert slope * 20_000 < 1.5

@@ -282,9 +282,7 @@ def test_the_default_model_finds_the_same_on_the_bundled_clip():
 
 
 @pytest.mark.assets
-@pytest.mark.parametrize(
-    "name", ["yolov8n_640_deq", "yolov8n_int8_msh", "yolox_nano", "deimv2_femto", "nanodet_m_320"]
-)
+@pytest.mark.parametrize("name", ["yolov8n_int8_msh", "yolox_nano", "deimv2_femto", "nanodet_m_320"])
 def test_real_models_answer_the_same(assets, name):
     """Sizes free and fixed, inputs beside the picture, int8, means, either order of colours."""
     path = str(assets / "models" / f"{name}.onnx")

@@ -6,6 +6,7 @@ import errno
 import logging
 import os
 import signal
+import socket
 import threading
 import time
 import traceback
@@ -247,6 +248,38 @@ def test_hls_is_live_until_its_list_is_closed(tmp_path, live):
     assert numbers == list(range(numbers[0], numbers[0] + len(numbers)))
     if not live:
         assert numbers == list(range(50))
+
+
+def test_a_live_stream_is_opened_with_its_first_pictures(tmp_path):
+    """It need not send twenty for its rate to be guessed, which takes 1.4 s at 15 fps; its header has one."""
+    data = make_clip(tmp_path / "clip.ts", frames=60, fps=15).read_bytes()
+    seen = threading.Event()
+
+    def serve() -> None:
+        connection, _ = server.accept()
+        with connection:
+            connection.recv(4096)
+            connection.sendall(
+                b"HTTP/1.1 200 OK\r\nContent-Type: video/mp2t\r\n\r\n" + data[: len(data) // 6]
+            )
+            assert seen.wait(20)
+            connection.sendall(data[len(data) // 6 :])
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=serve)
+        thread.start()
+        numbers = []
+        try:
+            with opened(f"http://127.0.0.1:{server.getsockname()[1]}/stream.ts", open_timeout=15) as source:
+                assert source.live and source.declared_fps == 15
+                with pytest.raises(SourceReadError, match="after 60 pictures"):
+                    for picture in source:
+                        seen.set()
+                        numbers.append(read_number(picture.image))
+        finally:
+            seen.set()
+            thread.join()
+    assert numbers == list(range(60))
 
 
 def test_mjpeg_over_http_is_live_and_its_end_is_an_error(tmp_path):

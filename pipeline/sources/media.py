@@ -87,7 +87,11 @@ class MediaSource(Once):
         if stream.decode_threads is not None:
             self._video.codec_context.thread_count = stream.decode_threads
         self.frame_count = None if self.live else self._video.frames or None
-        self.declared_fps = float(self._video.average_rate) if self._video.average_rate else None
+        rate = self._video.average_rate
+        if rate is None and opened.scheme not in ("rtsp", "rtsps"):
+            # Of MPEG-TS and the like the video's own header says it; an RTSP camera's may be wrong by two.
+            rate = self._video.codec_context.framerate
+        self.declared_fps = float(rate) if rate else None
         self._opened = opened
         self._pictured = time.monotonic()
         self._refused = 0
@@ -242,9 +246,9 @@ class MediaSource(Once):
 
     def _describe(self, decoded: str) -> str:
         scheme, transport = self._opened.scheme, self._opened.transport
-        context, rate = self._video.codec_context, self._video.average_rate
+        context = self._video.codec_context
         size = f"{context.width}x{context.height}" if context.width else "size unknown"
-        fps = f"{float(rate):g} fps" if rate else "frame rate unknown"
+        fps = f"{self.declared_fps:g} fps" if self.declared_fps else "frame rate unknown"
         where = self._container.format.name.partition(",")[0]
         way = f" over {scheme}" if scheme else " file"
         if transport:
