@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import os
@@ -280,6 +281,37 @@ def test_a_live_stream_is_opened_with_its_first_pictures(tmp_path):
             seen.set()
             thread.join()
     assert numbers == list(range(60))
+
+
+def test_looking_for_what_never_comes_ends_before_the_time_for_opening(tmp_path):
+    """Sound that is announced and silent: FFmpeg looks for it, and a look that is cut off ends the stream."""
+    path = make_clip(tmp_path / "clip.ts", frames=90, fps=30, size=(128, 96), audio=True)
+    with av.open(str(path)) as container:
+        sound = container.streams.audio[0].id
+    whole = path.read_bytes()
+    packets = [whole[at : at + 188] for at in range(0, len(whole), 188)]
+    packets = [each for each in packets if (each[1] & 0x1F) << 8 | each[2] != sound]
+    some = len(packets) // 90
+
+    def serve() -> None:
+        connection, _ = server.accept()
+        with connection, contextlib.suppress(ConnectionError):
+            connection.recv(4096)
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: video/mp2t\r\n\r\n")
+            for first in range(0, len(packets), some):
+                connection.sendall(b"".join(packets[first : first + some]))
+                over.wait(1 / 30)
+
+    over = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            url = f"http://127.0.0.1:{server.getsockname()[1]}/stream.ts"
+            assert taken(opened(url, open_timeout=1.2, stall_timeout=1.0), 50) == list(range(50))
+        finally:
+            over.set()
+            thread.join()
 
 
 def test_mjpeg_over_http_is_live_and_its_end_is_an_error(tmp_path):
