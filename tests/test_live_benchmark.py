@@ -19,7 +19,7 @@ def found(ages, given, memory=(100.0,), p99=None, conserved=True):
         "latency_ms": {"p99": p99 or max(ages)},
         "streams": {str(number): {"fps": fps} for number, fps in enumerate(given)},
         "over_time": [
-            {"p99_latency_ms": age, "peak_mb": memory[min(number, len(memory) - 1)]}
+            {"p99_latency_ms": age, "infer_ms": None, "peak_mb": memory[min(number, len(memory) - 1)]}
             for number, age in enumerate(ages)
         ],
         "conserved": conserved,
@@ -62,6 +62,14 @@ def test_where_a_limit_is_set_no_result_is_older():
         (row,) = [row for row in limits(50.0, of(above, above), 150.0) if "oldest" in row["what"]]
         assert row["holds"] is holds
     assert not [row for row in limits(50.0, of(above, above)) if "oldest" in row["what"]]
+
+
+def test_a_machine_that_grows_slower_is_told_beside_the_growth():
+    above = found((100.0,) * 8 + (120.0,) * 4, (5.0, 5.0), p99=99.0)
+    for number, window in enumerate(above["over_time"]):
+        window["infer_ms"] = 50.0 if number < 8 else 60.0
+    (row,) = [row for row in limits(50.0, of(above, above)) if row["what"].startswith("growth of p99")]
+    assert row["what"] == "growth of p99 age (of a run of inference, 1.20)" and not row["holds"]
 
 
 def test_what_is_not_there_holds_nothing():
@@ -125,6 +133,7 @@ def test_a_short_run_measures_all_of_it(tmp_path: Path, capsys) -> None:
         assert trial["channels"]["frames:camera-1"]["capacity"] == 2  # a live line's
     assert report["trials"]["400%, 2 streams"]["streams"]["camera-1"]["dropped"] > 0
     assert len(report["limits"]) == 6
+    assert any(window["infer_ms"] for window in report["trials"]["400%, 2 streams"]["over_time"])
 
 
 def test_what_cannot_be_measured_is_said(capsys) -> None:

@@ -84,11 +84,12 @@ def _streams(seen: Steady) -> dict[str, dict[str, float | None]]:
 
 
 def _over_time(seen: Steady) -> list[dict[str, float | None]]:
-    """Latency and memory in each window that counts."""
+    """Latency, memory and how long inference took in each window that counts: a machine may grow slower."""
     return [
         {
             "seconds": after.at - seen.first.at,
             "p99_latency_ms": _latency(before, after)["p99"],
+            "infer_ms": _ms(after.stages["infer"].since(before.stages["infer"]).mean()),
             "peak_mb": peak / 1e6,
         }
         for before, after, peak in zip(seen.edges, seen.edges[1:], seen.peaks, strict=False)
