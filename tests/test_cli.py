@@ -20,7 +20,7 @@ from pathlib import Path
 import av
 import pytest
 from rich.console import Console
-from typer.main import get_command
+from typer.main import get_group
 
 from pipeline import doctor
 from pipeline.cli.flags import flag
@@ -99,7 +99,7 @@ def test_bad_usage_is_one_line_and_the_right_code(
 
 def test_a_key_is_named_by_a_flag_that_there_is() -> None:
     """But for those that only a config file can give."""
-    flags = {opt for param in get_command(app).commands["run"].params for opt in param.opts}  # type: ignore[attr-defined]
+    flags = {opt for param in get_group(app).commands["run"].params for opt in param.opts}
     keys = [key for model in (Config, StreamConfig, CameraConfig) for key in model.model_fields]
     assert {key for key in keys if flag((key,)) not in flags} == {
         "streams", "source", "camera", "isolate", "sink_timeout", "watchdog", "restarts", "restart_minutes",
