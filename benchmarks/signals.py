@@ -56,6 +56,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", metavar="FILE")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the run under way is ended, too
     choose = random.Random(options.seed)
     faults: list[str] = []
     counts: Counter[str] = Counter()

@@ -205,8 +205,10 @@ class Accounts:
         self.stages = {name: Histogram() for name in stages}
         self.batches: Counter[int] = Counter()
         self.cpu_seconds = dict.fromkeys(stages, 0.0)
+        """By stage, of its own threads that have ended: see :meth:`process_cpu` for all."""
         self.started_at: float | None = None
         self.finished_at: float | None = None
+        self._process_cpu: tuple[float, float | None] = 0.0, None
         self._lock = threading.Lock()
 
     def add(self, name: str) -> StreamAccount:
@@ -216,11 +218,13 @@ class Accounts:
     def begin(self) -> None:
         """The line starts to run."""
         self.started_at = time.monotonic()
+        self._process_cpu = time.process_time(), None
 
     def end(self) -> None:
         """The line has ended; FPS stop at this moment."""
         if self.finished_at is None:
             self.finished_at = time.monotonic()
+            self._process_cpu = self._process_cpu[0], time.process_time()
 
     # Observer ---------------------------------------------------------------------------------
 
@@ -276,6 +280,14 @@ class Accounts:
         if self.started_at is None:
             return 0.0
         return (self.finished_at or time.monotonic()) - self.started_at
+
+    def process_cpu(self) -> float:
+        """CPU seconds of the whole process from begin to end, or to now: those of the stages' threads, of
+        sinks', and of threads that ONNX Runtime and FFmpeg have beside them."""
+        if self.started_at is None:
+            return 0.0
+        begun, ended = self._process_cpu
+        return (time.process_time() if ended is None else ended) - begun
 
     def fps(self) -> float:
         """Emitted frames per second, over all streams and the whole run."""

@@ -16,7 +16,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from types import TracebackType
@@ -42,8 +42,8 @@ from pipeline.metrics import MetricsServer
 from pipeline.monitor import Monitor
 from pipeline.profiles import Profile, applied
 from pipeline.runtime.model import Model, open_model
-from pipeline.sinks import Outputs, Sink, files_of, open_sinks
-from pipeline.sources import local_files, parse_source
+from pipeline.sinks import Outputs, Sink, check_outputs, files_of, open_sinks
+from pipeline.sources import SourceSpec, local_files, parse_source
 from pipeline.stages.emit import Emit
 from pipeline.streams import STOP_GRACE_SECONDS
 
@@ -120,7 +120,15 @@ class Pipeline:
         token = metrics_token(config)
         with ExitStack() as opened:
             provider = config.provider
-            self._model = model = open_first(config)
+            try:
+                self._model = model = open_first(config)
+                batch_limit(config, model)
+            except PipelineError as error:
+                if self.profile is None:
+                    raise
+                raise type(error)(
+                    f"{error} (the model's profile asks for it; --no-profile does not)"
+                ) from None
             if config.classify is not None:
                 if model.family.task == "classify":
                     raise ConfigError(
@@ -142,13 +150,13 @@ class Pipeline:
                 except ModelError as error:
                     raise ModelError(f"classify: {error}") from None
             # Wrong options should be found before a thread is started or a file replaced.
-            batch_limit(config, model)
             run_concurrency(config, model.session.provider)
             thresholds(config, model)
             class_ids(model, config.classify_on, "classify_on")
             if config.metrics is not None:
                 self.metrics = opened.enter_context(MetricsServer(config.metrics, self, token))
-            self._sinks += open_sinks(config, list(self.sources), self.stop, self._files_read())
+            read = self._files_read({name: spec for name, (spec, _) in self.sources.items()})
+            self._sinks += open_sinks(config, list(self.sources), self.stop, read)
             self.outputs = Outputs(self._sinks, config.on_sink_error, config.sink_timeout)
             self._resources = opened.pop_all()
         return self
@@ -174,7 +182,8 @@ class Pipeline:
         self._iterate(limit=MOST_CAPACITY).exhaust()
 
     def stop(self) -> None:
-        """End gracefully: captures stop, what is in flight drains. From any thread, at any time."""
+        """End gracefully: captures stop, what is in flight drains. From any thread, at any time, but from no
+        signal handler: see :func:`pipeline.shutdown.signals`."""
         self.outputs.hurry()
         with self._lock:
             if self._stop.is_set():
@@ -185,7 +194,7 @@ class Pipeline:
                 self._start_stopper(self._line.flow)
 
     def cancel(self) -> None:
-        """End now: what is in flight is dropped, and counted. From any thread, at any time."""
+        """End now: what is in flight is dropped, and counted. From where ``stop`` may be called."""
         self._stop.set()
         line = self._line
         if line is not None:
@@ -206,15 +215,19 @@ class Pipeline:
         with self._changing:
             named = name_streams([stream], line.streams.names, self.config.isolate_sources)
             ((name, (spec, stream)),) = named.items()
-            self.check_addition(name)
+            self.check_sources({name: spec})
             line.streams.add(name, spec, stream)
             self.sources[name] = spec, stream
         return name
 
-    def check_addition(self, name: str) -> None:
-        """Raise SinkOpenError where an output could not take another stream of this name."""
-        for sink in self._sinks:
-            sink.admit(name)
+    def check_sources(self, specs: Mapping[str, SourceSpec]) -> None:
+        """Raise SinkOpenError where an output could not take a further stream of one of these names, or would
+        write over a file that a stream of the line, with these sources, reads."""
+        after = {name: spec for name, (spec, _) in self.sources.items()} | dict(specs)
+        check_outputs(self.config, list(after), self._files_read(after))
+        for name in specs.keys() - self.sources.keys():
+            for sink in self._sinks:
+                sink.admit(name)
 
     def remove_stream(self, name: str) -> None:
         """Take a stream off the running line, its frames emitted. The line ends with its last stream."""
@@ -240,6 +253,7 @@ class Pipeline:
             left_open = {key: value for key, value in decided.items() if getattr(stream, key) is None}
             stream = stream.model_copy(update=left_open)
             spec = parse_source(stream.source)
+            self.check_sources({name: spec})
             line.streams.change(name, spec, stream)
             self.sources[name] = spec, stream
 
@@ -306,11 +320,11 @@ class Pipeline:
         """The running line's threads; None before it is started."""
         return self._line.flow if self._line is not None else None
 
-    def _files_read(self) -> list[str]:
+    def _files_read(self, sources: Mapping[str, SourceSpec]) -> list[str]:
         """Files that must not be written over: local sources, the model."""
-        local = [path for spec, _ in self.sources.values() for path in local_files(spec)]
+        local = [path for spec in sources.values() for path in local_files(spec)]
         assert self.model is not None
-        written = [path for _, path in files_of(self.config, list(self.sources))]
+        written = [path for _, path in files_of(self.config, list(sources))]
         return [*local, *self.model.session.files_among(written), *self._also_read]
 
     def left_in_line(self) -> int:

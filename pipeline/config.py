@@ -199,7 +199,8 @@ class Config(_Strict):
     on_sink_error: Literal["end", "go_on"] = "end"
     """When an output is lost: end the run, or go on without it. Either way the exit code is 4."""
     sink_timeout: Annotated[float, Field(gt=0, le=1e6)] | None = 60.0
-    """Seconds that a file waits for one of several outputs that makes no progress; None: for ever."""
+    """Seconds that a file, or the end of all streams, waits for one of several outputs that makes no
+    progress; None: for ever."""
     metrics: str | None = None
     """HOST:PORT to serve /metrics, /healthz, /readyz and /streams on."""
     metrics_token_file: FileName | None = None

@@ -132,6 +132,11 @@ def print_summary(summary: dict[str, Any], console: Console) -> None:
         )
         if dropped:
             further.append(f"{name} dropped: {_each(stream['dropped'])}")
+        if stream["corrupt_packets"] or stream["damaged"]:
+            further.append(
+                f"{name} was damaged: {stream['corrupt_packets']} packets could not be decoded, "
+                f"{stream['damaged']} pictures are marked by the decoder"
+            )
         if stream["reconnects"]:
             further.append(f"{name} was lost and came back: {_each(stream['reconnects'])}")
     _print_whole(streams, console)

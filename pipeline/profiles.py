@@ -9,7 +9,11 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
+import os
 import platform
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -105,6 +109,8 @@ def load(model_sha256: str) -> Profile | None:
         settings = {key: said["settings"][key] for key in SETTINGS if key in said["settings"]}
         # With a source that stands for any: what a profile may say is what a config may.
         make_config({"model": str(path), "streams": [{"source": "sample:"}], **settings})
+        if not math.isfinite(float(said["speedup"]) + float(said["ap_loss"])):
+            raise ValueError("a figure that is none")
         return Profile(
             settings,
             float(said["speedup"]),
@@ -124,6 +130,42 @@ def load(model_sha256: str) -> Profile | None:
             "the profile %s cannot be read (%s) and is left out; framerail tune makes it anew", path, error
         )
         return None
+
+
+@contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """Nobody else who asks for ``path`` is let in meanwhile, however this process ends.
+
+    Raises ConfigError where somebody is at it, SinkWriteError. On Windows two at once are the user's affair.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    lock = path.with_suffix(".lock")
+    with ExitStack() as held:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            while True:
+                file = held.enter_context(lock.open("wb"))
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                with suppress(FileNotFoundError):
+                    if os.path.samestat(os.fstat(file.fileno()), lock.stat()):
+                        break  # else the one before has just let go of it
+        except BlockingIOError:
+            raise ConfigError(
+                "this model is being tuned already, by another framerail tune: two at once would measure "
+                "each other; wait for it, or end it"
+            ) from None
+        except OSError as error:
+            raise SinkWriteError(
+                f"cannot write {lock}: {error.strerror}; {FOLDER_VARIABLE} names another folder"
+            ) from None
+        try:
+            yield
+        finally:
+            lock.unlink(missing_ok=True)
 
 
 def save(model_sha256: str, report: dict[str, Any]) -> Path:

@@ -15,6 +15,7 @@ from pipeline.app import Pipeline
 from pipeline.config import SERVING_KEYS, Config, StreamConfig
 from pipeline.decide import name_streams
 from pipeline.errors import ConfigError, PipelineError
+from pipeline.sources import parse_source
 
 log = logging.getLogger(__name__)
 
@@ -44,8 +45,7 @@ def apply(line: Pipeline, old: Config, new: Config) -> list[str]:
         raise ConfigError(f"{', '.join(gone)}: no longer a stream of the line, removed by other means")
     if taken := sorted(added & there):
         raise ConfigError(f"{', '.join(taken)}: there is a stream of that name already, added by other means")
-    for name in added:
-        line.check_addition(name)
+    line.check_sources({name: parse_source(will[name].source) for name in sorted(added | changed)})
     if differs:
         line.reload_model(**{key: after[key] for key in differs})
     done = [f"{key} changed" for key in differs]

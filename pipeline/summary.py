@@ -40,6 +40,7 @@ def summarize(pipeline: Pipeline) -> dict[str, Any]:
         "conserved": not accounts.violations(pipeline.left_in_line()),
         "fps": round(accounts.fps(), 3),
         "seconds": round(accounts.elapsed(), 3),
+        "cpu_seconds": round(accounts.process_cpu(), 3),
         "provider": _provider(pipeline, model),
         "model": _model(model, pipeline.config.model),
         "profile": str(pipeline.profile.path) if pipeline.profile is not None else None,

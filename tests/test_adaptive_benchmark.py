@@ -40,7 +40,8 @@ def test_a_short_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert (
         main(
             ["--target-age-ms", "100", "--model", str(model), "--clip", "synthetic:320x240", "--more", "1",
-             "--pace", "50", "--seconds", "0.6", "--json", str(result), "--plot", str(picture)]
+             "--pace", "50", "--sink-ms", "8", "--seconds", "0.6", "--json", str(result),
+             "--plot", str(picture)]
         )
         == 0
     )  # fmt: skip
@@ -49,6 +50,8 @@ def test_a_short_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     for name in ("off", "on"):
         run = report["runs"][name]
         assert run["conserved"] is True
+        ages = [each["p50_ms"] for each in run["windows"] if each["p50_ms"] is not None]
+        assert ages and min(ages) >= 8, "the sink takes its time over each result"
         assert [each["phase"] for each in run["windows"]] == [phase for phase in PHASES for _ in range(3)]
         assert [len(each["every_nth"]) for each in run["windows"]] == [2, 2, 2, 3, 3, 3, 2, 2, 2]
     assert report["runs"]["on"]["target_age_ms"] == 100

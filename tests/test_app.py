@@ -274,22 +274,29 @@ def test_a_batch_that_the_model_cannot_take(cheap_model: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("sources", "live", "expected"),
+    ("sizes", "live", "firsts", "others"),
     [
-        (["synthetic:64x48?frames=40"], None, 64),
-        (["synthetic:64x48?frames=40"], True, 2),
-        (["synthetic:64x48?frames=40", "synthetic:1920x1080?frames=40"], None, 2),
+        (["64x48"], None, [64], 64),
+        (["64x48"], True, [2], 2),
+        (["1920x1080"], None, [2], 2),
+        (["64x48", "1920x1080"], None, [2, 1], 2),
+        (["1920x1080", "1920x1080"], True, [2, 2], 2),
     ],
 )
-def test_channels_are_deep_for_small_pictures_of_files_only(
-    cheap_model: str, sources: list[str], live: bool | None, expected: int
+def test_channels_are_deep_for_small_pictures_of_files_and_shallow_for_several_large_ones(
+    cheap_model: str, sizes: list[str], live: bool | None, firsts: list[int], others: int
 ) -> None:
-    config = make_config({"streams": [{"source": s, "live": live} for s in sources], "model": cheap_model})
-    with Pipeline(config) as line:
+    streams = [
+        {"source": f"synthetic:{size}?frames=40", "name": str(number), "live": live}
+        for number, size in enumerate(sizes)
+    ]
+    with Pipeline(make_config({"streams": streams, "model": cheap_model})) as line:
         line.run()
         assert line.flow is not None
-        assert {each.capacity for each in line.flow.statistics()} == {expected}
-        assert all(each.high_watermark <= expected for each in line.flow.statistics())
+        capacities = {each.name: each.capacity for each in line.flow.statistics()}
+        assert [capacities.pop(f"frames:{number}") for number in range(len(sizes))] == firsts
+        assert set(capacities.values()) == {others}
+        assert all(each.high_watermark <= each.capacity for each in line.flow.statistics())
     assert_conserved(line)
 
 
@@ -728,9 +735,12 @@ def test_the_line_can_be_iterated_once(cheap_model: str) -> None:
 
 
 def test_summary_has_what_is_promised(cheap_model: str) -> None:
+    before = time.process_time()
     with Pipeline(SOURCE, model=cheap_model) as line:
         line.run()
     summary = json.loads(json.dumps(summarize(line)))
+    own = sum(stage["cpu_seconds"] for stage in summary["stages"].values())
+    assert 0.9 * own <= summary["cpu_seconds"] <= time.process_time() - before
     stream = summary["streams"]["synthetic"]
     keys = ("captured", "emitted", "dropped", "in_flight", "width", "height")
     assert {key: stream[key] for key in keys} == {

@@ -27,12 +27,13 @@ from pipeline.bench.isolated import apart
 from pipeline.bench.machine import busy_seconds
 from pipeline.bench.plot import check_plot, write_plot
 from pipeline.bench.point import bottleneck, over
-from pipeline.bench.table import print_report
+from pipeline.bench.table import print_changes, print_report
 from pipeline.cli import bench as cli_bench
 from pipeline.commands.bench import Options, SlowerError, bench
 from pipeline.config import make_config
-from pipeline.errors import ConfigError, ModelError, PipelineError, SinkOpenError
+from pipeline.errors import ConfigError, ModelError, PipelineError, SinkOpenError, SourceOpenError
 from pipeline.runtime.model import open_model
+from tests.servers import free_port
 
 SHORT = Settings(warm_up=0.1, window=0.2, most=1.5)
 
@@ -89,6 +90,25 @@ def test_a_line_that_is_faster_than_its_bound_is_not_believed():
     assert over(0.97) == over(1.02) == []
     (note,) = over(1.1)
     assert note.startswith("110% of the bound cannot be")
+
+
+def test_a_run_of_two_threads_may_take_half_of_what_one_takes(cheap_model):
+    """Alone it is measured on one, so that the bound of all cores is the least CPU time."""
+    config = make_config(
+        {"streams": [{"source": "synthetic:64x48"}], "model": cheap_model, "provider": "cpu",
+         "infer_workers": 1, "infer_threads": 2}
+    )  # fmt: skip
+    found = measure(config, Settings(warm_up=0.05, window=0.1, most=0.5))
+    (infer,) = (each for each in found["bounds"] if each["what"] == "infer")
+    assert infer["fps"] == pytest.approx(2 / found["stages"]["infer"]["alone_ms"] * 1000)
+    assert infer["why"].startswith("2 threads ÷ ")
+
+
+@pytest.mark.timeout(30)
+def test_a_camera_that_refuses_the_connection_ends_the_benchmark(cheap_model):
+    config = make_config({"streams": [{"source": f"rtsp://127.0.0.1:{free_port()}/x"}], "model": cheap_model})
+    with pytest.raises(SourceOpenError, match="connection refused"):
+        measure(config, Settings(warm_up=0.05, window=0.1, most=0.5))
 
 
 def test_the_cores_that_anybody_uses(tmp_path):
@@ -201,6 +221,8 @@ def test_a_sweep_is_read(texts, meant):
     [
         (parse_sweep, ["worker"], "did you mean 'workers'"),
         (parse_sweep, ["batch=1", "batch=2"], "batch stands twice"),
+        (parse_sweep, ["workers=x"], "--sweep: workers takes numbers from 1 on"),
+        (parse_sweep, ["threads=0"], "--sweep: threads takes numbers from 1 on"),
         (parse_streams, "0", "such as 1,2,4,8"),
         (parse_streams, "1,x", "such as 1,2,4,8"),
         (parse_streams, "2,2", "such as 1,2,4,8"),
@@ -279,12 +301,22 @@ def test_what_cannot_be_compared(point, tmp_path, capsys):
         run_bench(capsys, "nanodet-g", compare=str(tmp_path / "other.json"))
     part = report_of(point, 100)
     del part["points"][0]["fps"]
-    for text in ("{}", "no JSON", "[]", '{"kind": "framerail bench"}', "[" * 100_000, json.dumps(part)):
+    damaged = [part]
+    for keys in ({"windows": [], "counted": 0}, {"fps": 0}, {"fps": "x"}, {"model": None}, {"counted": None}):
+        damaged.append(report_of(point, 100))
+        damaged[-1]["points"][0] |= keys
+    for machine in ({}, {"cpu": "c", "cores": 2, "versions": []}):
+        damaged.append({**report_of(point, 100), "machine": machine})
+    texts = ["{}", "no JSON", "[]", '{"kind": "framerail bench"}', "[" * 100_000, *map(json.dumps, damaged)]
+    for text in texts:
         (tmp_path / "old.json").write_text(text)
         with pytest.raises(ConfigError, match="no result of"):
             load(str(tmp_path / "old.json"))
     with pytest.raises(ConfigError, match="cannot read"):
         load(str(tmp_path / "nothing.json"))
+    fewer = report_of(point, 100)
+    del fewer["points"][0]["stages"]["infer"]  # an older version's
+    assert "infer alone" not in {each.what for each in compare(fewer, report_of(point, 100))}
     newer = report_of(point, 100)
     newer["machine"] = {"cpu": "d", "cores": 2, "versions": {"x": "2", "y": "1"}}
     assert differences(other, newer) == ["cpu: c → d", "x: 1 → 2", "y: None → 1"]
@@ -351,8 +383,34 @@ def test_a_profile_that_was_gone_by_is_said(point):
 
 
 def test_one_point_that_cannot_run_is_an_error(cheap_model, capsys):
-    with pytest.raises(PipelineError, match="takes exactly 1 a run"):
+    """Its own, with its exit code."""
+    with pytest.raises(ConfigError, match="takes exactly 1 a run"):
         run_bench(capsys, cheap_model, sweep=["batch=9"])
+
+
+def test_a_source_that_cannot_be_opened_ends_with_its_exit_code(cheap_model, capsys):
+    quiet = Console(file=io.StringIO())
+    address = f"rtsp://127.0.0.1:{free_port()}/x"
+    options = Options(sources=[address], settings=SHORT, run={"model": cheap_model})
+    with pytest.raises(PipelineError, match="connection refused") as raised:
+        bench(options, quiet, quiet, as_json=True)
+    assert raised.value.exit_code == 2
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that has no space left")
+def test_a_disk_without_room_for_the_plot_costs_the_plot_alone(cheap_model, tmp_path, capsys):
+    (tmp_path / "plot.png").symlink_to("/dev/full")
+    with pytest.raises(PipelineError, match="No space left"):
+        run_bench(capsys, cheap_model, plot=str(tmp_path / "plot.png"))
+    assert json.loads(capsys.readouterr().out)["points"][0]["fps"] > 0
+
+
+def test_then_and_now_end_with_a_verdict_and_show_their_noise(point):
+    for fps, verdict in ((100, True), (80, False)):
+        out = Console(file=io.StringIO(), width=200)
+        print_changes(compare(report_of(point, 100), report_of(point, fps)), [], out)
+        assert ("nothing is slower beyond noise" in out.file.getvalue()) is verdict
+        assert "5%" in out.file.getvalue()
 
 
 def test_what_is_wrong_is_said_before_anything_is_measured(cheap_model, tmp_path, capsys):

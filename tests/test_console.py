@@ -23,6 +23,7 @@ def summary(cheap_model: str) -> dict[str, Any]:
         line.run()
     found = summarize(line)
     found["streams"][NAME]["reconnects"] = {"timeout": 2, "ended": 1}
+    found["streams"][NAME]["corrupt_packets"] = 21
     return found
 
 
@@ -39,6 +40,8 @@ def test_in_a_log_nothing_is_cut_off(summary: dict[str, Any]) -> None:
     assert len(row) > 80 and "…" not in "".join(lines).replace("captured → emitted", "")
     assert f"{NAME} dropped: 40 capture/every_nth" in lines
     assert f"{NAME} was lost and came back: 2 timeout, 1 ended" in lines
+    damage = "21 packets could not be decoded, 0 pictures are marked by the decoder"
+    assert f"{NAME} was damaged: {damage}" in lines
 
 
 def test_a_narrow_terminal_folds_the_name_alone(summary: dict[str, Any]) -> None:

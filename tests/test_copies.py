@@ -104,6 +104,16 @@ def test_another_copy_for_all_that_changes_one(tiny, footage, kept, tmp_path):
     assert copy_of(tiny, footage, max_ap_loss=0.1)[1] == []  # what it would be without saying it
 
 
+def test_a_copy_of_a_model_that_became_another_one_is_not_kept(tiny, footage, kept):
+    opened = open_model(str(tiny), "cpu")
+    write_tiny_detector(tiny, outlier=5.0)
+    assert sha256_of(tiny) != opened.sha256
+    quiet = Console(file=io.StringIO())
+    copy = made(Options(model=str(tiny), calibrate=[str(footage)]), opened, quiet, lambda _: None)
+    assert copy.path is None and "became another one meanwhile" in copy.why
+    assert not [path for path in kept.rglob("*") if path.is_file()]
+
+
 def test_a_copy_that_is_not_whole_is_made_anew(tiny, footage, kept):
     whole = copy_of(tiny, footage)[0].path
     about = whole.with_suffix(".json")

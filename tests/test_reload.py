@@ -19,6 +19,7 @@ from benchmarks.cheap_model import write_cheap_model
 from pipeline.config import load_config
 from pipeline.errors import ConfigError, PipelineError, SinkOpenError, SourceOpenError
 from pipeline.reload import Reloader, apply
+from tests.clips import make_clip
 from tests.test_supervision import Running, running
 
 A = {"source": "synthetic:64x48@50", "name": "a", "live": True}
@@ -91,6 +92,40 @@ def test_an_output_that_cannot_take_another_stream_refuses(cheap_model: str, tmp
         with pytest.raises(SinkOpenError, match="several streams"):
             apply(run.line, run.line.config_as_given, config_of(run, streams=[A, B], conf_threshold=0.1))
         assert run.line.config.conf_threshold is None
+
+
+@pytest.mark.parametrize("how", ["added", "changed"])
+def test_an_edit_never_writes_over_what_a_stream_reads(cheap_model: str, tmp_path: Path, how: str) -> None:
+    clip = make_clip(tmp_path / "out-b.mp4", frames=20)
+    before = clip.read_bytes()
+    with running(cheap_model, A, pictures=str(tmp_path), conf_threshold=0.2) as run:
+        run.until_results("a", 3)
+        mine = {"source": str(clip), "name": "c" if how == "added" else "a", "live": True}
+        streams = [A, mine] if how == "added" else [mine]
+        new = config_of(run, streams=streams, conf_threshold=0.3)
+        with pytest.raises(SinkOpenError, match="lies there; choose another folder"):
+            apply(run.line, run.line.config_as_given, new)
+        with pytest.raises(SinkOpenError, match="lies there"):
+            if how == "added":
+                run.line.add_stream(str(clip), name="c")
+            else:
+                run.line.change_stream("a", source=str(clip))
+        assert run.line.config.conf_threshold == 0.2
+    assert clip.read_bytes() == before
+
+
+def test_a_stream_that_is_added_is_not_written_over_by_its_video(cheap_model: str, tmp_path: Path) -> None:
+    clip = make_clip(tmp_path / "out-b.mp4", frames=20)
+    before = clip.read_bytes()
+    with running(cheap_model, A, video=str(tmp_path / "out-{stream}.mp4")) as run:
+        run.until_results("a", 3)
+        with pytest.raises(SinkOpenError, match="would overwrite the source"):
+            run.line.add_stream(str(clip), name="b")
+        assert run.line.add_stream(str(clip), name="c", loop=True) == "c"
+        run.until_results("c", 3)
+        with pytest.raises(SinkOpenError, match="would overwrite the source"):
+            run.line.change_stream("a", source=str(tmp_path / "out-a.mp4.part"))
+    assert clip.read_bytes() == before
 
 
 def test_a_watched_file(cheap_model: str, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from onnx import TensorProto, helper
 from benchmarks.cheap_model import NAMES, write_cheap_model
 from pipeline.doctor import one_node_model
 from pipeline.errors import ConfigError, ModelError, ProviderError, UnknownLayoutError
-from pipeline.runtime import providers
+from pipeline.runtime import providers, start
 from pipeline.runtime.catalog import cards, locate
 from pipeline.runtime.model import open_model
 from pipeline.runtime.session import Session, concurrency, usable_cores
@@ -280,3 +280,16 @@ def test_what_is_no_detector_or_has_no_known_layout(
 ) -> None:
     with pytest.raises(UnknownLayoutError):
         open_model(graph(tmp_path / "g.onnx", inputs, output))
+
+
+@pytest.mark.parametrize(
+    ("error", "remedy"),
+    [
+        (RuntimeError("CUDA failure 2: out of memory ; GPU=0"), "memory is short"),
+        (RuntimeError("bad allocation"), "memory is short"),
+        (MemoryError(), "memory is short"),
+        (RuntimeError("Protobuf parsing failed"), "is it a complete ONNX file"),
+    ],
+)
+def test_a_model_for_which_there_is_no_memory_is_not_called_broken(tmp_path, error, remedy):
+    assert remedy in str(start._unreadable(tmp_path / "m.onnx", error))

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipeline import Pipeline
 from pipeline.config import make_config
 from pipeline.detections import Detections
 from pipeline.errors import SinkOpenError, SinkWriteError
@@ -72,6 +73,19 @@ def test_the_null_sink_takes_everything_and_can_be_ended_either_way():
     with Null() as sink:
         sink.write(make_result(), 3)
     sink.abort()
+
+
+def test_a_sink_made_from_the_null_sink_is_told_of_results(cheap_model: str) -> None:
+    class Counting(Null):
+        seen = 0
+
+        def write(self, result: Result, dropped_before: int) -> None:
+            self.seen += 1
+
+    sink = Counting()
+    with Pipeline("synthetic:64x48?frames=7", sinks=[sink], model=cheap_model) as line:
+        line.run()
+    assert sink.seen == 7
 
 
 def test_an_error_of_closing_is_raised():

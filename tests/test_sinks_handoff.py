@@ -203,12 +203,84 @@ def test_a_file_does_not_wait_for_ever_for_one_of_several_outputs(cheap_model: s
     other = Kept()
     options = {"model": cheap_model, "sinks": [gate, other], "sink_timeout": 0.3, "on_sink_error": "go_on"}
     line = Pipeline(LARGE, **options)
-    threading.Timer(2, gate.open.set).start()
     with pytest.raises(ExceptionGroup) as raised, line:
         line.run()
     assert len(other.seen) == 60
     (error,) = raised.value.exceptions
     assert re.match(r"output gate made no progress for \d s and was given up with 23 results", str(error))
+    assert_books(line)
+    (left,) = (each for each in threading.enumerate() if each.name == "sink:gate")
+    gate.open.set()
+    left.join(10)
+    assert gate.ended == "closed"  # by itself, where it does go on after all
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize("live", [True, False])
+@pytest.mark.parametrize("frames", [5, 60])
+@pytest.mark.parametrize("policy", ["end", "go_on"])
+def test_the_line_ends_without_one_of_several_outputs_that_never_goes_on(
+    cheap_model: str, gate: Gate, caplog: Any, policy: str, frames: int, live: bool
+) -> None:
+    """Whether it was lost on the way, or what waits for it at the end still fits (5 frames, or live ones)."""
+    other = Kept()
+    source = {"source": f"synthetic:1280x720?frames={frames}", "live": live}
+    options = {"model": cheap_model, "sink_timeout": 0.3, "on_sink_error": policy}
+    line = Pipeline(make_config({"streams": [source], **options}), sinks=[gate, other])
+    with pytest.raises(ExceptionGroup) as raised, line:
+        line.run()
+    assert not gate.open.is_set()
+    (error,) = raised.value.exceptions
+    assert re.match(r"output gate made no progress for \d s and was given up with \d+ results", str(error))
+    assert "output gate does not answer and is left behind" in caplog.text
+    if policy == "go_on" or frames == 5:
+        assert len(other.seen) == line.accounts.totals().emitted
+    assert other.ended == "closed"
+    assert_books(line)
+    assert not line.accounts.violations(line.left_in_line())
+
+
+@pytest.mark.timeout(30)
+def test_one_that_failed_and_does_not_close_is_left_behind(cheap_model: str, monkeypatch: Any) -> None:
+    """Though it is the only one, which is waited for as long as it works."""
+
+    class Blocks(Gate):
+        def close(self) -> None:
+            go_on.wait(20)
+
+    go_on = threading.Event()
+    monkeypatch.setattr(module, "GRACE_SECONDS", 0.3)
+    bad = Blocks(fail_at=3)
+    bad.open.set()
+    line = Pipeline(FILE, model=cheap_model, sinks=[bad], on_sink_error="go_on")
+    with pytest.raises(ExceptionGroup) as raised, line:
+        line.run()
+    assert not go_on.is_set()
+    go_on.set()
+    assert [str(each) for each in raised.value.exceptions] == ["no space left"]
+    assert line.accounts.totals().emitted == 400
+    assert_books(line, taken={"gate": 3})
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize("raises", [KeyboardInterrupt, SystemExit])
+def test_ctrl_c_in_ones_close_leaves_no_other_unfinished(
+    cheap_model: str, tmp_path: Path, raises: type[BaseException], first: bool
+) -> None:
+    class Interrupted(Kept):
+        def close(self) -> None:
+            raise raises
+
+    other, slow, path = Kept(), Gate(), tmp_path / "out.jsonl"
+    slow.open.set()
+    sinks: list[Sink] = [other, slow, JsonLines(str(path))]
+    sinks.insert(0 if first else 3, Interrupted())
+    line = Pipeline(FILE, model=cheap_model, sinks=sinks)
+    with pytest.raises(raises), line:
+        line.run()
+    assert other.ended == slow.ended == "closed"
+    assert len(slow.rows) == len(other.seen) == len(path.read_text().splitlines()) == 400
     assert_books(line)
     assert_no_thread_is_left()
 

@@ -15,6 +15,7 @@ from itertools import islice
 from pathlib import Path
 
 import av
+import numpy as np
 import pytest
 
 from pipeline import chaos
@@ -281,6 +282,53 @@ def test_a_live_stream_is_opened_with_its_first_pictures(tmp_path):
             seen.set()
             thread.join()
     assert numbers == list(range(60))
+
+
+def test_what_the_decoder_holds_back_is_not_lost_with_the_connection(tmp_path):
+    """B-frames: it brings pictures in order, so that two wait in it for the next one."""
+    reordered = {"bf": "3", "preset": "medium", "tune": ""}
+    data = make_clip(tmp_path / "clip.ts", frames=60, options=reordered).read_bytes()
+
+    def serve() -> None:
+        connection, _ = server.accept()
+        with connection:
+            connection.recv(4096)
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: video/mp2t\r\n\r\n" + data)
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=serve)
+        thread.start()
+        numbers = []
+        try:
+            url = f"http://127.0.0.1:{server.getsockname()[1]}/stream.ts"
+            with opened(url) as source, pytest.raises(SourceReadError, match="after 60 pictures"):
+                for picture in source:
+                    numbers.append(read_number(picture.image))
+        finally:
+            thread.join()
+    assert numbers == list(range(60))
+
+
+def test_an_mp4_with_its_index_last_needs_a_server_that_goes_back(tmp_path):
+    noise = np.random.default_rng(1).integers(0, 255, (30, 240, 320, 3), np.uint8)
+    data = make_clip(tmp_path / "clip.mp4", images=noise, size=(320, 240), options={"crf": "5"}).read_bytes()
+    assert len(data) > 1_500_000 and data.index(b"mdat") < data.index(b"moov")
+
+    def serve() -> None:
+        connection, _ = server.accept()
+        with connection, contextlib.suppress(ConnectionError):
+            connection.recv(4096)
+            header = f"HTTP/1.1 200 OK\r\nContent-Type: video/mp4\r\nContent-Length: {len(data)}\r\n\r\n"
+            connection.sendall(header.encode() + data)
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            with pytest.raises((SourceOpenError, SourceReadError), match="answers range requests"):
+                taken(opened(f"http://127.0.0.1:{server.getsockname()[1]}/clip.mp4", open_timeout=5), 30)
+        finally:
+            thread.join()
 
 
 def test_looking_for_what_never_comes_ends_before_the_time_for_opening(tmp_path):

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import random
+import shutil
 from pathlib import Path
 
 import pytest
@@ -14,13 +15,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
+from benchmarks.cheap_model import write_cheap_model
 from pipeline import Pipeline, profiles
 from pipeline.bench.tune import FASTER, Climb, Journal, Step, concurrencies, said
 from pipeline.commands.tune import Options, tune
 from pipeline.config import make_config
-from pipeline.errors import PipelineError, SinkWriteError
+from pipeline.errors import ConfigError, ModelError, PipelineError, SinkWriteError
 from pipeline.runtime.catalog import locate
 from pipeline.summary import summarize
+from tests.clips import make_clip
 
 STEPS = [
     Step("concurrency", [{"infer_workers": workers} for workers in (1, 2, 3)]),
@@ -156,11 +159,41 @@ def test_an_interrupted_tuning_goes_on_where_it_was(tmp_path_factory, after):
 
 def test_a_journal_that_cannot_be_read_is_begun_anew(tmp_path):
     path = tmp_path / "trials.json"
-    for text in ("", "[]", '{"key": {"key": "k"}}', "\0"):
-        path.write_text(text)
+    Journal(path, {"key": "k"}).trial({}, 0, lambda: {"fps": 1.0})
+    key = json.loads(path.read_text())["key"]
+    damaged = ([], {"{}": [{}]}, {"{}": 1}, {"{}": [{"fps": "x"}]}, {"{}": ["fps"]})
+    for text in (
+        "",
+        "[]",
+        '{"key": {"key": "k"}}',
+        "\0",
+        *({"key": key, "trials": each} for each in damaged),
+    ):
+        path.write_text(text if isinstance(text, str) else json.dumps(text))
         assert Journal(path, {"key": "k"}).resumed == 0
     with pytest.raises(SinkWriteError, match="cannot write"):
         Journal(tmp_path / "trials.json" / "below", {}).trial({}, 0, lambda: {"fps": 1.0})
+
+
+def test_what_failed_is_tried_again_the_next_time(tmp_path):
+    """A file that was damaged, a process that the system ended for want of memory: both may be mended."""
+
+    def fail(_setting):
+        raise PipelineError("no memory")
+
+    climbing, _ = climb(tmp_path, rate)
+    climbing.run = fail
+    with pytest.raises(PipelineError, match="no memory"):
+        climbing.best({}, STEPS)
+    again, _ = climb(tmp_path, rate)
+    assert again.journal.resumed == 0
+    assert dict(again.best({}, STEPS).setting) == {"infer_workers": 2, "model": "int8"}
+
+
+def test_a_journal_has_no_password_in_it(tmp_path):
+    path = tmp_path / "trials.json"
+    Journal(path, {"source": "rtsp://viewer:c4nary@camera/1"}).trial({}, 0, lambda: {"fps": 1.0})
+    assert "c4nary" not in path.read_text() and "fps" in path.read_text()
 
 
 def test_interrupted_in_the_midst_of_writing_the_trials_before_are_kept(tmp_path, monkeypatch):
@@ -289,6 +322,7 @@ def test_a_profile_that_cannot_be_read_is_left_out_with_a_warning(cheap_model, f
         "", "[]", "{}", '{"settings": 1}', "[" * 200_000,
         f'{{"settings": {{}}, "speedup": {"9" * 400}, {whole}}}',
         f'{{"settings": {{"batch": 0}}, "speedup": 1, {whole}}}',
+        f'{{"settings": {{}}, "speedup": NaN, {whole}}}',
         f'{{"settings": {{"model": 5}}, "speedup": 1, {whole}}}',
     ):  # fmt: skip
         path.write_text(text)
@@ -309,6 +343,85 @@ def test_the_command_writes_a_profile_that_run_finds(cheap_model, tmp_path, monk
         "defaults", "runs at once 1", "runs at once 2", "runs at once 3"
     }  # fmt: skip
     assert [path.name for path in tmp_path.iterdir()] == [profiles.path_for(locate(cheap_model).sha256).name]
+
+
+@pytest.mark.parametrize("when", ["while it is tried", "at the end"])
+def test_a_model_that_becomes_another_one_meanwhile_leaves_no_profile(
+    cheap_model, tmp_path, monkeypatch, quiet, when
+):
+    monkeypatch.setenv("FRAMERAIL_PROFILES", str(tmp_path / "profiles"))
+    path = tmp_path / "model.onnx"
+    shutil.copy(cheap_model, path)
+
+    def export() -> None:
+        write_cheap_model(tmp_path / "new.onnx", boxes_cxcywh=((10.0, 10.0, 8.0, 8.0),)).replace(path)
+
+    def steps(*_):
+        if when == "while it is tried":
+            export()
+        yield STEPS[0]
+        if when == "at the end":
+            export()
+
+    monkeypatch.setattr("pipeline.commands.tune._steps", steps)
+    options = Options(source="synthetic:64x48", seconds=0.2, run={"model": str(path)})
+    with pytest.raises(ModelError, match="became another one while it was tuned; nothing is kept"):
+        tune(options, quiet, quiet, as_json=True)
+    assert list((tmp_path / "profiles").iterdir()) == []
+
+
+def test_other_footage_at_the_same_place_is_begun_anew(cheap_model, tmp_path, monkeypatch, quiet):
+    monkeypatch.setenv("FRAMERAIL_PROFILES", str(tmp_path / "profiles"))
+
+    def steps(*_):
+        raise KeyboardInterrupt
+        yield
+
+    monkeypatch.setattr("pipeline.commands.tune._steps", steps)
+    clip = make_clip(tmp_path / "clip.mp4", frames=10)
+    options = Options(source=str(clip), seconds=0.2, run={"model": cheap_model})
+    said = []
+    for frames in (10, 10, 20):
+        if frames == 20:
+            make_clip(clip, frames=frames)
+        err = Console(file=io.StringIO(), width=200)
+        with pytest.raises(KeyboardInterrupt):
+            tune(options, quiet, err, as_json=True)
+        said.append(
+            "going on where an earlier tuning was interrupted, after 1 trial\n" in err.file.getvalue()
+        )
+    assert said == [False, True, False]
+
+
+def test_disturbed_trials_are_told_and_no_password_is_kept(cheap_model, tmp_path, monkeypatch, capsys, quiet):
+    monkeypatch.setenv("FRAMERAIL_PROFILES", str(tmp_path / "profiles"))
+    monkeypatch.setattr("pipeline.commands.tune._steps", lambda *_: iter(()))
+    busy = "disturbed: other processes used 1.00 of 2 cores"
+    found = {"fps": 50.0, "model": {"sha256": locate(cheap_model).sha256}, "notes": [busy, "another"]}
+    monkeypatch.setattr("pipeline.commands.tune.apart", lambda *_: found)  # no trial is disturbed at will
+    options = Options(source="rtsp://viewer:c4nary@127.0.0.1/x", run={"model": cheap_model})
+    err = Console(file=io.StringIO(), width=300)
+    tune(options, quiet, err, as_json=True)
+    assert "note: 1 trial was disturbed: other processes used 1.00 of 2 cores" in err.file.getvalue()
+    (profile,) = (tmp_path / "profiles").iterdir()
+    assert "c4nary" not in profile.read_text() + capsys.readouterr().out + err.file.getvalue()
+
+
+def test_two_at_once_are_one_too_many(cheap_model, tmp_path, monkeypatch, quiet):
+    monkeypatch.setenv("FRAMERAIL_PROFILES", str(tmp_path))
+    options = Options(source="synthetic:64x48", seconds=0.2, run={"model": cheap_model})
+    path = profiles.path_for(locate(cheap_model).sha256).with_suffix(".trials.json")
+    with profiles.alone(path), pytest.raises(ConfigError, match="is being tuned already, by another"):
+        tune(options, quiet, quiet, as_json=True)
+    with profiles.alone(path):
+        assert len(list(tmp_path.iterdir())) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_profile_that_the_model_cannot_take_is_named(cheap_model, found):
+    found({"batch": 9})
+    with pytest.raises(ConfigError, match=r"takes exactly 1 a run; .*profile asks for it; --no-profile"):
+        Pipeline(config_of(cheap_model)).__enter__()
 
 
 def test_interrupted_it_says_that_nothing_is_lost(cheap_model, tmp_path, monkeypatch):

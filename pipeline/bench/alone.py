@@ -63,8 +63,9 @@ def alone(
 def _captured(spec: SourceSpec, stream: StreamConfig, most_bytes: int) -> tuple[Cost, list[Frame]]:
     """What capture costs on one source, and some of its frames, spread over what was read."""
     # Neither its pace nor its end: what the stage costs, not how long a camera makes it wait.
-    stream = stream.model_copy(update={"pace": None, "live": None, "loop": False, "max_frames": None})
-    account = StreamAccount("alone")
+    without = {"pace": None, "live": None, "loop": False, "max_frames": None, "reconnect": False}
+    stream = stream.model_copy(update=without)
+    account = StreamAccount(stream.name or spec.default_name)
     capture = Capture(spec, stream, account)
     kept: list[Frame] = []
     count, decoding = 0, 0.0

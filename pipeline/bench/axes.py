@@ -70,6 +70,9 @@ AXES: Mapping[str, Axis] = {
 """By the name that ``--sweep`` takes."""
 
 
+_COUNTS = ("batch", "workers", "threads")
+
+
 def parse_sweep(texts: Sequence[str]) -> dict[str, Values]:
     """``batch=1,4,workers`` to {"batch": ("1", "4"), "workers": ()}; nothing: the usual values.
 
@@ -97,6 +100,8 @@ def parse_sweep(texts: Sequence[str]) -> dict[str, Values]:
         for value in values:
             if known and value not in known:
                 raise ConfigError(f"--sweep: {name} is one of {', '.join(known)}; got {value!r}")
+            if name in _COUNTS and _number(value) not in range(1, 10_000):
+                raise ConfigError(f"--sweep: {name} takes numbers from 1 on, as in {name}=1,2; got {value!r}")
     return swept
 
 

@@ -23,8 +23,8 @@ def bounds(
     """Every bound of a line, the tightest first.
 
     ``cores``: all stages share them, so no more frames/s than cores ÷ Σ CPU seconds per frame.
-    A stage: each of its ``threads`` serves one frame, or one batch, at a time. ``source``: sources that
-    deliver ``source_fps`` in all, where they are paced.
+    A stage: each of its ``threads`` serves one frame, or one batch, at a time, or its part of one.
+    ``source``: sources that deliver ``source_fps`` in all, where they are paced.
     """
     total = sum(cost.cpu_ms for cost in costs.values())
     found = [Bound("cores", 1000 * cores / total, f"{cores} cores ÷ {total:.2f} ms of CPU a frame")]

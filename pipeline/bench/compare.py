@@ -54,10 +54,13 @@ def load(path: str) -> dict[str, Any]:
             raise KeyError("kind")
         if not all("error" in each or each.keys() >= _NEEDED for each in report["points"]):
             raise KeyError("points")
-        report["machine"]["versions"]
+        report["machine"]["versions"].items()
+        differences(report, report)
+        if report["points"]:
+            compare(report, report)
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError):
         raise ConfigError(f"{path} is no result of `framerail bench --json`") from None
     found: dict[str, Any] = report
     return found
@@ -124,6 +127,8 @@ def _changes(then: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[Change
     noise = max(LEAST_NOISE, _spread(then), _spread(now))
     yield Change(label, "throughput", "frames/s", then["fps"], now["fps"], now["fps"] / then["fps"], noise)
     for name, stage in now["stages"].items():
+        if name not in then["stages"]:  # another version's
+            continue
         earlier = then["stages"][name]
         before, after = earlier["alone_cpu_ms"], stage["alone_cpu_ms"]
         noise = max(2 * LEAST_NOISE, earlier["alone_spread"] + stage["alone_spread"])

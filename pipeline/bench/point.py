@@ -62,7 +62,10 @@ def measure(config: Config, settings: Settings, told: Told | None = None) -> dic
         }
     paces = [stream.pace for _, stream in sources]
     source_fps = sum(pace for pace in paces if pace is not None) if None not in paces else None
-    limits = bounds(costs, cores=found["cores"], threads=crew, source_fps=source_fps)
+    # Alone a run had one thread: with more it takes that divided by their number at best.
+    shared = run_concurrency(line.config, bare.session.provider)[1] if bare is not line.model else 1
+    threads = {**crew, "infer": crew["infer"] * shared}
+    limits = bounds(costs, cores=found["cores"], threads=threads, source_fps=source_fps)
     found["notes"] += over(found["fps"] / limits[0].fps)
     return {
         **found,

@@ -57,8 +57,9 @@ def print_report(report: Mapping[str, Any], out: Console) -> None:
         )
     out.print(table)
     for point in report["points"]:
-        for note in [point["error"]] if "error" in point else point["notes"]:
-            out.print(f"{point['label']}: {note}", highlight=False, soft_wrap=True)
+        noted = "error" not in point
+        for note in point["notes"] if noted else [point["error"]]:
+            out.print(f"{'* ' * noted}{point['label']}: {note}", highlight=False, soft_wrap=True)
     best = max(measured, key=lambda point: point["fps"])
     price = f", {said(best['precision']['ap_loss'])} AP lost" if lost else ""
     out.print(f"fastest: {best['label']}, {best['fps']:,.1f} frames/s{price}", highlight=False)
@@ -77,7 +78,8 @@ def _print_point(point: Mapping[str, Any], out: Console) -> None:
     say = partial(out.print, highlight=False, soft_wrap=True)
     say(
         f"{point['model']['name']} at {settings['input'][0]}x{settings['input'][1]} on "
-        f"{provider['active']}: {settings['workers']} runs at once × {settings['threads']} threads, "
+        f"{provider['active']}: {settings['workers']} run{'s' * (settings['workers'] != 1)} at once × "
+        f"{settings['threads']} thread{'s' * (settings['threads'] != 1)}, "
         f"batch {settings['batch']}; {point['source']}",
     )
     if point["profile"] is not None:
@@ -127,11 +129,18 @@ def _queue_before(channels: Mapping[str, Mapping[str, float]]) -> dict[str, str]
 def print_changes(changes: Sequence[Change], others: Sequence[str], out: Console) -> None:
     """Then and now, and what ``others`` differ that no figure shows."""
     table = Table(title="Then and now", title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
-    for heading in ("", "what", "then", "now", "speed", ""):
-        table.add_column(heading, justify="right" if heading in ("then", "now", "speed") else "left")
+    for heading in ("", "what", "then", "now", "speed", "noise", ""):
+        table.add_column(heading, justify="left" if heading in ("", "what") else "right")
     for each in changes:
-        figures = (f"{each.then:,.2f}", f"{each.now:,.2f} {each.unit}", f"× {each.ratio:.2f}")
+        figures = (
+            f"{each.then:,.2f}",
+            f"{each.now:,.2f} {each.unit}",
+            f"× {each.ratio:.2f}",
+            f"{each.noise:.0%}",
+        )
         table.add_row(each.point, each.what, *figures, "" if each.verdict == "same" else each.verdict)
     out.print(table)
+    if not any(each.verdict == "slower" for each in changes):
+        out.print("nothing is slower beyond noise", highlight=False)
     for other in others:
         out.print(f"not the same: {other}", style="yellow", highlight=False, soft_wrap=True)

@@ -6,6 +6,7 @@ faster on one look: what seems faster is measured again, in turn with what it wo
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import statistics
@@ -14,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import PipelineError, SinkWriteError
+from pipeline.errors import ModelError, PipelineError, SinkWriteError
 
 Setting = Mapping[str, Any]
 """Keys of Config and their values."""
@@ -49,24 +50,33 @@ class Tried:
         return statistics.median(self.rates) if self.rates else 0.0
 
 
+class ModelChangedError(ModelError):
+    """The model's file became another one while it was tuned."""
+
+
 class Journal:
     """Trials that were made, in a file, so that an interrupted tuning goes on where it was.
 
-    ``key`` says what was tuned, and how: a file with another one is begun anew. Raises SinkWriteError.
+    ``key`` says what was tuned, and how: a file with another one is begun anew. Trials that failed are not
+    kept: what was wrong (memory, a file) may be mended. Raises SinkWriteError.
     """
 
     def __init__(self, path: Path, key: Mapping[str, Any]) -> None:
         self._path = path
-        self._key = json.loads(json.dumps(key))
+        # A source's address may hold a password.
+        self._key = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
         self._known: dict[str, list[dict[str, Any]]] = {}
         self.resumed = 0
         """Trials that need not be made again."""
         try:
             said = json.loads(path.read_text(encoding="utf-8"))
             if said["key"] == self._key:
-                self._known = said["trials"]
+                self._known = {
+                    setting: [{"fps": float(each["fps"])} for each in trials]
+                    for setting, trials in said["trials"].items()
+                }
                 self.resumed = sum(map(len, self._known.values()))
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             pass  # there is none, or none of use: both mean to begin
 
     def trial(self, setting: Setting, number: int, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
@@ -75,11 +85,16 @@ class Journal:
         if number < len(known):
             return known[number]
         known.append(make())
+        if "error" in known[-1]:
+            return known[-1]
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             # In one step: interrupted in the midst of writing, the trials before would be lost.
             part = self._path.with_suffix(".part")
-            part.write_text(json.dumps({"key": self._key, "trials": self._known}), encoding="utf-8")
+            trials = {
+                tried: [each for each in found if "error" not in each] for tried, found in self._known.items()
+            }
+            part.write_text(json.dumps({"key": self._key, "trials": trials}), encoding="utf-8")
             part.replace(self._path)
         except OSError as error:
             raise SinkWriteError(f"cannot write {self._path}: {error.strerror}") from None
@@ -128,7 +143,7 @@ class Climb:
                     loss = self.loss_of(rival.setting)
                 except (PipelineError, ExceptionGroup) as error:
                     # Such as footage in which nothing is seen: what else was found still counts.
-                    self._note(replace(rival, error=f"its loss of AP cannot be measured: {_said_by(error)}"))
+                    self._note(replace(rival, error=f"its loss of AP cannot be measured: {said_by(error)}"))
                     continue
                 if loss > self.max_loss:
                     self._note(Tried(rival.setting, rival.rates, f"costs {loss:.4f} AP", loss))
@@ -164,14 +179,17 @@ class Climb:
         self.tell(said(setting))
         try:
             return {"fps": self.run(setting)}
+        except ModelChangedError:
+            raise
         except (PipelineError, ExceptionGroup) as error:
-            return {"error": _said_by(error)}
+            return {"error": said_by(error)}
 
     def _note(self, tried: Tried) -> None:
         self.tried = [each for each in self.tried if dict(each.setting) != dict(tried.setting)] + [tried]
 
 
-def _said_by(error: Exception) -> str:
+def said_by(error: Exception) -> str:
+    """What a trial raised, in one line."""
     return "; ".join(map(str, error.exceptions)) if isinstance(error, ExceptionGroup) else str(error)
 
 

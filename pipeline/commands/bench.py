@@ -19,6 +19,7 @@ from pipeline.bench.plot import check_plot, write_plot
 from pipeline.bench.point import measure
 from pipeline.bench.steady import Settings
 from pipeline.bench.table import print_changes, print_report
+from pipeline.bench.tune import said_by
 from pipeline.commands.bench_precision import Prepared, prepared, unchanged
 from pipeline.config import Config, make_config
 from pipeline.errors import PipelineError
@@ -79,27 +80,31 @@ def bench(options: Options, out: Console, err: Console, *, as_json: bool) -> Non
     ready = prepared(planned, model, err, tell) if "precision" in swept else unchanged(planned)
     del model
     report: dict[str, Any] = {"kind": "framerail bench", "machine": machine(), "points": []}
+    raised: list[Exception] = []
     with _Showing(err) as show:
         for number, point in enumerate(ready):
             told = show(number, len(ready), point.planned)
-            report["points"].append(_measured(point, options.settings, told))
-    failed = [point for point in report["points"] if "error" in point]
-    if len(failed) == len(report["points"]):
-        raise PipelineError(failed[0]["error"])
+            try:
+                report["points"].append(_measured(point, options.settings, told))
+            except (PipelineError, ExceptionGroup) as error:
+                raised.append(error)
+                report["points"].append({**_told(point), "error": said_by(error)})
+    if len(raised) == len(report["points"]):  # with the exit code that is its own
+        raise raised[0]
     changes = compare(old, report) if old is not None else []
     if old is not None:
         report["compared"] = [
             {"point": each.point, "what": each.what, "ratio": each.ratio, "verdict": each.verdict}
             for each in changes
         ]
-    if options.plot is not None:
-        write_plot(options.plot, report)
     if as_json:
         print(json.dumps(report, indent=2, ensure_ascii=False))
     else:
         print_report(report, out)
         if old is not None:
             print_changes(changes, differences(old, report), out)
+    if options.plot is not None:  # last: a disk that is full costs the plot alone
+        write_plot(options.plot, report)
     slower = [each for each in changes if each.verdict == "slower"]
     if slower:
         raise SlowerError("; ".join(map(str, slower)))
@@ -113,19 +118,15 @@ def _about(planned: Planned) -> dict[str, Any]:
     }
 
 
+def _told(point: Prepared) -> dict[str, Any]:
+    about = _about(point.planned)
+    return {**about, "precision": dict(point.about)} if point.about else about
+
+
 def _measured(point: Prepared, settings: Settings, told: Callable[[list[float]], None]) -> dict[str, Any]:
-    planned = point.planned
-    about = _about(planned)
-    if point.about:
-        about["precision"] = dict(point.about)
     if point.error:
-        return {**about, "error": point.error}
-    try:
-        found = {**about, **apart(measure, planned.config, settings, told)}
-    except PipelineError as error:
-        return {**about, "error": str(error)}
-    except ExceptionGroup as group:
-        return {**about, "error": "; ".join(str(error) for error in group.exceptions)}
+        raise PipelineError(point.error)
+    found = {**_told(point), **apart(measure, point.planned.config, settings, told)}
     found["notes"] = [*found["notes"], *point.noted(found)]
     return found
 

@@ -133,7 +133,7 @@ def _print(report: Mapping[str, Any], out: Console) -> None:
         table.add_column(heading, justify="left" if heading == "" else "right")
     for each in report["trials"]:
         table.add_row(
-            str(each["streams"]) + (" confirmed" if each["confirming"] else ""),
+            str(each["streams"]) + (" at length" if each["confirming"] else ""),
             "holds" if each["holds"] else ", ".join(each["broken"]) + " over",
             f"{each['fps']:.1f}",
             f"{each['p99_age_ms']:.0f}",

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -18,15 +19,17 @@ from pipeline.bench.isolated import apart
 from pipeline.bench.machine import machine
 from pipeline.bench.point import trial
 from pipeline.bench.steady import Settings
-from pipeline.bench.tune import Climb, Journal, Setting, Step, Tried, concurrencies, said
+from pipeline.bench.tune import Climb, Journal, ModelChangedError, Setting, Step, Tried, concurrencies, said
 from pipeline.config import Config, make_config
-from pipeline.copies.kept import Copy, made
+from pipeline.copies.kept import Copy, identity, made
 from pipeline.copies.loss import Options as Quantisation
 from pipeline.copies.loss import aps, weighted
 from pipeline.errors import ModelError
 from pipeline.evaluation import against_labels, against_reference, check_evaluator
 from pipeline.frame import Frame
+from pipeline.redact import redact
 from pipeline.runtime.catalog import locate
+from pipeline.runtime.embed import embedded
 from pipeline.runtime.model import Model, fusion_for, open_model
 from pipeline.runtime.providers import on_offer
 from pipeline.runtime.session import usable_cores
@@ -86,19 +89,42 @@ def tune(options: Options, out: Console, err: Console, *, as_json: bool) -> None
     key = {
         "run": options.run,
         "source": options.source,
+        "footage": list(identity(options.source)),
+        "read": embedded(model),
         "seconds": options.seconds,
         "loss": options.asked().limit,
     }
+    with profiles.alone(path):
+        _tuned(options, base, model, path, key, out, err, as_json=as_json)
+
+
+def _tuned(
+    options: Options,
+    base: Config,
+    model: Model,
+    path: Path,
+    key: Mapping[str, Any],
+    out: Console,
+    err: Console,
+    *,
+    as_json: bool,
+) -> None:
     if options.fresh:
         path.unlink(missing_ok=True)
     journal = Journal(path, key)
     tell = partial(err.print, highlight=False, soft_wrap=True)
     if journal.resumed:
-        tell(f"going on where an earlier tuning was interrupted, after {journal.resumed} trials")
+        trials = f"{journal.resumed} trial{'s' * (journal.resumed != 1)}"
+        tell(f"going on where an earlier tuning was interrupted, after {trials}")
     settings = Settings(warm_up=1.0, window=options.seconds / 3, most=options.seconds)
+
+    disturbed: list[str] = []
 
     def run(setting: Setting) -> float:
         found = apart(trial, options.config(setting), settings)
+        if "model" not in setting and found["model"]["sha256"] != model.sha256:
+            raise _changed(model)
+        disturbed.extend(note for note in found["notes"] if note.startswith("disturbed"))
         return float(found["fps"])
 
     climb = Climb(run, _Loss(options.asked()), options.asked().limit, journal, tell)
@@ -116,13 +142,28 @@ def tune(options: Options, out: Console, err: Console, *, as_json: bool) -> None
     except KeyboardInterrupt:
         tell("interrupted: what was tried is kept, and the same command goes on from there")
         raise
+    except ModelChangedError:
+        journal.remove()
+        raise
+    if locate(base.model).sha256 != model.sha256:
+        journal.remove()
+        raise _changed(model)
     report = _report(options, model, climb, best, copies)
+    if disturbed:
+        count = f"{len(disturbed)} trials were" if len(disturbed) > 1 else "1 trial was"
+        tell(f"note: {count} {disturbed[-1]}; another setting may win on a quiet machine")
     report["profile"] = str(profiles.save(model.sha256, report))
     journal.remove()
     if as_json:
         print(json.dumps(report, indent=2, ensure_ascii=False))
     else:
         _print(report, out)
+
+
+def _changed(model: Model) -> ModelChangedError:
+    return ModelChangedError(
+        f"the file of model {model.name!r} became another one while it was tuned; nothing is kept: tune anew"
+    )
 
 
 def _steps(
@@ -194,7 +235,7 @@ def _report(
         "date": about["date"],
         "machine": about,
         "model": {"name": model.name, "sha256": model.sha256},
-        "source": options.source,
+        "source": redact(options.source),
         "provider": best.setting.get("provider", model.session.provider),
         "settings": dict(best.setting),
         "copy_sha256": locate(best.setting["model"]).sha256 if "model" in best.setting else None,

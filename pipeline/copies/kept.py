@@ -19,7 +19,7 @@ from rich.console import Console
 
 from pipeline import profiles
 from pipeline.copies.loss import Options
-from pipeline.errors import PipelineError
+from pipeline.errors import ModelError, PipelineError
 from pipeline.placing import place
 from pipeline.runtime.card import sha256_of
 from pipeline.runtime.embed import embedded
@@ -70,6 +70,9 @@ def made(
         tell(f"making a copy in {asked.precision}")
         path.parent.mkdir(parents=True, exist_ok=True)
         report, why = copied(replace(asked, output=str(path)), err)
+        if report["source"]["sha256"] != model.sha256:
+            path.unlink(missing_ok=True)
+            raise ModelError(f"the file of model {model.name!r} became another one meanwhile")
         sha256 = sha256_of(path) if report["accepted"] else None
         said = {
             "kind": "framerail copy",
@@ -114,15 +117,16 @@ def _key(asked: Options, model: Model) -> str:
         # A card beside the file decides how it is fed and read.
         "read": embedded(model),
         "options": options,
-        "footage": [list(_identity(address)) for address in asked.calibrate],
+        "footage": [list(identity(address)) for address in asked.calibrate],
         "labels": [_state(path) for path in _labels(asked)],
         "machine": {name: here[name] for name in _MACHINE},
     }
     return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:24]
 
 
-def _identity(address: str) -> Iterator[Any]:
-    """The state of a source's files, or the address of one that has none, which may hold a password."""
+def identity(address: str) -> Iterator[Any]:
+    """The state of a source's files, or the address of one that has none, which may hold a password: for
+    JSON, and another one for other pictures at the same address."""
     spec = parse_source(address)
     files = local_files(spec)
     yield from (_state(Path(file)) for file in files)

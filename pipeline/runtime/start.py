@@ -130,10 +130,17 @@ def _load_on_cpu(path: Path) -> None:
         raise _unreadable(path, error) from None
 
 
+_SHORT_OF_MEMORY = ("out of memory", "bad_alloc", "bad allocation", "failed to allocate memory")
+"""As CUDA, the C++ library and ONNX Runtime's arena say it."""
+
+
 def _unreadable(path: Path, error: Exception) -> ModelError:
     size = path.stat().st_size if path.exists() else 0
     reason = str(error).removeprefix("[ONNXRuntimeError] : ")
-    return ModelError(
-        f"cannot load model {path} ({size:,} bytes): {reason}; is it a complete ONNX file for "
-        f"onnxruntime {ort.__version__}?"
+    short = isinstance(error, MemoryError) or any(word in reason.lower() for word in _SHORT_OF_MEMORY)
+    remedy = (
+        "memory is short: end what else uses it, or take a smaller model"
+        if short
+        else f"is it a complete ONNX file for onnxruntime {ort.__version__}?"
     )
+    return ModelError(f"cannot load model {path} ({size:,} bytes): {reason}; {remedy}")

@@ -63,10 +63,7 @@ def open_sinks(
     ``inputs`` are files that are read and so must not be written. Raises SinkOpenError, with
     those that were already open closed again.
     """
-    inputs = list(inputs)
-    check_distinct(inputs, files_of(config, streams))
-    if config.pictures is not None:
-        check_apart(config.pictures, inputs)
+    check_outputs(config, streams, inputs)
     asked = {name: getattr(config, name, None) for name in SINKS}
     if not any(asked.values()):
         asked["null"] = True
@@ -79,6 +76,14 @@ def open_sinks(
                 sinks.append(sink)
         opened.pop_all()
     return sinks
+
+
+def check_outputs(config: Config, streams: Sequence[str], inputs: Iterable[str]) -> None:
+    """Raise SinkOpenError where a file that is read, one of ``inputs``, would be written over."""
+    inputs = list(inputs)
+    check_distinct(inputs, files_of(config, streams))
+    if config.pictures is not None:
+        check_apart(config.pictures, inputs)
 
 
 def files_of(config: Config, streams: Sequence[str]) -> Iterator[tuple[str, str]]:

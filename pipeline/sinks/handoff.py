@@ -5,7 +5,8 @@ A few results wait for the thread. When there is no room for one more,
 * a result of a live stream takes the place of an older one, which is counted; nobody waits, for however long,
   and when the sink goes on so does this;
 * a result of a file waits, so that nothing is lost. After ``patience`` seconds without progress the sink
-  counts as stuck, and is lost. Once the line was asked to end, that is GRACE_SECONDS.
+  counts as stuck, and is lost; so it is at the end of the line, whatever waits for it. Once the line was
+  asked to end, that is GRACE_SECONDS.
 
 What is dropped here is in the next ``dropped_before`` of its stream: the sink's own account stays true.
 """
@@ -13,6 +14,7 @@ What is dropped here is in the next ``dropped_before`` of its stream: the sink's
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections import Counter, deque
@@ -47,10 +49,13 @@ class HandOff(Output):
     """Gives results to a sink in a thread of its own."""
 
     def __init__(self, name: str, sink: Sink, lost: Lost, patience: float | None = None) -> None:
-        """``patience``: seconds that a file waits for a sink without progress; None: as long as it takes."""
+        """``patience``: seconds that a file, or the line's end, waits for a sink without progress; None: as
+        long as it takes."""
         super().__init__(name, sink, lost)
         self._patience = patience
         self._items: deque[_Item] = deque()
+        self._in_hand: _Item | None = None
+        """What the sink is writing now; None, too, once that is in the books."""
         self._owed: Counter[str] = Counter()  # frames that are missing before the next result, by stream
         self._capacity = 0
         self._lock = threading.Lock()
@@ -61,7 +66,7 @@ class HandOff(Output):
         self._dropping = 0  # results in this spell of being too slow
         self._told, self._tell_after = False, 0.0
         self._hurried_at: float | None = None
-        self._cancelled = self._ending = self._aborting = self._ended = False
+        self._cancelled = self._ending = self._aborting = self._ended = self._given_up = False
         self._thread = threading.Thread(target=self._run, name=f"sink:{name}", daemon=True)
 
     def start(self) -> None:
@@ -123,10 +128,14 @@ class HandOff(Output):
             return
         with self._lock:
             while not self._ended:
-                limit = self._limit(None)
+                # One that failed has nothing left to do but to close.
+                patience = min(GRACE_SECONDS, self._patience or math.inf) if self.errors else self._patience
+                limit = 0.0 if self._given_up else self._limit(patience)
                 if limit is not None and limit <= 0:
                     if not self.errors:
                         self.errors.append(self._stuck())
+                    self._clear()
+                    self._settle(self.dropped)  # whatever may become of it
                     log.warning("the thread of output %s does not answer and is left behind", self.name)
                     return
                 self._changed.wait(limit)
@@ -172,6 +181,7 @@ class HandOff(Output):
         return None if patience is None else since + patience - time.monotonic()
 
     def _stuck(self) -> SinkWriteError:
+        self._given_up = True
         seconds = time.monotonic() - self._progress_at
         return SinkWriteError(
             f"output {self.name} made no progress for {seconds:.0f} s and was given up with "
@@ -194,11 +204,17 @@ class HandOff(Output):
         self._items.clear()
         self._changed.notify_all()
 
-    def _next(self, done: _Item | None) -> _Item | None:
-        """What is to be written after ``done``; waits for it. None at the end."""
+    def _settle(self, book: Counter[str]) -> None:
+        """What is in the sink's hands goes into a book, once."""
+        if self._in_hand is not None:
+            book[self._in_hand.result.stream] += 1
+            self._in_hand = None
+
+    def _next(self) -> _Item | None:
+        """What is to be written, after what is in hand has been; waits for it. None at the end."""
         with self._lock:
-            if done is not None:
-                self.written[done.result.stream] += 1
+            if self._in_hand is not None:
+                self._settle(self.written)
                 self._progress_at = time.monotonic()
             while not (self._items or self._ending or self.errors):
                 self._busy = False
@@ -209,7 +225,7 @@ class HandOff(Output):
                 self._ready.wait()
             if not self._items or self.errors:
                 return None
-            item = self._items.popleft()
+            self._in_hand = item = self._items.popleft()
             # One who waits is woken for several: a wake costs more than a quick sink takes.
             if self.waited_for and len(self._items) <= self._capacity // 2:
                 self._changed.notify_all()
@@ -218,15 +234,16 @@ class HandOff(Output):
     # The sink's thread ------------------------------------------------------------------------
 
     def _run(self) -> None:
-        item: _Item | None = None
-        while (item := self._next(item)) is not None:
+        while (item := self._next()) is not None:
             try:
                 self.sink.write(item.result, item.dropped_before)
             except BaseException as error:
                 with self._lock:
-                    self.dropped[item.result.stream] += 1
+                    self._settle(self.dropped)
                 self._lose(error)
                 break
+        with self._lock:
+            self._progress_at = time.monotonic()
         try:
             super().begin_end(self._aborting)
         except BaseException as error:  # a SystemExit would end the thread unheard

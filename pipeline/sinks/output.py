@@ -45,6 +45,9 @@ class Output:
             self.dropped[result.stream] += 1
             self.errors.append(error)
             self._lost(error)
+        except BaseException:  # Ctrl-C
+            self.dropped[result.stream] += 1
+            raise
         else:
             self.written[result.stream] += 1
 

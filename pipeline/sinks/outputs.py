@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 from pipeline.flow import Flow
@@ -27,8 +28,9 @@ class Outputs(Sequence[Output]):
         self._ended = False
         names: Counter[str] = Counter()
         self._outputs: list[Output] = []
-        # The null sink has nothing to be told of, and each call counts in an empty line.
-        sinks = [sink for sink in sinks if not isinstance(sink, Null)]
+        # The null sink (not one that is made from it) has nothing to be told of, and each call counts in an
+        # empty line.
+        sinks = [sink for sink in sinks if type(sink) is not Null]
         for sink in sinks:
             name = getattr(sink, "kind", "") or type(sink).__name__
             names[name] += 1
@@ -68,15 +70,25 @@ class Outputs(Sequence[Output]):
             output.hurry()
 
     def end(self, abort: bool) -> list[Exception]:
-        """Finish every output, those with threads side by side; what went wrong in any of them."""
+        """Finish every output, those with threads side by side; what went wrong in any of them.
+
+        What is no Exception (Ctrl-C in one's ``close``) is raised when the others are finished.
+        """
         if self._ended:
             return []
         self._ended = True
+        interrupt: BaseException | None = None
         # Those with threads first: they finish while the others do.
-        for output in sorted(self._outputs, key=lambda each: not isinstance(each, HandOff)):
-            output.begin_end(abort)
-        for output in self._outputs:
-            output.end()
+        order = sorted(self._outputs, key=lambda each: not isinstance(each, HandOff))
+        steps: list[Callable[[], None]] = [partial(each.begin_end, abort) for each in order]
+        for step in [*steps, *(each.end for each in order)]:
+            try:
+                step()
+            except BaseException as raised:  # Ctrl-C in one's close: the others are finished all the same
+                interrupt = interrupt or raised
+                self.hurry()
+        if interrupt is not None:
+            raise interrupt
         return [error for output in self._outputs for error in output.errors]
 
     def _wake(self) -> None:

@@ -131,6 +131,8 @@ class MediaSource(Once):
             try:
                 frames = self._video.decode(packet)
             except av.error.FFmpegError as error:
+                if packet is None:
+                    continue
                 self._skip(packet, error)
                 large = self._claims_too_much(packet)
                 if not large:
@@ -155,8 +157,9 @@ class MediaSource(Once):
         if not self._stop.is_set():
             self._check_end(progress)
 
-    def _packets(self, progress: Progress) -> Iterator[Packet[Stream]]:
-        """The video's packets; damaged ones are skipped and counted."""
+    def _packets(self, progress: Progress) -> Iterator[Packet[Stream] | None]:
+        """The video's packets; damaged ones are skipped and counted. None: no more will come, before the
+        reason is raised."""
         packets = iter(self._container.demux(*progress.watched))
         while not self._stop.is_set():
             begun = time.monotonic()
@@ -170,9 +173,9 @@ class MediaSource(Once):
                     error, remote=self._remote, opening=None, waited=waited, limit=self._stall_timeout
                 )
             if failure is not None:
+                yield None  # pictures that the decoder holds back, to bring them in order, had come
                 cause, phrase = failure
-                # Of such an MP4 FFmpeg finds the index, and cannot go back to the pictures.
-                hint = self._pipe.hint if self._pipe is not None and not progress.pictures else ""
+                hint = "" if progress.pictures else self._hint()
                 raise SourceReadError(
                     f"{self._shown}: {phrase}, after {progress.pictures} pictures{hint}", cause=cause
                 )
@@ -200,6 +203,18 @@ class MediaSource(Once):
                 self._corrupt_packets += 1
                 continue
             yield packet
+
+    def _hint(self) -> str:
+        """What may be amiss where no picture came: FFmpeg finds an MP4's index at its end, and cannot go
+        back."""
+        if self._pipe is not None:
+            return self._pipe.hint
+        if self._opened.scheme in ("http", "https") and "mp4" in self._container.format.name:
+            return (
+                "; an MP4 with its index last needs a server that answers range requests: put the index "
+                "first (-movflags +faststart), or download the file"
+            )
+        return ""
 
     def _skip(self, packet: Packet[Stream], error: av.error.FFmpegError) -> None:
         self._refuse()
