@@ -98,6 +98,7 @@ def build(
         return firsts[name]
 
     streams = Streams(flow, frames, accounts, depths, first)
+    stage = partial(flow.stage, lane=attrgetter("frame.stream"))
     if config.target_age_ms is not None:
         adaptive = Adaptive(config.target_age_ms / 1000)
         streams.on_added(lambda name: adaptive.add(accounts.add(name).lane))
@@ -117,14 +118,14 @@ def build(
     # when inference asks (YOLOv8n at 4 x the bound: p99 age 440 -> 236 ms). A batch gathers while one runs.
     asked = blobs if live and batch == 1 else None
     preparing = [server.preprocess(number) for number in range(config.preprocess_workers)]
-    flow.stage("preprocess", preparing, frames, blobs, limit=together, demand=asked)
+    stage("preprocess", preparing, frames, blobs, limit=together, demand=asked)
     outputs = channel("outputs", "infer")
     linger = config.linger_ms / 1000
     inferring = [server.infer(number) for number in range(workers)]
-    flow.stage("infer", inferring, blobs, outputs, limit=batch, linger=linger, most=together)
+    stage("infer", inferring, blobs, outputs, limit=batch, linger=linger, most=together)
     results = channel("results", "postprocess")
     finishing = [server.postprocess] * config.postprocess_workers
-    flow.stage("postprocess", finishing, outputs, results, limit=together)
+    stage("postprocess", finishing, outputs, results, limit=together)
     if second is not None:
         results = _add_second(flow, config, streams, model, second, results, window, together)
     return Line(flow, streams, server, results, lambda name: firsts[name].policy == "drop_oldest")

@@ -101,6 +101,33 @@ def test_order_and_completeness_with_any_number_of_workers(workers: int, limit: 
     assert books.retirements == Counter(feed=1, work=workers, rest=1, out=1)
 
 
+def test_a_slow_item_holds_up_those_of_its_lane_alone() -> None:
+    books = Books()
+    out: list[int] = []
+    others = threading.Event()
+
+    def slow_first(items: list[int]) -> list[int]:
+        if items == [0]:
+            assert others.wait(5), "the odd ones waited for an even one"
+        return items
+
+    def note(items: list[int]) -> list[int]:
+        out.extend(items)
+        if {1, 3, 5} <= set(out):
+            others.set()
+        return items
+
+    flow = Flow(books)
+    first, last = flow.channel("first", "feed", 2), flow.channel("last", "work", 2)
+    flow.feed("feed", "feeder", lambda: iter(range(20)), first)
+    flow.stage("work", [slow_first] * 4, first, last, lane=lambda item: item % 2)
+    assert run(flow, last, note) == out
+    flow.raise_errors()
+    for lane in (0, 1):
+        assert [item for item in out if item % 2 == lane] == list(range(lane, 20, 2))
+    assert out.index(5) < out.index(0)
+
+
 def test_a_frame_is_not_held_until_the_next_one_comes() -> None:
     books = Books()
     gate, seen = threading.Event(), threading.Event()

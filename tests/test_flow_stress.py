@@ -78,6 +78,7 @@ def one_flow(rng: random.Random, label: str) -> None:
             linger=rng.choice([0, 0, 0.001]),
             most=rng.choice([1, 20]),
             demand=rng.choice([None, target]),
+            lane=rng.choice([None, stream_of]),
         )
     actions = {
         "cancel": flow.cancel,

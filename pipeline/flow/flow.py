@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -151,6 +151,7 @@ class Flow:
         most: int = 1,
         varies: bool = False,
         demand: Channel[Any] | None = None,
+        lane: Callable[[Any], Hashable] | None = None,
     ) -> None:
         """Add a stage with one worker thread per entry of ``calls``: a list in, a list out, same order.
 
@@ -160,12 +161,13 @@ class Flow:
         taker waits (and one more ahead, unless the source is behind): the items stay where a fresher one
         may still replace them.
 
-        The output order is the order of taking, whatever the number of workers. An entry of a
-        call's result may be :class:`Dropped`.
+        The output order is the order of taking, whatever the number of workers: that of the items which are
+        of one ``lane``, so that those of others don't wait for a slow one; None: of all. An entry of a call's
+        result may be :class:`Dropped`.
         """
         turnstile: Turnstile[Any, Any] | None = None
         if len(calls) > 1:
-            turnstile = Turnstile(window=len(calls))
+            turnstile = Turnstile(len(calls), lane)
             self._turnstiles.append((name, turnstile))
         crew = Crew(len(calls), target, varies)
         for number, call in enumerate(calls):

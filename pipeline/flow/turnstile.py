@@ -1,14 +1,15 @@
-"""Order for parallel workers: items leave in the order in which they were taken.
+"""Order for parallel workers: items leave in the order in which they were taken, those of each lane.
 
-A worker takes its items and draws a ticket under one lock, works, and leaves through the
-turnstile in ticket order. A worker that is ready before its turn lays its results down and
-takes new work, unless it is a whole window ahead: then it waits, which bounds what lies there.
+A worker takes its items and draws a ticket in one step, works, and leaves through the turnstile once nothing
+of the same lanes is before it: streams do not wait for each other's slow items. A worker that is ready
+before its turn lays its results down and takes new work, unless as much lies there as others work on: then
+it waits.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Generic, TypeVar
 
 from pipeline.flow.outlet import Cancelled
@@ -18,14 +19,16 @@ R = TypeVar("R")
 
 
 class Turnstile(Generic[T, R]):
-    """``window`` is how many tickets past the next one due may lie ready: the number of workers."""
+    """For so many ``workers``. ``lane`` says of what items one is; None: all are of one."""
 
-    def __init__(self, window: int) -> None:
-        self._window = window
+    def __init__(self, workers: int, lane: Callable[[T], Hashable] | None = None) -> None:
+        self._most_ready = workers - 1
+        self._lane = lane
         self._entry = threading.Lock()
         self._issued = 0
         self._changed = threading.Condition()
-        self._due = 0
+        self._inside: dict[int, frozenset[Hashable]] = {}
+        """Lanes of the items that have not left, by ticket; in the order of tickets."""
         self._ready: dict[int, list[R]] = {}
         self._delivering = False
         self._cancelled = False
@@ -36,6 +39,9 @@ class Turnstile(Generic[T, R]):
             items = take()
             ticket = self._issued
             self._issued += 1
+            lanes: frozenset[Hashable] = frozenset([None] if self._lane is None else map(self._lane, items))
+            with self._changed:
+                self._inside[ticket] = lanes
             return ticket, items
 
     def leave(self, ticket: int, results: list[R], deliver: Callable[[list[R]], None]) -> None:
@@ -46,9 +52,9 @@ class Turnstile(Generic[T, R]):
         ``deliver`` raises.
         """
         with self._changed:
-            while ticket >= self._due + self._window and not self._stopped():
+            while len(self._ready) >= self._most_ready and not (self._cancelled or self._due(ticket)):
                 self._changed.wait()
-            if self._stopped():
+            if self._cancelled:
                 raise Cancelled
             self._ready[ticket] = results
             if self._delivering:
@@ -56,17 +62,25 @@ class Turnstile(Generic[T, R]):
             self._delivering = True
         while True:
             with self._changed:
-                if self._due not in self._ready or self._stopped():
+                due = next(filter(self._due, self._ready), None)
+                if due is None or self._cancelled:
                     self._delivering = False
                     return
-                due = self._ready.pop(self._due)
-            deliver(due)
+                leaving = self._ready.pop(due)
+            deliver(leaving)
             with self._changed:
-                self._due += 1
+                del self._inside[due]
                 self._changed.notify_all()
 
-    def _stopped(self) -> bool:
-        return self._cancelled
+    def _due(self, ticket: int) -> bool:
+        """Whether no earlier ticket is inside that has a lane of this one's."""
+        lanes = self._inside[ticket]
+        for earlier, theirs in self._inside.items():
+            if earlier == ticket:
+                break
+            if not lanes.isdisjoint(theirs):
+                return False
+        return True
 
     def cancel(self) -> None:
         """Nothing leaves any more; waiting workers get Cancelled."""
