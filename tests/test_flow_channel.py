@@ -252,6 +252,71 @@ def test_merge_serves_streams_in_turn() -> None:
     assert merge.take(limit=8) == ["f0", "s0", "f1", "s1", "f2", "f3", "f4", "f5"]
 
 
+def overrun(merge: Merge[str], *names: str, capacity: int = 1) -> list[Channel[str]]:
+    """Channels that are behind: each has had one item too many."""
+    channels = [merge.channel(name, capacity, "drop_oldest") for name in names]
+    for channel in channels:
+        for number in range(capacity + 1):
+            channel.put(f"{channel.name}{number}")
+        assert channel.behind
+    return channels
+
+
+def test_of_streams_that_are_behind_the_freshest_is_served_first() -> None:
+    merge: Merge[str] = Merge()
+    one, two, three = overrun(merge, "a", "b", "c")
+    two.put("b2")
+    assert merge.take() == ["b2"]
+    one.put("a2")
+    three.put("c2")
+    assert [merge.take() for _ in range(2)] == [["c2"], ["a2"]]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_fresher_stream_gets_no_larger_share(seed: int) -> None:
+    """Whatever the moments at which they send, all of which come between two takes or not at all."""
+    dice = random.Random(seed)
+    merge: Merge[str] = Merge()
+    channels = overrun(merge, "a", "b", "c", "d")
+    served: Counter[str] = Counter()
+    for _ in range(400):
+        # Always the same order, so that one is always the freshest.
+        for channel in channels if dice.random() < 0.9 else channels[1:]:
+            channel.put(channel.name)
+        (item,) = merge.take()
+        served[item[0]] += 1
+    assert all(served[each.name] == pytest.approx(100, abs=3) for each in channels), served
+
+
+def test_a_stream_that_comes_back_has_saved_up_no_turns() -> None:
+    merge: Merge[str] = Merge()
+    (idle,) = overrun(merge, "idle")
+    merge.take()
+    busy, other = overrun(merge, "x", "y")
+    for _ in range(50):
+        for channel in (busy, other):
+            channel.put(channel.name)
+        merge.take()
+    taken = []
+    for _ in range(20):
+        for channel in (idle, busy, other):
+            channel.put(channel.name)
+        taken += merge.take()
+    assert 5 <= taken.count("idle") <= 8
+
+
+def test_a_stream_that_is_not_behind_waits_for_no_fresher_one() -> None:
+    merge: Merge[str] = Merge()
+    first, *_ = overrun(merge, "a", "b", "c")
+    slow = merge.channel("slow", 5, "drop_oldest")
+    slow.put("slow")
+    taken = []
+    for _ in range(4):
+        taken += merge.take()
+        first.put("a")
+    assert taken[3] == "slow"
+
+
 def test_a_stream_whose_window_is_full_has_no_turn_until_one_is_released() -> None:
     merge: Merge[str] = Merge()
     slow, other = merge.channel("slow", 8, window=2), merge.channel("other", 8)

@@ -76,6 +76,8 @@ class Channel(Outlet[T]):
         self._has_turn = False
         self._behind = False
         self._promised = 0
+        # In a merge: the turns that it has had, and when its latest item came.
+        self._served = self._stamp = 0
 
     def promise(self, spare: int = 0) -> None:
         """Wait until the taker waits for an item that nobody has promised, and promise one.
@@ -131,8 +133,10 @@ class Channel(Outlet[T]):
                     self._behind = True
                 waiting.append(items[done])
                 done += 1
-                if self._merge is not None and not self._has_turn:
-                    self._merge._offer(self)
+                if self._merge is not None:
+                    self._stamp = next(self._merge.stamps)
+                    if not self._has_turn:
+                        self._merge._offer(self)
                 self._puts += 1
                 if len(waiting) > self._high_watermark:
                     self._high_watermark = len(waiting)
