@@ -190,6 +190,7 @@ class Pipeline:
                 return
             self._stop.set()
             if self._line is not None:
+                self._line.server.hurry()
                 self._line.streams.stop()
                 self._start_stopper(self._line.flow)
 

@@ -112,6 +112,7 @@ def build(
         restarts=config.restarts,
         within=60 * config.restart_minutes,
     )
+    flow.on_cancel(server.give_up)
 
     blobs = channel("blobs", "preprocess")
     # What waits behind the first channel grows old where no fresher frame can replace it: a live one is taken

@@ -26,6 +26,10 @@ from pipeline.stages.preprocess import BlobPool, Preprocess
 
 log = logging.getLogger(__name__)
 
+RETRY_SECONDS, RETRY_FACTOR, MOST_RETRY_SECONDS = 1.0, 4.0, 30.0
+"""Until a model that cannot be opened is tried again, how much longer each time, and the most: a device
+that was reset needs some seconds, and frames wait meanwhile."""
+
 
 class Serving:
     """One model's part of the stages: what each of their workers calls."""
@@ -57,8 +61,8 @@ class Server:
     """The stages' calls, and what they go to.
 
     A run that a provider fails costs its own frames: they are dropped (``provider_fault``), and the model is
-    opened afresh, at most ``restarts`` times in ``within`` seconds. Then, or where it cannot be opened, the
-    fault is raised.
+    opened afresh, at most ``restarts`` times in ``within`` seconds; one that cannot be opened is tried again,
+    as long as there are restarts left. Then the fault is raised, once.
     """
 
     def __init__(
@@ -79,6 +83,18 @@ class Server:
         self._restarts, self._within, self._clock = restarts, within, clock
         self._times: deque[float] = deque()
         self._lock = threading.Lock()
+        self._over = False
+        """Nothing is opened any more: it was in vain, or the line was cancelled."""
+        self._hurried = threading.Event()
+
+    def hurry(self) -> None:
+        """The line is to end: a model that cannot be opened is tried again without waits."""
+        self._hurried.set()
+
+    def give_up(self) -> None:
+        """The line was cancelled: no model is opened any more."""
+        self._over = True
+        self._hurried.set()
 
     def replace(self, serving: Serving, reopen: Callable[[], Serving]) -> None:
         """From now on frames are prepared for ``serving``, which ``reopen`` opens afresh."""
@@ -123,28 +139,43 @@ class Server:
         with self._lock:
             if failed is not self.current:  # opened afresh for another worker, or replaced by another model
                 return
-            now = self._clock()
-            while self._times and now - self._times[0] > self._within:
-                self._times.popleft()
             said = " ".join(str(fault).split())[:300]
-            provider = failed.model.session.active
-            if len(self._times) >= self._restarts:
-                raise ProviderFault(
-                    f"{provider} failed once more after {len(self._times)} restarts within "
-                    f"{self._within / 60:g} minutes: {said}; see framerail doctor, or choose another provider"
-                )
-            self._times.append(now)
-            log.error("%s failed: %s; the model is opened afresh (restart %d of %d within %g minutes)",
-                      provider, said, len(self._times), self._restarts, self._within / 60)  # fmt: skip
+            told = f"{failed.model.session.active} failed: {said}"
             self.healing = True
             try:
-                fresh = self._reopen()
-            except PipelineError as error:
-                raise ProviderFault(
-                    f"{provider} failed: {said}; and the model cannot be opened: {error}"
-                ) from None
+                fresh = self._open(told)
+            except ProviderFault:
+                self._over = True
+                raise
             finally:
                 self.healing = False
+            if fresh is None:
+                return
             self.restarted += 1
             failed.replacement = self.current = fresh
         log.warning("the model runs again on %s", fresh.model.session.active)
+
+    def _open(self, told: str) -> Serving | None:
+        """Open the model afresh, as often as is left; None where that is over. Raises ProviderFault."""
+        pause = RETRY_SECONDS
+        within = f"within {self._within / 60:g} minutes"
+        while not self._over:
+            now = self._clock()
+            while self._times and now - self._times[0] > self._within:
+                self._times.popleft()
+            if len(self._times) >= self._restarts:
+                raise ProviderFault(
+                    f"{told}; there were {len(self._times)} restarts {within} before; "
+                    f"see framerail doctor, or choose another provider"
+                )
+            self._times.append(now)
+            log.error("%s; the model is opened afresh (restart %d of %d %s)",
+                      told, len(self._times), self._restarts, within)  # fmt: skip
+            try:
+                return self._reopen()
+            except PipelineError as error:
+                told = f"the model cannot be opened after a fault of its provider: {error}"
+            if len(self._times) < self._restarts:
+                self._hurried.wait(pause)
+                pause = min(pause * RETRY_FACTOR, MOST_RETRY_SECONDS)
+        return None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import threading
 from itertools import pairwise
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from benchmarks.cheap_model import write_cheap_model
 from pipeline import Pipeline
 from pipeline.errors import ConfigError, ModelError, ProviderFault
 from pipeline.metrics import health, readiness
+from tests.test_monitor import until
 from tests.test_supervision import running
 
 CAM = {"source": "synthetic:64x48@200", "name": "cam", "live": False}
@@ -74,13 +77,13 @@ def test_too_many_faults_end_the_run(tmp_path: Path) -> None:
         line.run()
     (fault,) = raised.value.exceptions
     assert isinstance(fault, ProviderFault) and fault.exit_code == 4
-    assert "once more after 2 restarts within 10 minutes" in str(fault)
+    assert "there were 2 restarts within 10 minutes before" in str(fault)
     assert line.restarts == 2
     (account,) = line.accounts.streams.values()
     counts = account.counts()
     assert counts.captured == counts.emitted + counts.dropped_total
     good, body = health(line)
-    assert not good and "once more" in body["errors"][0]
+    assert not good and "2 restarts" in body["errors"][0]
     assert not readiness(line)[0]
 
 
@@ -93,14 +96,77 @@ def test_restarts_long_ago_do_not_count(tmp_path: Path) -> None:
     assert line.restarts == 7
 
 
-def test_a_model_that_is_gone_ends_the_run(tmp_path: Path) -> None:
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_model_that_is_gone_ends_the_run(tmp_path: Path, workers: int) -> None:
     model = write_poisonable_model(tmp_path / "m.onnx")
-    source = pictures(tmp_path / "p", white={20})
-    line = Pipeline(source, model=str(model), provider="cpu")
+    source = pictures(tmp_path / "p", white={20, 21})
+    line = Pipeline(source, model=str(model), provider="cpu", infer_workers=workers, restarts=1)
     with pytest.raises(ExceptionGroup, match="failed") as raised, line:
         model.unlink()
         line.run()
-    assert "cannot be opened" in str(raised.value.exceptions[0])
+    (fault,) = raised.value.exceptions  # both workers' frames were hit, and it is told once
+    assert "cannot be opened" in str(fault) and isinstance(fault, ProviderFault)
+
+
+def test_a_model_that_cannot_be_opened_at_once_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.serving.RETRY_SECONDS", 0.01)
+    model = write_poisonable_model(tmp_path / "m.onnx")
+    source = pictures(tmp_path / "p", white={20})
+    line = Pipeline(source, model=str(model), provider="cpu", infer_workers=1, restarts=3)
+    away = model.rename(tmp_path / "away.onnx")
+    log: list[str] = []
+
+    def back_at_the_second(record: logging.LogRecord) -> bool:
+        log.append(record.getMessage())
+        if "restart 3 of 3" in log[-1]:
+            away.rename(model)
+        return True
+
+    away.rename(model)
+    with line:
+        model.rename(away)
+        logging.getLogger("pipeline.serving").addFilter(back_at_the_second)
+        try:
+            numbers = [result.frame.seq for result in line]
+        finally:
+            logging.getLogger("pipeline.serving").removeFilter(back_at_the_second)
+    assert numbers == [number for number in range(30) if number != 20]
+    assert line.restarts == 1 and sum("cannot be opened" in each for each in log) == 2
+
+
+@pytest.mark.parametrize("ending", ["stop", "cancel"])
+def test_a_line_that_is_to_end_waits_for_no_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, ending: str
+) -> None:
+    monkeypatch.setattr("pipeline.serving.RETRY_SECONDS", 60.0)
+    model = write_poisonable_model(tmp_path / "m.onnx")
+    source = pictures(tmp_path / "p", white={2})
+    errors: list[Exception] = []
+
+    def run() -> None:
+        try:
+            line.run()
+        except ExceptionGroup as group:
+            errors.extend(group.exceptions)
+
+    with Pipeline(source, model=str(model), provider="cpu", restarts=5) as line:
+        model.unlink()
+        thread = threading.Thread(target=run)
+        thread.start()
+        try:
+            until(lambda: "restart 1 of 5" in caplog.text)
+        finally:
+            getattr(line, ending)()
+            thread.join(10)
+    totals = line.accounts.totals()
+    assert totals.captured == totals.dropped_total + totals.emitted
+    if ending == "stop":  # nothing was forgotten: the last tries are made at once, and the fault is told
+        (fault,) = errors
+        assert isinstance(fault, ProviderFault) and "restart 5 of 5" in caplog.text
+    else:
+        assert not errors
 
 
 def test_an_error_of_ours_is_no_fault_of_the_provider(
