@@ -305,6 +305,42 @@ def test_a_stream_that_comes_back_has_saved_up_no_turns() -> None:
     assert 5 <= taken.count("idle") <= 8
 
 
+@pytest.mark.parametrize("fresher", [0, 1])
+@pytest.mark.parametrize("quiet", [0, 1, 2, 1000])
+def test_what_was_served_before_an_overload_counts_for_nothing(quiet: int, fresher: int) -> None:
+    merge: Merge[int] = Merge()
+    old = merge.channel("old", 2, "drop_oldest")
+    for _ in range(quiet):  # it keeps up
+        old.put(0)
+        merge.take()
+    pair = [old, merge.channel("new", 2, "drop_oldest")]
+    served: Counter[int] = Counter()
+    for _ in range(100):
+        for _ in range(3):
+            for number in (1 - fresher, fresher):
+                pair[number].put(number)
+        served.update(merge.take())
+    assert abs(served[0] - served[1]) <= 2
+
+
+@pytest.mark.parametrize("rates", [[50, 100], [10, 30], [15, 30, 60, 120], [25, 25, 60]])
+def test_streams_of_different_rates_share_alike_under_overload(rates: list[int]) -> None:
+    """Each has more than its share of what is taken; the moments are as they are with real cameras."""
+    dice = random.Random(sum(rates))
+    merge: Merge[int] = Merge()
+    channels = [merge.channel(str(rate), 2, "drop_oldest") for rate in rates]
+    takes_per_second = 0.6 * len(rates) * min(rates)
+    due = [dice.random() / rate for rate in rates]
+    served: Counter[int] = Counter()
+    for take in range(1, 601):
+        while min(due) <= 1 + take / takes_per_second:
+            number = due.index(min(due))
+            channels[number].put(number)
+            due[number] += dice.uniform(0.75, 1.25) / rates[number]
+        served.update(merge.take())
+    assert all(served[number] == pytest.approx(600 / len(rates), rel=0.03) for number in range(len(rates)))
+
+
 def test_a_stream_that_is_not_behind_waits_for_no_fresher_one() -> None:
     merge: Merge[str] = Merge()
     first, *_ = overrun(merge, "a", "b", "c")

@@ -76,8 +76,8 @@ class Channel(Outlet[T]):
         self._has_turn = False
         self._behind = False
         self._promised = 0
-        # In a merge: the turns that it has had, and when its latest item came.
-        self._served = self._stamp = 0
+        # In a merge: the round that it was served in last, and when its latest item came.
+        self._round = self._stamp = 0
 
     def promise(self, spare: int = 0) -> None:
         """Wait until the taker waits for an item that nobody has promised, and promise one.
