@@ -126,8 +126,9 @@ def load(model_sha256: str) -> Profile | None:
     except (
         OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError, ConfigError
     ) as error:  # fmt: skip
+        why = f"it lacks {error}" if isinstance(error, KeyError) else error
         log.warning(
-            "the profile %s cannot be read (%s) and is left out; framerail tune makes it anew", path, error
+            "the profile %s cannot be read (%s) and is left out; framerail tune makes it anew", path, why
         )
         return None
 

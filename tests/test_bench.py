@@ -29,6 +29,7 @@ from pipeline.bench.plot import check_plot, write_plot
 from pipeline.bench.point import bottleneck, over
 from pipeline.bench.table import print_changes, print_report
 from pipeline.cli import bench as cli_bench
+from pipeline.commands import bench as bench_command
 from pipeline.commands.bench import Options, SlowerError, bench
 from pipeline.config import make_config
 from pipeline.errors import ConfigError, ModelError, PipelineError, SinkOpenError, SourceOpenError
@@ -223,6 +224,7 @@ def test_a_sweep_is_read(texts, meant):
         (parse_sweep, ["batch=1", "batch=2"], "batch stands twice"),
         (parse_sweep, ["workers=x"], "--sweep: workers takes numbers from 1 on"),
         (parse_sweep, ["threads=0"], "--sweep: threads takes numbers from 1 on"),
+        (parse_sweep, ["batch=1,2,1"], "--sweep: batch has a value twice: 1, 2, 1"),
         (parse_streams, "0", "such as 1,2,4,8"),
         (parse_streams, "1,x", "such as 1,2,4,8"),
         (parse_streams, "2,2", "such as 1,2,4,8"),
@@ -302,7 +304,10 @@ def test_what_cannot_be_compared(point, tmp_path, capsys):
     part = report_of(point, 100)
     del part["points"][0]["fps"]
     damaged = [part]
-    for keys in ({"windows": [], "counted": 0}, {"fps": 0}, {"fps": "x"}, {"model": None}, {"counted": None}):
+    for keys in (
+        {"windows": [], "counted": 0}, {"fps": 0}, {"fps": "x"}, {"model": None}, {"counted": None},
+        {"fps": math.nan}, {"fps": -5}, {"fps": 1e300}, {"windows": [1.0, math.inf, 1.0]},
+    ):  # fmt: skip
         damaged.append(report_of(point, 100))
         damaged[-1]["points"][0] |= keys
     for machine in ({}, {"cpu": "c", "cores": 2, "versions": []}):
@@ -336,6 +341,12 @@ def test_times_that_cannot_be_meant(times, said):
         Settings(**times)
 
 
+def test_what_is_not_steady_says_for_how_long_it_was_measured(cheap_model):
+    settings = Settings(warm_up=0, window=0.1, most=0.1, tolerance=0)
+    (note,) = [each for each in measure(config_of(cheap_model), settings)["notes"] if "not steady" in each]
+    assert "after 0.3 s the last 3 windows" in note
+
+
 def test_windows_in_which_nothing_comes_are_too_short(cheap_model):
     line = config_of(cheap_model, source="synthetic:64x48@4", live=True)
     with pytest.raises(ConfigError, match=r"no frame came out in most of the windows .*--window"):
@@ -350,6 +361,41 @@ def run_bench(capsys, model, **options):
     options = Options(sources=["synthetic:64x48"], settings=SHORT, run={"model": model}, **options)
     bench(options, quiet, quiet, as_json=True)
     return json.loads(capsys.readouterr().out)
+
+
+def test_interrupted_it_prints_what_was_measured(cheap_model, tmp_path, capsys, monkeypatch):
+    real, calls = bench_command.apart, []
+
+    def interrupted(*arguments):
+        calls.append(arguments)
+        if len(calls) % 3 == 0:
+            raise KeyboardInterrupt  # Ctrl-C in the midst of the third point
+        return real(*arguments)
+
+    monkeypatch.setattr("pipeline.commands.bench.apart", interrupted)
+    err = Console(file=io.StringIO(), width=200)
+    options = Options(
+        sources=["synthetic:64x48"], settings=SHORT, run={"model": cheap_model}, sweep=["workers=1,2,3"]
+    )
+    with pytest.raises(KeyboardInterrupt):
+        bench(options, err, err, as_json=True)
+    report = json.loads(capsys.readouterr().out)
+    assert [point["label"] for point in report["points"]] == ["workers 1", "workers 2"]
+    assert "interrupted: 2 of 3 points were measured" in err.file.getvalue()
+    calls[:] = [(), ()]
+    with pytest.raises(KeyboardInterrupt):
+        bench(options, err, err, as_json=True)
+    assert not capsys.readouterr().out and "interrupted: 0 of 3" in err.file.getvalue()
+
+
+def test_a_result_of_another_model_costs_no_measurement(cheap_model, tmp_path, capsys):
+    old = run_bench(capsys, cheap_model)
+    old["points"][0]["model"]["sha256"] = "another"
+    (tmp_path / "old.json").write_text(json.dumps(old))
+    with pytest.raises(ConfigError, match="no point in common"):
+        run_bench(capsys, cheap_model, compare=str(tmp_path / "old.json"))
+    report = json.loads(capsys.readouterr().out)
+    assert report["points"][0]["fps"] > 0 and report["compared"] == []
 
 
 def test_the_command_measures_every_point_and_keeps_what_cannot_run(cheap_model, tmp_path, capsys):

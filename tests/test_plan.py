@@ -118,6 +118,19 @@ def test_a_share_may_be_written_either_way():
             share(text)
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"fps": 2000}, "--fps: expected at most 1000, got 2000"),
+        ({"fps": 0}, "--fps: expected more than 0"),
+        ({"every_nth": 0}, "--every-nth: expected 1 or more, got 0"),
+    ],
+)
+def test_cameras_that_cannot_be_meant(options: dict, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        Options(**options).limits()
+
+
 def test_cameras_do_not_agree_on_when_they_take_their_pictures(cheap_model: str) -> None:
     """After the first frame each waits for its own moment within 1/5 s, which its name tells."""
     phases = {name: crc32(name.encode()) / 2**32 for name in ("c", "a")}

@@ -18,6 +18,7 @@ from rich.console import Console
 from benchmarks.cheap_model import write_cheap_model
 from pipeline import Pipeline, profiles
 from pipeline.bench.tune import FASTER, Climb, Journal, Step, concurrencies, said
+from pipeline.commands import tune as tune_command
 from pipeline.commands.tune import Options, tune
 from pipeline.config import make_config
 from pipeline.errors import ConfigError, ModelError, PipelineError, SinkWriteError
@@ -324,6 +325,7 @@ def test_a_profile_that_cannot_be_read_is_left_out_with_a_warning(cheap_model, f
         f'{{"settings": {{"batch": 0}}, "speedup": 1, {whole}}}',
         f'{{"settings": {{}}, "speedup": NaN, {whole}}}',
         f'{{"settings": {{"model": 5}}, "speedup": 1, {whole}}}',
+        f'{{"settings": {{}}, {whole}}}',
     ):  # fmt: skip
         path.write_text(text)
         config = config_of(cheap_model)
@@ -436,3 +438,31 @@ def test_interrupted_it_says_that_nothing_is_lost(cheap_model, tmp_path, monkeyp
     with pytest.raises(KeyboardInterrupt):
         tune(Options(source="synthetic:64x48", run={"model": cheap_model}), err, err, as_json=True)
     assert "interrupted: what was tried is kept, and the same command goes on" in err.file.getvalue()
+    with pytest.raises(KeyboardInterrupt):
+        tune(
+            Options(source="synthetic:64x48", run={"model": cheap_model}, fresh=True), err, err, as_json=True
+        )
+    assert "the same command without --fresh goes on" in err.file.getvalue()
+
+
+@pytest.mark.parametrize("seconds", [0, -1, float("nan")])
+def test_seconds_that_cannot_be_meant(cheap_model, quiet, seconds):
+    with pytest.raises(ConfigError, match=r"^--seconds: expected more than 0"):
+        tune(
+            Options(source="sample:", run={"model": cheap_model}, seconds=seconds), quiet, quiet, as_json=True
+        )
+
+
+@pytest.mark.parametrize(
+    ("settings", "meant"), [({}, "run stays as it is"), ({"batch": 2}, "run goes by it from now on")]
+)
+def test_what_run_makes_of_it_is_told(settings, meant):
+    shown = Console(file=io.StringIO(), width=200)
+    tune_command._print(
+        {
+            "tried": [], "copies": [], "model": {"name": "m"}, "settings": settings, "fps": 1.0,
+            "speedup": 1.0, "ap_loss": 0.0, "truth": "labels", "profile": "p.json", "default_fps": 1.0,
+        },
+        shown,
+    )  # fmt: skip
+    assert meant in shown.file.getvalue()

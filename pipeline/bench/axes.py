@@ -97,6 +97,8 @@ def parse_sweep(texts: Sequence[str]) -> dict[str, Values]:
             swept[name] = (value,) if equals else ()
     for name, values in swept.items():
         known = AXES[name].known
+        if len(set(values)) < len(values):
+            raise ConfigError(f"--sweep: {name} has a value twice: {', '.join(values)}")
         for value in values:
             if known and value not in known:
                 raise ConfigError(f"--sweep: {name} is one of {', '.join(known)}; got {value!r}")

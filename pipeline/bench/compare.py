@@ -15,6 +15,8 @@ LEAST_NOISE = 0.05
 """Windows of one run within this are called steady: no smaller difference means anything."""
 
 
+MOST = 1e12
+"""No figure of a result is larger: a file that says so is damaged."""
 _NEEDED = {"asked", "source", "model", "label", "fps", "stages", "windows"}
 _NOTHING = "the two results have no point in common: other model, source, streams or sweep"
 
@@ -54,6 +56,8 @@ def load(path: str) -> dict[str, Any]:
             raise KeyError("kind")
         if not all("error" in each or each.keys() >= _NEEDED for each in report["points"]):
             raise KeyError("points")
+        if not all("error" in each or _can_be(each) for each in report["points"]):
+            raise ValueError("points")
         report["machine"]["versions"].items()
         differences(report, report)
         if report["points"]:
@@ -64,6 +68,12 @@ def load(path: str) -> dict[str, Any]:
         raise ConfigError(f"{path} is no result of `framerail bench --json`") from None
     found: dict[str, Any] = report
     return found
+
+
+def _can_be(point: Mapping[str, Any]) -> bool:
+    """Whether its figures are numbers that something can have measured: NaN is slower than nothing."""
+    times = (stage["alone_cpu_ms"] for stage in point["stages"].values())
+    return 0 < point["fps"] < MOST and all(0 <= value < MOST for value in (*point["windows"], *times))
 
 
 def compare(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Change]:

@@ -126,8 +126,8 @@ def _notes(seen: Steady, settings: Settings, used: float, others: float | None, 
     if not seen.steady:
         recent = ", ".join(f"{rate:.1f}" for rate in seen.rates[-settings.windows :])
         notes.append(
-            f"not steady: after {settings.most:g} s the last {settings.windows} windows still differ by more "
-            f"than {settings.tolerance:.0%} ({recent} frames/s)"
+            f"not steady: after {settings.window * len(seen.rates):g} s the last {settings.windows} windows "
+            f"still differ by more than {settings.tolerance:.0%} ({recent} frames/s)"
         )
     if others is not None and others > DISTURBED and used + others > FULL * cores:
         notes.append(

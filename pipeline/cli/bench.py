@@ -13,7 +13,12 @@ Model = Annotated[
     str | None,
     typer.Option("--model", "-m", metavar="NAME|FILE.onnx", help="Default: nanodet-g."),
 ]
-Device = Annotated[int | None, typer.Option("--device", help="Index of the provider's device.")]
+Device = Annotated[
+    str | None,
+    typer.Option(
+        "--device", metavar="N[,N...]", help="Index of the provider's device; of several: 0,1. Default: 0."
+    ),
+]
 InputSize = Annotated[
     str | None,
     typer.Option(

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from pipeline.bench.axes import Planned, parse_streams, parse_sweep, points
-from pipeline.bench.compare import check_comparable, compare, differences, load
+from pipeline.bench.compare import Change, check_comparable, compare, differences, load
 from pipeline.bench.isolated import apart
 from pipeline.bench.machine import machine
 from pipeline.bench.plot import check_plot, write_plot
@@ -22,7 +22,7 @@ from pipeline.bench.table import print_changes, print_report
 from pipeline.bench.tune import said_by
 from pipeline.commands.bench_precision import Prepared, prepared, unchanged
 from pipeline.config import Config, make_config
-from pipeline.errors import PipelineError
+from pipeline.errors import ConfigError, PipelineError
 from pipeline.redact import redact
 from pipeline.runtime.model import open_model
 from pipeline.sources import parse_source
@@ -60,6 +60,7 @@ def bench(options: Options, out: Console, err: Console, *, as_json: bool) -> Non
     code 4), after printing, where something is slower than in the result to compare with. A point of a
     sweep that cannot run is part of the result, with its error; a single point raises it. Precisions are
     copies, made or found before anything is measured (see :mod:`pipeline.commands.bench_precision`).
+    Interrupted, it prints the points that were measured, and raises KeyboardInterrupt.
     """
     swept, counts = parse_sweep(options.sweep), parse_streams(options.streams)
     old = load(options.compare) if options.compare is not None else None
@@ -81,6 +82,7 @@ def bench(options: Options, out: Console, err: Console, *, as_json: bool) -> Non
     del model
     report: dict[str, Any] = {"kind": "framerail bench", "machine": machine(), "points": []}
     raised: list[Exception] = []
+    ending: BaseException | None = None
     with _Showing(err) as show:
         for number, point in enumerate(ready):
             told = show(number, len(ready), point.planned)
@@ -89,10 +91,21 @@ def bench(options: Options, out: Console, err: Console, *, as_json: bool) -> Non
             except (PipelineError, ExceptionGroup) as error:
                 raised.append(error)
                 report["points"].append({**_told(point), "error": said_by(error)})
+            except KeyboardInterrupt as interrupt:
+                ending = interrupt
+                break
+    if ending is not None:
+        tell(f"interrupted: {len(report['points'])} of {len(ready)} points were measured")
+        if len(raised) == len(report["points"]):
+            raise ending
     if len(raised) == len(report["points"]):  # with the exit code that is its own
         raise raised[0]
-    changes = compare(old, report) if old is not None else []
+    changes: list[Change] = []
     if old is not None:
+        try:
+            changes = compare(old, report)
+        except ConfigError as error:  # what was measured is printed all the same
+            ending = ending or error
         report["compared"] = [
             {"point": each.point, "what": each.what, "ratio": each.ratio, "verdict": each.verdict}
             for each in changes
@@ -101,10 +114,12 @@ def bench(options: Options, out: Console, err: Console, *, as_json: bool) -> Non
         print(json.dumps(report, indent=2, ensure_ascii=False))
     else:
         print_report(report, out)
-        if old is not None:
-            print_changes(changes, differences(old, report), out)
+        if changes:
+            print_changes(changes, differences(old or {}, report), out)
     if options.plot is not None:  # last: a disk that is full costs the plot alone
         write_plot(options.plot, report)
+    if ending is not None:
+        raise ending
     slower = [each for each in changes if each.verdict == "slower"]
     if slower:
         raise SlowerError("; ".join(map(str, slower)))

@@ -15,7 +15,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.bench.clip import make_clip, resolution
+from pipeline.bench.clip import SECONDS, make_clip, resolution
 from pipeline.bench.isolated import apart
 from pipeline.bench.machine import machine
 from pipeline.bench.plan import Limits, search
@@ -23,6 +23,9 @@ from pipeline.bench.point import trial
 from pipeline.bench.steady import Settings
 from pipeline.config import Config, make_config
 from pipeline.errors import ConfigError, PipelineError
+
+MOST_FPS = 1000
+"""Of a camera. The clip that stands for it is made beforehand, picture by picture."""
 
 
 class NotOneError(PipelineError):
@@ -56,6 +59,10 @@ class Options:
         for name, value in numbers.items():
             if not 0 < value < math.inf:
                 raise ConfigError(f"{name}: expected more than 0, got {value:g}")
+        if self.fps > MOST_FPS:
+            raise ConfigError(f"--fps: expected at most {MOST_FPS}, got {self.fps:g}")
+        if self.every_nth is not None and self.every_nth < 1:
+            raise ConfigError(f"--every-nth: expected 1 or more, got {self.every_nth}")
         return Limits(self.fps, self.p99_age_ms, share(self.max_drop))
 
 
@@ -90,7 +97,8 @@ def plan(options: Options, out: Console, err: Console, *, as_json: bool) -> None
         },
     }
     with tempfile.TemporaryDirectory(prefix="framerail-plan-") as folder:
-        err.print(f"making a clip of {size[0]}x{size[1]} at {options.fps:g} frames/s", highlight=False)
+        frames = f"{max(round(SECONDS * options.fps), 1)} frames of {size[0]}x{size[1]}"
+        err.print(f"making a clip: {frames} at {options.fps:g} frames/s", highlight=False)
         clip = str(make_clip(Path(folder) / "camera.mp4", options.source or "sample:", size, options.fps))
         last: dict[str, Any] = {}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -24,7 +25,7 @@ from pipeline.config import Config, make_config
 from pipeline.copies.kept import Copy, identity, made
 from pipeline.copies.loss import Options as Quantisation
 from pipeline.copies.loss import aps, weighted
-from pipeline.errors import ModelError
+from pipeline.errors import ConfigError, ModelError
 from pipeline.evaluation import against_labels, against_reference, check_evaluator
 from pipeline.frame import Frame
 from pipeline.redact import redact
@@ -79,6 +80,8 @@ def tune(options: Options, out: Console, err: Console, *, as_json: bool) -> None
     Interrupted, it goes on where it was when it is called again (``fresh``: from the start). Raises what a
     Pipeline raises for the defaults; a setting that cannot run is left out with its error.
     """
+    if not 0 < options.seconds < math.inf:
+        raise ConfigError(f"--seconds: expected more than 0, got {options.seconds:g}")
     base = options.config({})
     options.asked().check()
     check_evaluator()
@@ -140,7 +143,8 @@ def _tuned(
     try:
         best = climb.best({}, _steps(options, model, copied, tell))
     except KeyboardInterrupt:
-        tell("interrupted: what was tried is kept, and the same command goes on from there")
+        again = "the same command without --fresh" if options.fresh else "the same command"
+        tell(f"interrupted: what was tried is kept, and {again} goes on from there")
         raise
     except ModelChangedError:
         journal.remove()
@@ -287,8 +291,9 @@ def _print(report: Mapping[str, Any], out: Console) -> None:
         highlight=False,
         soft_wrap=True,
     )
+    meant = "run goes by it from now on (--no-profile: not)" if report["settings"] else "run stays as it is"
     out.print(
-        f"run goes by it from now on (--no-profile: not): {report['profile']}",
+        f"{meant}: {report['profile']}",
         highlight=False,
         soft_wrap=True,
     )
