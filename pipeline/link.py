@@ -171,6 +171,11 @@ class Link:
         log.log(level, "stream %s: %s; trying again in %.1f s%s%s", self.stream, error, wait, kept, so_far)
         return wait
 
+    def renewed(self) -> None:
+        """It goes elsewhere, or with another password: what failed before says nothing of that."""
+        with self._lock:
+            self._in_a_row = self._auth_in_a_row = 0
+
     def ended(self) -> None:
         """It is over."""
         with self._lock:

@@ -93,6 +93,17 @@ def cam(url: str, **keys: object) -> dict[str, object]:
     return {"source": url, "name": "cam", "backoff": 0.1, "backoff_max": 0.4, "stall_timeout": 2, **keys}
 
 
+def test_another_address_begins_with_the_shortest_wait(cheap_model: str) -> None:
+    gone = cam(f"rtsp://127.0.0.1:{free_port()}/gone", backoff=0.01, backoff_max=60)
+    with running(cheap_model, gone, OTHER) as run:
+        link = run.line.accounts.streams["cam"].link
+        run.until(lambda: link.status().failures >= 5)
+        run.line.change_stream("cam", source=f"rtsp://127.0.0.1:{free_port()}/gone-too")
+        before = sum(link.failures.values())
+        run.until(lambda: sum(link.failures.values()) >= before + 2)
+        assert link.status().failures <= 3
+
+
 def test_a_killed_server_that_is_started_again(cheap_model: str, clip: Path) -> None:
     port = free_port()
     with running(cheap_model, cam(f"rtsp://127.0.0.1:{port}/stream"), OTHER) as run:

@@ -69,6 +69,7 @@ class Capture:
         """Go by another config; what concerns the source itself, from the next time that it is opened."""
         if spec != self._spec:
             self._source_live, self._remembered, self._pace = spec.live, Remembered(), None
+            self._account.link.renewed()
         self._spec, self._stream = spec, stream
         self._supervise()
 
