@@ -433,7 +433,7 @@ def make_config(
         problems = [_problem(entry, named) for entry in error.errors(include_url=False)]
         # Not chained: pydantic's own text quotes the input, cut in the middle of a password. Each
         # problem by itself, lest the masking of one reach to an at sign in the next.
-        raise ConfigError(f"{where}: " + "; ".join(map(redact, problems))) from None
+        raise ConfigError(f"{where}: " + "; ".join(dict.fromkeys(map(redact, problems)))) from None
 
 
 SERVING_KEYS = (

@@ -224,6 +224,7 @@ def test_a_sweep_is_read(texts, meant):
         (parse_sweep, ["batch=1", "batch=2"], "batch stands twice"),
         (parse_sweep, ["workers=x"], "--sweep: workers takes numbers from 1 on"),
         (parse_sweep, ["threads=0"], "--sweep: threads takes numbers from 1 on"),
+        (parse_sweep, ["fuse=maybe"], "--sweep: fuse is one of true, false; got 'maybe'"),
         (parse_sweep, ["batch=1,2,1"], "--sweep: batch has a value twice: 1, 2, 1"),
         (parse_streams, "0", "such as 1,2,4,8"),
         (parse_streams, "1,x", "such as 1,2,4,8"),

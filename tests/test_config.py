@@ -133,3 +133,9 @@ def test_a_config_of_a_megabyte_is_read_before_anybody_waits(tmp_path: Path) -> 
     path = write(tmp_path, "streams: [" + "a," * 500_000 + "]")
     with pytest.raises(ConfigError):
         load_config(path)
+
+
+def test_what_is_wrong_twice_is_said_once() -> None:
+    with pytest.raises(ConfigError) as raised:
+        make_config({"streams": [{"source": "a.mp4"}], "input_size": 0})  # for the width and the height
+    assert str(raised.value).count("input_size") == 1

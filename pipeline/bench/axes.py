@@ -63,8 +63,8 @@ AXES: Mapping[str, Axis] = {
     "workers": Axis("infer_workers", lambda _model, _providers: _powers(2 * usable_cores())),
     "threads": Axis("infer_threads", lambda _model, _providers: _powers(usable_cores())),
     "input-size": Axis("input_size", lambda model, _providers: _sizes(model)),
-    "rewrite": Axis("rewrite", lambda _model, _providers: ["true", "false"]),
-    "fuse": Axis("fuse", lambda _model, _providers: ["false", "true"]),
+    "rewrite": Axis("rewrite", lambda _model, _providers: ["true", "false"], ("true", "false")),
+    "fuse": Axis("fuse", lambda _model, _providers: ["false", "true"], ("true", "false")),
     "precision": Axis(None, _precisions, tuple(PRECISIONS)),
 }
 """By the name that ``--sweep`` takes."""
