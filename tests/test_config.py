@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.cli.flags import flag
 from pipeline.config import host_and_port, load_config, make_config, nearest
 from pipeline.errors import ConfigError
 
@@ -137,5 +138,6 @@ def test_a_config_of_a_megabyte_is_read_before_anybody_waits(tmp_path: Path) -> 
 
 def test_what_is_wrong_twice_is_said_once() -> None:
     with pytest.raises(ConfigError) as raised:
-        make_config({"streams": [{"source": "a.mp4"}], "input_size": 0})  # for the width and the height
-    assert str(raised.value).count("input_size") == 1
+        # For the width and for the height, which are one flag.
+        make_config({"streams": [{"source": "a.mp4"}], "input_size": 0}, named=flag)
+    assert str(raised.value).count("--input-size") == 1
