@@ -174,6 +174,14 @@ def run(
             help="When an output is lost: end the run, or go on without it; exit code 4. Default: end.",
         ),
     ] = None,
+    sink_timeout: Annotated[
+        Optional[float],
+        typer.Option(
+            "--sink-timeout",
+            metavar="S",
+            help="Seconds that a file waits for one of several outputs without progress. Default: 60.",
+        ),
+    ] = None,
     metrics: Annotated[
         Optional[str],
         typer.Option(
@@ -400,6 +408,7 @@ def run(
         "pictures": pictures,
         "display": display,
         "on_sink_error": on_sink_error,
+        "sink_timeout": sink_timeout,
         "metrics": metrics,
         "metrics_token_file": metrics_token_file,
         "metrics_without_token": metrics_without_token,
