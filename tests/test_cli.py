@@ -102,7 +102,7 @@ def test_a_key_is_named_by_a_flag_that_there_is() -> None:
     flags = {opt for param in get_group(app).commands["run"].params for opt in param.opts}
     keys = [key for model in (Config, StreamConfig, CameraConfig) for key in model.model_fields]
     assert {key for key in keys if flag((key,)) not in flags} == {
-        "streams", "source", "camera", "isolate", "sink_timeout", "watchdog", "restarts", "restart_minutes",
+        "streams", "source", "camera", "isolate", "watchdog", "restarts", "restart_minutes",
         "infer_spinning", "preprocess_workers", "postprocess_workers", "decode_threads", "channel_capacity",
         "backoff", "backoff_max",
     }  # fmt: skip
