@@ -106,7 +106,9 @@ def load(model_sha256: str) -> Profile | None:
     path = path_for(model_sha256)
     try:
         said = json.loads(path.read_text(encoding="utf-8"))
-        settings = {key: said["settings"][key] for key in SETTINGS if key in said["settings"]}
+        settings = said["settings"]
+        if not isinstance(settings, dict) or settings.keys() - set(SETTINGS):
+            raise ValueError(f"settings: expected keys among {', '.join(SETTINGS)}")
         # With a source that stands for any: what a profile may say is what a config may.
         make_config({"model": str(path), "streams": [{"source": "sample:"}], **settings})
         if not math.isfinite(float(said["speedup"]) + float(said["ap_loss"])):

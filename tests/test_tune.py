@@ -326,6 +326,8 @@ def test_a_profile_that_cannot_be_read_is_left_out_with_a_warning(cheap_model, f
         f'{{"settings": {{}}, "speedup": NaN, {whole}}}',
         f'{{"settings": {{"model": 5}}, "speedup": 1, {whole}}}',
         f'{{"settings": {{}}, {whole}}}',
+        f'{{"settings": [1], "speedup": 1, {whole}}}',
+        f'{{"settings": {{"batches": 4}}, "speedup": 1, {whole}}}',
     ):  # fmt: skip
         path.write_text(text)
         config = config_of(cheap_model)
