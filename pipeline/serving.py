@@ -61,8 +61,8 @@ class Server:
     """The stages' calls, and what they go to.
 
     A run that a provider fails costs its own frames: they are dropped (``provider_fault``), and the model is
-    opened afresh, at most ``restarts`` times in ``within`` seconds; one that cannot be opened is tried again,
-    as long as there are restarts left. Then the fault is raised, once.
+    opened afresh, at most ``restarts`` times in ``within`` seconds; one that cannot be opened is tried again
+    as often as there are restarts left, unless another is put in its place. Then the fault is raised, once.
     """
 
     def __init__(
@@ -83,23 +83,28 @@ class Server:
         self._restarts, self._within, self._clock = restarts, within, clock
         self._times: deque[float] = deque()
         self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
         self._over = False
         """Nothing is opened any more: it was in vain, or the line was cancelled."""
-        self._hurried = threading.Event()
+        self._hurried = False
 
     def hurry(self) -> None:
-        """The line is to end: a model that cannot be opened is tried again without waits."""
-        self._hurried.set()
+        """The line is to end: a model that cannot be opened is not waited for."""
+        with self._changed:
+            self._hurried = True
+            self._changed.notify_all()
 
     def give_up(self) -> None:
         """The line was cancelled: no model is opened any more."""
-        self._over = True
-        self._hurried.set()
+        with self._changed:
+            self._over = self._hurried = True
+            self._changed.notify_all()
 
     def replace(self, serving: Serving, reopen: Callable[[], Serving]) -> None:
         """From now on frames are prepared for ``serving``, which ``reopen`` opens afresh."""
-        with self._lock:
+        with self._changed:
             self.current, self._reopen = serving, reopen
+            self._changed.notify_all()
 
     def preprocess(self, worker: int) -> Call:
         """What worker number ``worker`` of preprocess calls."""
@@ -136,46 +141,56 @@ class Server:
         return [Dropped(item, "provider_fault") for item in batch]
 
     def _heal(self, failed: Serving, fault: Exception) -> None:
-        with self._lock:
-            if failed is not self.current:  # opened afresh for another worker, or replaced by another model
+        with self._changed:
+            self._changed.wait_for(lambda: not self.healing or failed is not self.current)
+            if failed is not self.current or self._over:  # opened afresh for another worker, or replaced
                 return
-            said = " ".join(str(fault).split())[:300]
-            told = f"{failed.model.session.active} failed: {said}"
-            self.healing = True
-            try:
-                fresh = self._open(told)
-            except ProviderFault:
-                self._over = True
-                raise
-            finally:
-                self.healing = False
-            if fresh is None:
-                return
-            self.restarted += 1
-            failed.replacement = self.current = fresh
-        log.warning("the model runs again on %s", fresh.model.session.active)
-
-    def _open(self, told: str) -> Serving | None:
-        """Open the model afresh, as often as is left; None where that is over. Raises ProviderFault."""
-        pause = RETRY_SECONDS
-        within = f"within {self._within / 60:g} minutes"
-        while not self._over:
             now = self._clock()
             while self._times and now - self._times[0] > self._within:
                 self._times.popleft()
-            if len(self._times) >= self._restarts:
-                raise ProviderFault(
-                    f"{told}; there were {len(self._times)} restarts {within} before; "
-                    f"see framerail doctor, or choose another provider"
-                )
-            self._times.append(now)
+            reopen, left, self.healing = self._reopen, self._restarts - len(self._times), True
+        said = " ".join(str(fault).split())[:300]
+        try:
+            # Without the lock: meanwhile another model may take this one's place.
+            self._open(failed, reopen, left, f"{failed.model.session.active} failed: {said}")
+        except ProviderFault:
+            self._over = True
+            raise
+        finally:
+            with self._changed:
+                self.healing = False
+                self._changed.notify_all()
+
+    def _open(self, failed: Serving, reopen: Callable[[], Serving], left: int, told: str) -> None:
+        """Open the model afresh, in ``left`` tries; none is made once another took its place, or the line is
+        to end. Raises ProviderFault."""
+        pause, within = RETRY_SECONDS, f"within {self._within / 60:g} minutes"
+        while left > 0:
+            left -= 1
+            self._times.append(self._clock())
             log.error("%s; the model is opened afresh (restart %d of %d %s)",
                       told, len(self._times), self._restarts, within)  # fmt: skip
             try:
-                return self._reopen()
+                fresh = reopen()
             except PipelineError as error:
                 told = f"the model cannot be opened after a fault of its provider: {error}"
-            if len(self._times) < self._restarts:
-                self._hurried.wait(pause)
-                pause = min(pause * RETRY_FACTOR, MOST_RETRY_SECONDS)
-        return None
+            else:
+                with self._changed:
+                    if failed is not self.current:
+                        return
+                    self.restarted += 1
+                    failed.replacement = self.current = fresh
+                log.warning("the model runs again on %s", fresh.model.session.active)
+                return
+            with self._changed:
+                if left > 0:
+                    self._changed.wait_for(lambda: self._hurried or failed is not self.current, pause)
+                if self._over or failed is not self.current:
+                    return
+            if self._hurried:
+                break
+            pause = min(pause * RETRY_FACTOR, MOST_RETRY_SECONDS)
+        raise ProviderFault(
+            f"{told}; there were {len(self._times)} restarts {within} before; "
+            f"see framerail doctor, or choose another provider"
+        )

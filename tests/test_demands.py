@@ -146,6 +146,21 @@ def test_tensors_that_claim_more_than_there_is(tmp_path: Path, dims: tuple[int, 
     assert "claims the shape" in refusal(saved(tmp_path, adding(weights)))
 
 
+@pytest.mark.parametrize("kind", [2, 3, 8, 9, 17, 99])
+def test_tensors_of_small_and_unknown_types_claim_no_more_either(tmp_path: Path, kind: int) -> None:
+    """40 million empty strings that the file does not have take 1.2 GB."""
+    weights = TensorProto(name="w", data_type=kind, dims=(40_000_000,))
+    assert "claims the shape" in refusal(saved(tmp_path, adding(weights)))
+
+
+def test_strings_and_bytes_that_are_there_pass(tmp_path: Path) -> None:
+    for weights in (
+        helper.make_tensor("w", TensorProto.STRING, [1000], [b""] * 1000),
+        helper.make_tensor("w", TensorProto.UINT8, [1000], bytes(1000), raw=True),
+    ):
+        check_demands(saved(tmp_path, adding(weights)))
+
+
 def test_a_sparse_tensor_that_would_be_written_out(tmp_path: Path) -> None:
     sparse = helper.make_sparse_tensor(
         helper.make_tensor("w", 1, [1], [1.0]), helper.make_tensor("i", 7, [1], [5]), [1 << 34]

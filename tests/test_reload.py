@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -92,6 +93,17 @@ def test_an_output_that_cannot_take_another_stream_refuses(cheap_model: str, tmp
         with pytest.raises(SinkOpenError, match="several streams"):
             apply(run.line, run.line.config_as_given, config_of(run, streams=[A, B], conf_threshold=0.1))
         assert run.line.config.conf_threshold is None
+
+
+def test_a_model_that_is_moved_away_keeps_no_stream_out(cheap_model: str, tmp_path: Path) -> None:
+    """It is loaded; and the output lies beside it, so that its file is asked whether it names that."""
+    model = Path(shutil.copy(cheap_model, tmp_path / "m.onnx"))
+    with running(str(model), A, jsonl=str(tmp_path / "out.jsonl")) as run:
+        run.until_results("a", 3)
+        model.rename(tmp_path / "away.onnx")
+        run.line.add_stream("synthetic:64x48@50", name="b")
+        run.line.change_stream("a", source="synthetic:64x48@60")
+        run.until_results("b", 3)
 
 
 @pytest.mark.parametrize("how", ["added", "changed"])

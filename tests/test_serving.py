@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import helper, numpy_helper
+from onnxruntime.capi.onnxruntime_pybind11_state import RuntimeException
 
 from benchmarks.cheap_model import write_cheap_model
 from pipeline import Pipeline
@@ -46,6 +47,16 @@ def write_poisonable_model(path: Path) -> Path:
     )
     onnx.save(model, path)
     return path
+
+
+class Broken:
+    """In the place of a session: each run of it fails."""
+
+    def __init__(self, fault: Exception) -> None:
+        self.fault = fault
+
+    def run(self, *_: object) -> None:
+        raise self.fault
 
 
 def pictures(folder: Path, white: set[int], count: int = 30) -> str:
@@ -162,11 +173,46 @@ def test_a_line_that_is_to_end_waits_for_no_model(
             thread.join(10)
     totals = line.accounts.totals()
     assert totals.captured == totals.dropped_total + totals.emitted
-    if ending == "stop":  # nothing was forgotten: the last tries are made at once, and the fault is told
+    if ending == "stop":  # what happened is told
         (fault,) = errors
-        assert isinstance(fault, ProviderFault) and "restart 5 of 5" in caplog.text
+        assert isinstance(fault, ProviderFault)
     else:
         assert not errors
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_another_model_takes_the_place_of_one_that_cannot_be_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, workers: int
+) -> None:
+    """Which is what an operator does about it."""
+    monkeypatch.setattr("pipeline.serving.RETRY_SECONDS", 60.0)
+    model = write_poisonable_model(tmp_path / "m.onnx")
+    good = write_cheap_model(tmp_path / "good.onnx")
+    options = {"provider": "cpu", "restarts": 5, "infer_workers": workers}
+    with running(str(model), {"source": CAM["source"], "name": "cam", "live": True}, **options) as run:
+        run.until_results("cam", 3)
+        model.unlink()
+        fault = RuntimeException("the device is lost")
+        monkeypatch.setattr(run.line._line.server.current.infer[0], "_session", Broken(fault))
+        run.until(lambda: "restart 1 of 5" in caplog.text)
+        run.line.reload_model(str(good))
+        run.until_results("cam", 20)
+        assert readiness(run.line)[0]
+    assert "restart 2 of 5" not in caplog.text
+
+
+def test_tries_end_though_they_take_longer_than_the_minutes_in_which_they_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("pipeline.serving.RETRY_SECONDS", 0.01)
+    model = write_poisonable_model(tmp_path / "m.onnx")
+    source = pictures(tmp_path / "p", white={2})
+    options = {"provider": "cpu", "restarts": 3, "restart_minutes": 1e-6}
+    line = Pipeline(source, model=str(model), **options)
+    with pytest.raises(ExceptionGroup), line:
+        model.unlink()
+        line.run()
+    assert caplog.text.count("the model is opened afresh") == 3
 
 
 def test_an_error_of_ours_is_no_fault_of_the_provider(

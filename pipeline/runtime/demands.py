@@ -51,7 +51,9 @@ FIELDS: dict[str, dict[int, str]] = {
 }
 _DIMS = {"TensorProto": 1, "SparseTensorProto": 3}
 _DATA_TYPE, _EXTERNAL_DATA = 2, 13  # of TensorProto
-_BYTES = {1: 4, 5: 2, 4: 2, 6: 4, 7: 8, 10: 2, 11: 8, 12: 4, 13: 8, 14: 8, 15: 16, 16: 2}
+_BYTES = {1: 4, 5: 2, 4: 2, 6: 4, 7: 8, 8: 16, 10: 2, 11: 8, 12: 4, 13: 8, 14: 8, 15: 16, 16: 2}
+"""Of an element, by its type; a string takes two in the file and 32 in memory, even an empty one. Others
+take one, or less."""
 _VARINT, _FIXED64, _BYTES_FOLLOW, _FIXED32 = 0, 1, 2, 5
 
 
@@ -108,7 +110,7 @@ class _Walk:
         if kind == "SparseTensorProto":
             if claimed * max(_BYTES.values()) > MOST_DENSE * 2:
                 raise self._refusal(f"a sparse tensor in it claims {claimed:,} elements")
-        elif claimed * _BYTES.get(data_type, 0) > _INFLATION * max(here, elsewhere):
+        elif claimed * _BYTES.get(data_type, 1) > _INFLATION * max(here, elsewhere):
             raise self._refusal(
                 f"a tensor in it claims the shape {_shown(dims)} and has {max(here, elsewhere):,} bytes"
             )

@@ -150,8 +150,11 @@ class Session:
         beside = [path for path in paths if Path(path).absolute().parent == self.path.absolute().parent]
         if not beside:
             return [str(self.path)]
-        with self.path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            named = [path for path in beside if data.find(os.fsencode(Path(path).name)) >= 0]
+        try:
+            with self.path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+                named = [path for path in beside if data.find(os.fsencode(Path(path).name)) >= 0]
+        except (OSError, ValueError):  # it was moved away since, or is being copied: it names nothing now
+            named = []
         return [str(self.path), *named]
 
     def feed_size(self, input_hw: tuple[int, int]) -> None:
