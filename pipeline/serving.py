@@ -190,7 +190,7 @@ class Server:
             if self._hurried:
                 break
             pause = min(pause * RETRY_FACTOR, MOST_RETRY_SECONDS)
+        many = f"{len(self._times)} restart{'s' * (len(self._times) != 1)}"
         raise ProviderFault(
-            f"{told}; there were {len(self._times)} restarts {within} before; "
-            f"see framerail doctor, or choose another provider"
+            f"{told}; {many} {within} did not help; see framerail doctor, or choose another provider"
         )

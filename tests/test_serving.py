@@ -88,7 +88,7 @@ def test_too_many_faults_end_the_run(tmp_path: Path) -> None:
         line.run()
     (fault,) = raised.value.exceptions
     assert isinstance(fault, ProviderFault) and fault.exit_code == 4
-    assert "there were 2 restarts within 10 minutes before" in str(fault)
+    assert "2 restarts within 10 minutes did not help" in str(fault)
     assert line.restarts == 2
     (account,) = line.accounts.streams.values()
     counts = account.counts()
