@@ -108,7 +108,7 @@ def test_a_slow_item_holds_up_those_of_its_lane_alone() -> None:
 
     def slow_first(items: list[int]) -> list[int]:
         if items == [0]:
-            assert others.wait(5), "the odd ones waited for an even one"
+            assert others.wait(20), "the odd ones waited for an even one"
         return items
 
     def note(items: list[int]) -> list[int]:

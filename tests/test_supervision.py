@@ -101,7 +101,8 @@ def test_another_address_begins_with_the_shortest_wait(cheap_model: str) -> None
         run.line.change_stream("cam", source=f"rtsp://127.0.0.1:{free_port()}/gone-too")
         before = sum(link.failures.values())
         run.until(lambda: sum(link.failures.values()) >= before + 2)
-        assert link.status().failures_in_a_row <= 3
+        since = link.status().failures_in_a_row
+        assert sum(link.failures.values()) - since >= 5  # those of before don't count
 
 
 def test_a_killed_server_that_is_started_again(cheap_model: str, clip: Path) -> None:
