@@ -82,8 +82,7 @@ class Server:
         self._reopen = reopen
         self._restarts, self._within, self._clock = restarts, within, clock
         self._times: deque[float] = deque()
-        self._lock = threading.Lock()
-        self._changed = threading.Condition(self._lock)
+        self._changed = threading.Condition()
         self._over = False
         """Nothing is opened any more: it was in vain, or the line was cancelled."""
         self._hurried = False
