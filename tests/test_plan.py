@@ -155,7 +155,9 @@ def test_the_command_finds_an_answer_and_tells_machines(cheap_model: str, tmp_pa
     report = json.loads(capsys.readouterr().out)
     assert (report["kind"], report["cameras"], report["at_most"]) == ("framerail plan", 2, True)
     assert [(trial["streams"], trial["confirming"]) for trial in report["trials"]][-1] == (2, True)
-    assert report["trials"][-1]["fps"] == pytest.approx(20, rel=0.4)
+    # Paced: as fast as they could, the two would bring ten times that. (A machine that stands still for
+    # half a window gives twice the rate in the next: these cameras, too, send what is due.)
+    assert 0 < report["trials"][-1]["fps"] < 80
     assert (report["asked"]["seconds"], report["asked"]["confirm_seconds"]) == (0.6, 0.9)
     assert report["held_seconds"] == report["trials"][-1]["seconds"] >= 0.9
     assert report["provider"]["active"] == "CPUExecutionProvider"
