@@ -104,7 +104,7 @@ def differing(clip: str, frames: int) -> int:
 
 
 def measure(clip: str, frames: int, rounds: int) -> dict[str, Any]:
-    """Medians: ``here``, ``isolated`` and their ``difference``, by FIGURES; ``differing`` pictures."""
+    """Medians by FIGURES: ``here``, ``isolated`` and ``difference``; ``differing`` pictures; the clip."""
     found: dict[str, list[dict[str, float]]] = {"here": [], "isolated": []}
     for _ in range(rounds):
         for way, readings in found.items():
@@ -124,7 +124,10 @@ def measure(clip: str, frames: int, rounds: int) -> dict[str, Any]:
         for way, readings in found.items()
     }
     result["difference"] = {key: result["isolated"][key] - result["here"][key] for key in FIGURES}
-    result |= {"machine": machine(), "rounds": rounds, "frames": frames, "differing": differing(clip, frames)}
+    with open_source(parse_source(clip), StreamConfig(source=clip), threading.Event()) as source:
+        described = {"name": Path(clip).name, "description": source.description}
+    result |= {"machine": machine(), "clip": described, "rounds": rounds, "frames": frames}
+    result["differing"] = differing(clip, frames)
     return result
 
 

@@ -21,10 +21,11 @@ _PLACE = re.compile(
 
 
 def table(found: dict[str, Any]) -> str:
-    """Markdown of a result's limits, with the machine and the date."""
+    """Markdown of a result's limits, with the machine, the date and, where there is one, the clip."""
     about = found["machine"]
+    clip = f"; {found['clip']['description']}" if "clip" in found else ""
     rows = [
-        f"{about['cores']} cores of an {about['cpu']}, {about['date'][:10]}:",
+        f"{about['cores']} cores of an {about['cpu']}, {about['date'][:10]}{clip}:",
         "",
         "| | measured | limit | |",
         "|---|---|---|---|",
