@@ -15,11 +15,12 @@ from rich.console import Console
 
 from pipeline import Pipeline
 from pipeline.bench.clip import SECONDS, make_clip, resolution
+from pipeline.bench.isolated import apart
 from pipeline.bench.plan import Limits, search
 from pipeline.commands import plan as plan_command
 from pipeline.commands.plan import NotOneError, Options, plan, share
 from pipeline.config import make_config
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, PipelineError
 
 LIMITS = Limits(fps=10, p99_age_ms=100, max_drop=0.01)
 
@@ -56,7 +57,8 @@ def test_the_answer_holds_in_a_long_trial_and_one_more_does_not(short, longer, m
         good = count <= (truth if confirm else short)
         return found(*[GOOD if good else BAD] * count, seconds=300.0 if confirm else 10.0)
 
-    answer = search(run, LIMITS, most, first)
+    trials: list[dict] = []
+    answer = search(run, LIMITS, most, trials, first)
     assert answer["cameras"] == min(truth, most)
     assert answer["at_most"] == (answer["cameras"] == most)
     confirmed = {count for count, confirm in runs if confirm}
@@ -70,7 +72,7 @@ def test_the_answer_holds_in_a_long_trial_and_one_more_does_not(short, longer, m
         assert answer["gives_out"]["bottleneck"]["what"] == "capture"
         assert answer["gives_out"]["seconds"] == 300.0
     assert len(set(runs)) == len(runs) <= 20
-    assert [trial["streams"] for trial in answer["trials"]] == [count for count, _ in runs]
+    assert [trial["streams"] for trial in trials] == [count for count, _ in runs]
 
 
 @pytest.mark.parametrize(
@@ -143,6 +145,34 @@ def test_cameras_do_not_agree_on_when_they_take_their_pictures(cheap_model: str)
     for name, (first, second, third) in times.items():
         assert second - first == pytest.approx((1 + phases[name]) / 5, abs=0.08)
         assert third - second == pytest.approx(1 / 5, abs=0.08)
+
+
+@pytest.mark.parametrize("ending", [KeyboardInterrupt(), PipelineError("the measuring process ended")])
+def test_a_search_that_ends_early_prints_its_trials(ending, cheap_model, capsys, monkeypatch) -> None:
+    counts = []
+
+    def short(work, config, settings):
+        counts.append(len(config.streams))
+        if len(counts) % 3 == 0:  # in the midst of the third trial
+            raise ending
+        return apart(work, config, settings)
+
+    monkeypatch.setattr(plan_command, "apart", short)
+    options = Options(
+        source="synthetic:64x48?frames=5", fps=10, resolution="128x96", p99_age_ms=2000, max_drop="50%",
+        most=8, seconds=0.3, run={"model": cheap_model},
+    )  # fmt: skip
+    out, err = Console(file=io.StringIO(), width=200), Console(file=io.StringIO())
+    with pytest.raises(type(ending)):
+        plan(options, out, err, as_json=False)
+    said = out.file.getvalue()
+    assert said.count("holds") == 2 and "cameras of" not in said, "two trials, and no answer"
+    assert "no answer" in err.file.getvalue()
+    with pytest.raises(type(ending)):
+        plan(options, out, err, as_json=True)
+    report = json.loads(capsys.readouterr().out)
+    assert (report["cameras"], report["held_seconds"], report["gives_out"]) == (None, None, None)
+    assert [trial["streams"] for trial in report["trials"]] == [1, 2]
 
 
 def test_the_command_finds_an_answer_and_tells_machines(cheap_model: str, tmp_path: Path, capsys) -> None:

@@ -42,14 +42,16 @@ Run = Callable[[int, bool], Mapping[str, Any]]
 """A trial with so many streams; the second argument asks for a long one."""
 
 
-def search(run: Run, limits: Limits, most: int, first: int = 1) -> dict[str, Any]:
+def search(
+    run: Run, limits: Limits, most: int, trials: list[dict[str, Any]], first: int = 1
+) -> dict[str, Any]:
     """The greatest number of streams, up to ``most``, that keeps the limits; each trial, and what gives out.
 
     Doubles from ``first`` until a trial breaks a limit (or halves until one keeps them), bisects between the
     two, then confirms with long trials: the answer keeps the limits and one more breaks them. A long trial
-    that fails takes the answer down by one.
+    that fails takes the answer down by one. Each trial is put into ``trials`` as soon as it is over: where
+    ``run`` raises, they are what was found.
     """
-    trials: list[dict[str, Any]] = []
 
     def holds(count: int, confirm: bool = False) -> bool:
         found = run(count, confirm)
@@ -77,7 +79,6 @@ def search(run: Run, limits: Limits, most: int, first: int = 1) -> dict[str, Any
         "at_most": good == most,
         "held_seconds": next((t["seconds"] for t in reversed(trials) if t["streams"] == good), None),
         "gives_out": worst and {key: worst[key] for key in ("broken", "bottleneck", "seconds")},
-        "trials": trials,
     }
 
 

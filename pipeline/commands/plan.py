@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -81,6 +81,7 @@ def plan(options: Options, out: Console, err: Console, *, as_json: bool) -> None
     """Search, and print a table to ``out`` or JSON to standard output; progress goes to ``err``.
 
     Raises what a Pipeline raises, and NotOneError (exit code 4), after printing, where the answer is 0.
+    Where a trial raises, or the search is interrupted, the trials before it are printed, without an answer.
     """
     limits, size = options.limits(), resolution(options.resolution)
     report: dict[str, Any] = {
@@ -95,7 +96,10 @@ def plan(options: Options, out: Console, err: Console, *, as_json: bool) -> None
             "confirm_seconds": options.confirm,
             "source": options.source or "sample:",
         },
+        **dict.fromkeys(("cameras", "at_most", "held_seconds", "gives_out")),
+        "trials": [],
     }
+    ending: BaseException | None = None
     with tempfile.TemporaryDirectory(prefix="framerail-plan-") as folder:
         frames = f"{max(round(SECONDS * options.fps), 1)} frames of {size[0]}x{size[1]}"
         err.print(f"making a clip: {frames} at {options.fps:g} frames/s", highlight=False)
@@ -110,12 +114,20 @@ def plan(options: Options, out: Console, err: Console, *, as_json: bool) -> None
             last.update(apart(trial, _config(options, clip, count), settings))
             return last
 
-        report |= search(run, limits, options.most)
+        try:
+            report |= search(run, limits, options.most, report["trials"])
+        except (KeyboardInterrupt, PipelineError, ExceptionGroup) as error:
+            if not report["trials"]:
+                raise
+            ending = error
     report |= {key: last[key] for key in ("model", "provider", "settings", "profile")}
     if as_json:
         print(json.dumps(report, indent=2, ensure_ascii=False))
     else:
         _print(report, out)
+    if ending is not None:
+        err.print("no answer: the search did not come to its end", highlight=False)
+        raise ending
     if not report["cameras"]:
         why = "; ".join(report["gives_out"]["broken"].values())
         raise NotOneError(f"not one such camera can be carried: {why}")
@@ -150,7 +162,13 @@ def _print(report: Mapping[str, Any], out: Console) -> None:
             f"{each['peak_mb']:.0f}",
         )
     out.print(table)
-    say = partial(out.print, highlight=False, soft_wrap=True)
+    if report["cameras"] is not None:
+        _print_answer(report, partial(out.print, highlight=False, soft_wrap=True))
+    for note in dict.fromkeys(note for each in report["trials"] for note in each["notes"]):
+        out.print(f"note: {note}", style="yellow", highlight=False, soft_wrap=True)
+
+
+def _print_answer(report: Mapping[str, Any], say: Callable[[str], None]) -> None:
     asked, count = report["asked"], report["cameras"]
     width, height = asked["resolution"]
     say(
@@ -167,5 +185,3 @@ def _print(report: Mapping[str, Any], out: Console) -> None:
         first, bound = report["gives_out"], report["gives_out"]["bottleneck"]
         broken = "; ".join(first["broken"].values())
         say(f"with one more, for {first['seconds']:.0f} s: {broken}. {bound['what']}: {bound['why']}")
-    for note in dict.fromkeys(note for each in report["trials"] for note in each["notes"]):
-        out.print(f"note: {note}", style="yellow", highlight=False, soft_wrap=True)
