@@ -20,6 +20,8 @@ RUNTIMES = (
     "onnxruntime-rocm",
     "onnxruntime-migraphx",
 )
+PLUGINS = ("onnxruntime-ep-openvino",)
+"""Providers for an ONNX Runtime that is installed already."""
 OPENCVS = (
     "opencv-python",
     "opencv-python-headless",

@@ -1,7 +1,8 @@
 """What ``framerail tune`` found fastest for a model on this machine; ``run`` goes by it and says so.
 
-A profile holds for one model file, one machine and one set of versions: its file's name is a hash of these,
-so what was found elsewhere, or before an upgrade, is not found again.
+A profile holds for one model (its file, and its card, by which it is fed and read), one machine and one set
+of versions: its file's name is a hash of these, so what was found elsewhere, or before an upgrade or an edit
+of the card, is not found again.
 """
 
 from __future__ import annotations
@@ -19,12 +20,13 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from pipeline import __version__
+from pipeline import __version__, dependencies
 from pipeline.caches import cache_folder
 from pipeline.config import Config, make_config
 from pipeline.errors import ConfigError, SinkWriteError
-from pipeline.runtime.catalog import locate
+from pipeline.runtime.catalog import Located, locate
 from pipeline.runtime.engines import gpu_name
+from pipeline.runtime.labels import card_labels
 from pipeline.runtime.session import runtime_version, usable_cores
 
 log = logging.getLogger(__name__)
@@ -70,6 +72,7 @@ def here() -> dict[str, Any]:
         "gpu": gpu_name(0),
         "framerail": __version__,
         "runtime": runtime_version(),
+        "plugins": dependencies.installed(dependencies.PLUGINS),
         "numpy": metadata.version("numpy"),
     }
 
@@ -92,18 +95,28 @@ def folder() -> Path:
     return found
 
 
-def path_for(model_sha256: str, machine: dict[str, Any] | None = None) -> Path:
-    """The file of a model's profile on ``machine`` (None: this one)."""
-    key = json.dumps([model_sha256, machine or here()], sort_keys=True)
+def told_apart_by(model: Located) -> list[Any]:
+    """What makes a model another one: its file, and its card with the labels. Raises ModelError for those."""
+    card = model.card
+    read = [card.model_dump(mode="json"), list(card_labels(card, model))] if card is not None else None
+    return [model.sha256, read]
+
+
+def path_for(model: Located, machine: dict[str, Any] | None = None) -> Path:
+    """The file of a model's profile on ``machine`` (None: this one).
+
+    Raises ModelError where the labels that its card names cannot be read.
+    """
+    key = json.dumps([told_apart_by(model), machine or here()], sort_keys=True)
     return folder() / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.json"
 
 
-def load(model_sha256: str) -> Profile | None:
+def load(model: Located) -> Profile | None:
     """The profile of a model on this machine; None where it was not tuned here, with these versions."""
     place = cache_folder("profiles", FOLDER_VARIABLE)
     if place is None or not place.is_dir():  # nothing was ever tuned here
         return None
-    path = path_for(model_sha256)
+    path = path_for(model)
     try:
         said = json.loads(path.read_text(encoding="utf-8"))
         settings = said["settings"]
@@ -171,9 +184,9 @@ def alone(path: Path) -> Iterator[None]:
             lock.unlink(missing_ok=True)
 
 
-def save(model_sha256: str, report: dict[str, Any]) -> Path:
+def save(model: Located, report: dict[str, Any]) -> Path:
     """Write a profile, whole or not at all. Raises SinkWriteError."""
-    path = path_for(model_sha256)
+    path = path_for(model)
     part = path.with_suffix(".part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -195,7 +208,7 @@ def applied(config: Config) -> tuple[Config, Profile | None]:
     if not config.profile:
         return config, None
     located = locate(config.model)
-    profile = load(located.sha256)
+    profile = load(located)
     if profile is None:
         return config, None
     given = config.model_fields_set

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import itertools
 import json
 import math
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from typing import get_type_hints
@@ -83,6 +86,9 @@ def test_the_bottleneck_is_named_with_the_reason():
     free = [each for each in paced if each.what != "source"]
     assert bottleneck(stages, 1.0, 2, paced, 29.9)["what"] == "source"
     assert bottleneck(stages, 1.0, 2, paced, 20.0)["what"] == "emit"
+    idle = {name: {**stage, "busy": stage["busy"] / 4} for name, stage in stages.items()}
+    none = bottleneck(idle, 0.2, 2, paced, 20.0)
+    assert (none["what"], "busy more than 25%" in none["why"]) == ("none", True)
     cores = bottleneck(stages, 1.9, 2, free, 100.0)
     assert (cores["what"], "infer takes 90%" in cores["why"]) == ("cores", True)
 
@@ -289,6 +295,52 @@ def test_a_stage_alone_is_compared_too(point):
     assert changes["infer alone"].ratio == pytest.approx(10 / 12)
 
 
+def test_what_could_run_and_cannot_is_worse_than_slower(point):
+    old, new = report_of(point, 100), report_of(point, 100)
+    gone = {"asked": {"batch": "2"}, "label": "batch 2", "source": "s", "model": point["model"]}
+    old["points"].append({**old["points"][0], **gone})
+    for error_then, count in ((None, 1), ("never did", 0)):
+        if error_then is not None:
+            old["points"][1] = {**gone, "error": error_then}
+        worse = [each for each in compare(old, {**new, "points": [*new["points"], {**gone, "error": "no"}]})
+                 if each.worse]  # fmt: skip
+        assert [each.verdict for each in worse] == ["cannot run"] * count
+        for each in worse:
+            assert str(each) == "batch 2: 100.00 frames/s then, and now it cannot run: no"
+            out = Console(file=io.StringIO(), width=200)
+            print_changes([each], [], out)
+            assert "cannot run" in out.file.getvalue() and "nothing is slower" not in out.file.getvalue()
+    other = {**gone, "model": {"sha256": "another"}, "error": "no"}
+    with pytest.raises(ConfigError, match="no point in common"):
+        compare(old, {**new, "points": [other]})
+
+
+def test_another_gpu_is_said_and_results_that_name_none_are_not_held_to_it(point):
+    old, new = report_of(point, 100), report_of(point, 100)
+    new["machine"]["gpus"] = ["Card B", "Card B"]
+    assert differences(old, new) == []
+    old["machine"]["gpus"] = []
+    assert differences(old, new) == ["GPUs: none → Card B, Card B"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs process groups")
+def test_ctrl_c_while_the_measuring_process_starts_is_no_traceback(cheap_model):
+    command = [sys.executable, "-m", "pipeline", "bench", "synthetic:64x48", "--model", cheap_model]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    assert process.stderr is not None
+    said = ""
+    while "measuring" not in said and (line := process.stderr.readline()):
+        said += line
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(0.3)  # the process it is forked from imports the libraries
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the whole group
+    said += process.communicate(timeout=30)[1]
+    assert process.returncode == 130, said
+    assert "Traceback" not in said and "0 of 1 points" in said
+
+
 def test_what_cannot_be_compared(point, tmp_path, capsys):
     other = report_of(point, 100)
     other["points"][0]["asked"] = {"batch": "4"}
@@ -415,6 +467,11 @@ def test_the_command_measures_every_point_and_keeps_what_cannot_run(cheap_model,
         point["fps"] *= 10**6
     again = tmp_path / "old.json"
     again.write_text(json.dumps(report))
+    report["points"][2] = {**report["points"][0], "asked": report["points"][2]["asked"]}
+    again.write_text(json.dumps(report))
+    with pytest.raises(SlowerError, match=r"now it cannot run: .*takes exactly 1 a run"):
+        run_bench(capsys, cheap_model, sweep=["batch=1,9"], streams="1", compare=str(again))
+    assert "cannot run" in capsys.readouterr().out
     with pytest.raises(SlowerError, match="batch 1, 1 stream: throughput is slower"):
         run_bench(capsys, cheap_model, sweep=["batch=1"], streams="1", compare=str(again))
     assert json.loads(capsys.readouterr().out)["compared"][0]["verdict"] == "slower"

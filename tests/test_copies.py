@@ -32,6 +32,7 @@ from pipeline.copies.loss import Options
 from pipeline.errors import ConfigError
 from pipeline.quantization import int8
 from pipeline.runtime.card import sha256_of
+from pipeline.runtime.catalog import locate
 from pipeline.runtime.model import open_model
 from tests.conftest import ROOT
 from tests.tiny_detector import write_coloured, write_tiny_detector
@@ -236,7 +237,7 @@ def test_a_profile_that_names_a_copy_does_not_choose_the_precision(tiny, footage
     copy = copy_of(tiny, footage)[0]
     settings = {"model": str(copy.path), "infer_workers": 2}
     about = {"speedup": 2.0, "ap_loss": 0.0, "truth": "labels", "provider": "cpu", "date": "today"}
-    path = profiles.save(sha256_of(tiny), {"settings": settings, "copy_sha256": copy.sha256, **about})
+    path = profiles.save(locate(str(tiny)), {"settings": settings, "copy_sha256": copy.sha256, **about})
     for precision, model in (("float32", tiny), ("int8", copy.path)):
         (point,) = ready(tiny, planned(tiny, footage, precision))
         assert str(path) in point.notes[0]

@@ -389,7 +389,7 @@ def test_tune_tries_it_and_says_where_it_cannot(tmp_path, cheap_model):
 def test_a_profile_may_say_it_and_the_user_has_the_last_word(tmp_path, monkeypatch, cheap_model):
     monkeypatch.setenv("FRAMERAIL_PROFILES", str(tmp_path))
     report = {"settings": {"fuse": True}, "speedup": 1.1, "ap_loss": 0, "truth": "labels", "provider": "cpu"}
-    saved = profiles.save(locate(cheap_model).sha256, {**report, "date": "2026-11-21"})
+    saved = profiles.save(locate(cheap_model), {**report, "date": "2026-11-21"})
     assert json.loads(saved.read_text())["settings"] == {"fuse": True}
     base = {"streams": [{"source": "synthetic:64x48"}], "model": cheap_model}
     assert profiles.applied(make_config(base))[0].fuse

@@ -231,7 +231,7 @@ def test_only_the_tuned_one_goes_by_the_profile(asked, monkeypatch, tmp_path):
     settings = {"provider": "cpu", "infer_workers": 1}
     profile = {"settings": settings, "provider": "cpu", "speedup": 1.0, "ap_loss": 0.0}
     profile |= {"truth": "labels", "date": "today"}
-    profiles.save(locate(asked.model).sha256, profile)
+    profiles.save(locate(asked.model), profile)
     report = measure(only, print)
     assert {name: peer["profile"] for name, peer in report["peers"].items()} == {
         OURS: None, REFERENCE: None, TUNED: settings

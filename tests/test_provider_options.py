@@ -9,6 +9,7 @@ import onnxruntime as ort
 import pytest
 
 from pipeline.app import Pipeline
+from pipeline.bench.machine import machine
 from pipeline.config import load_config, make_config
 from pipeline.errors import ConfigError, ProviderError
 from pipeline.runtime import engines, providers
@@ -137,6 +138,35 @@ def test_cuda_and_tensorrt_start_with_what_was_found_to_matter(
     assert Path(tensorrt["trt_engine_cache_path"]).is_relative_to(tmp_path / "engines")
     assert Path(tensorrt["trt_engine_cache_path"]).is_dir()
     assert PROVIDERS["tensorrt"].options(Placement(device=1)) == {"device_id": "1"}
+    other = PROVIDERS["tensorrt"].options(Placement(tmp_path / "m.onnx", 1, "1x3x320x320"))
+    assert other["trt_engine_cache_path"] != tensorrt["trt_engine_cache_path"], "an engine of another shape"
+    assert other["trt_timing_cache_path"] == other["trt_engine_cache_path"]
+
+
+def test_the_real_rows_of_the_table() -> None:
+    """What the fake provider, which has a row of its own, cannot show: words of ONNX Runtime's."""
+    special = {name: (row.memory, row.graphs) for name, row in PROVIDERS.items() if row.memory or row.graphs}
+    assert special == {
+        "cuda": ("cuda", "enable_cuda_graph"),
+        "tensorrt": ("cuda", "trt_cuda_graph_enable"),
+    }
+    by_number = {
+        name: row.options(Placement(device=3)) for name, row in PROVIDERS.items() if row.takes_device
+    }
+    assert set(by_number) == {"cuda", "tensorrt", "directml", "migraphx", "rocm"}
+    assert {options["device_id"] for options in by_number.values()} == {"3"}
+
+
+def test_a_number_of_a_device_means_nothing_to_openvino_as_it_is_compiled_in(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert not providers.has_devices("cpu") and providers.has_devices("cuda")
+    assert providers.has_devices("openvino"), "a plugin: devices are listed, and one is taken by its number"
+    built_in = [*ort.get_available_providers(), "OpenVINOExecutionProvider"]
+    monkeypatch.setattr(ort, "get_available_providers", lambda: built_in)
+    assert not providers.has_devices("openvino")
+    monkeypatch.setattr(providers, "_registered", {"openvino"})
+    assert providers.has_devices("openvino"), "a plugin that is registered is listed, too"
 
 
 def test_engines_of_one_kind_share_a_folder_and_others_do_not(
@@ -184,6 +214,13 @@ def test_the_gpus_name_is_asked_of_the_driver(monkeypatch: pytest.MonkeyPatch) -
         def cuInit(self, flags: int) -> int:
             return flags
 
+        def cuDriverGetVersion(self, number: object) -> int:
+            number._obj.value = 12080  # type: ignore[attr-defined]
+            return 0
+
+        def getInferLibVersion(self) -> int:  # TensorRT's, which is asked in the same way
+            return 101000
+
         def cuDeviceGet(self, handle: object, device: int) -> int:
             handle._obj.value = device + 40  # type: ignore[attr-defined]
             return 0 if device < 2 else 101
@@ -195,6 +232,13 @@ def test_the_gpus_name_is_asked_of_the_driver(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(engines.ctypes, "CDLL", lambda _: Driver())
     assert engines.gpu_name(1) == "Fake 41"
     assert engines.gpu_name(2) == "unknown"
+    assert engines.gpus() == ["Fake 40", "Fake 41"]
+    assert engines.driver_version() == "12.8"
+    about = machine()
+    assert about["gpus"] == ["Fake 40", "Fake 41"]
+    assert about["versions"]["CUDA"] == "12.8"
+    monkeypatch.undo()
+    assert ("CUDA" in machine()["versions"]) is bool(machine()["gpus"])
 
 
 @pytest.mark.parametrize(

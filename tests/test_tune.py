@@ -21,8 +21,8 @@ from pipeline.bench.tune import FASTER, Climb, Journal, Step, concurrencies, sai
 from pipeline.commands import tune as tune_command
 from pipeline.commands.tune import Options, tune
 from pipeline.config import make_config
-from pipeline.errors import ConfigError, ModelError, PipelineError, SinkWriteError
-from pipeline.runtime.catalog import locate
+from pipeline.errors import ConfigError, ModelError, NotAcceptedError, PipelineError, SinkWriteError
+from pipeline.runtime.catalog import Located, locate
 from pipeline.summary import summarize
 from tests.clips import make_clip
 
@@ -31,6 +31,11 @@ STEPS = [
     Step("batch", [{"batch": size} for size in (2, 4)]),
     Step("precision", [{"model": "int8"}], changes_answers=True),
 ]
+
+
+def located(digit):
+    """A model that is nowhere."""
+    return Located("m", Path("m.onnx"), None, None, digit * 64)
 
 
 def climb(tmp_path, rate_of, *, loss=0.0, max_loss=0.01, key="k", noise=0.0):
@@ -239,7 +244,7 @@ def found(tmp_path, monkeypatch, cheap_model):
             "date": "2026-11-21",
             **more,
         }
-        return profiles.save(locate(cheap_model).sha256, report)
+        return profiles.save(locate(cheap_model), report)
 
     save({"infer_workers": 3, "infer_threads": 1})
     return save
@@ -285,7 +290,7 @@ def test_without_a_home_there_is_no_profile_and_none_is_kept(cheap_model, monkey
     config = config_of(cheap_model)
     assert profiles.applied(config) == (config, None)
     with pytest.raises(SinkWriteError, match="FRAMERAIL_PROFILES"):
-        profiles.save("a" * 64, {})
+        profiles.save(located("a"), {})
 
 
 def test_a_profile_for_another_provider_says_nothing(cheap_model, found):
@@ -311,13 +316,39 @@ def test_a_smaller_copy_takes_the_models_place_while_it_is_there(cheap_model, fo
 
 def test_another_machine_model_or_version_has_another_profile(found):
     here = profiles.here()
-    paths = {profiles.path_for("a" * 64), profiles.path_for("b" * 64)}
-    paths |= {profiles.path_for("a" * 64, here | {key: "other"}) for key in here}
+    assert set(here) == {"cpu", "cores", "gpu", "framerail", "runtime", "plugins", "numpy"}
+    paths = {profiles.path_for(located("a")), profiles.path_for(located("b"))}
+    paths |= {profiles.path_for(located("a"), here | {key: "other"}) for key in here}
     assert len(paths) == 2 + len(here)
 
 
+def test_a_card_that_says_something_else_has_another_profile(cheap_model, tmp_path, monkeypatch):
+    """By it a model is fed and read: what was measured with the old one, a copy with its labels, is over."""
+    monkeypatch.setenv("FRAMERAIL_PROFILES", str(tmp_path / "profiles"))
+    model, card, labels = (tmp_path / name for name in ("m.onnx", "m.toml", "l.txt"))
+    shutil.copy(cheap_model, model)
+    text = 'name = "m"\nfile = "m.onnx"\nfamily = "yolov8"\nlabels = "l"\n'
+    paths = [profiles.path_for(locate(str(model)))]
+    for card_text, label_text in ((text, "a"), (text, "b"), (text + "conf_threshold = 0.5\n", "b")):
+        card.write_text(card_text)
+        labels.write_text(label_text)
+        paths.append(profiles.path_for(locate(str(model))))
+        assert profiles.path_for(locate(str(model))) == paths[-1]
+    assert len(set(paths)) == 4
+
+
+@pytest.mark.assets
+def test_a_model_that_a_bad_quantisation_has_damaged_is_not_tuned(assets, tmp_path, monkeypatch, quiet):
+    monkeypatch.setenv("FRAMERAIL_PROFILES", str(tmp_path))
+    model = str(assets / "models" / "deimv2_atto_int8_msh.onnx")
+    options = Options(source="sample:", seconds=0.3, run={"model": model})
+    with pytest.raises(NotAcceptedError, match=r"damaged by its quantisation, dynamic int8.*--original"):
+        tune(options, quiet, quiet, as_json=True)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_profile_that_cannot_be_read_is_left_out_with_a_warning(cheap_model, found, caplog):
-    path = profiles.path_for(locate(cheap_model).sha256)
+    path = profiles.path_for(locate(cheap_model))
     whole = '"ap_loss": 0, "truth": "t", "date": "d", "provider": "cpu"'
     for text in (
         "", "[]", "{}", '{"settings": 1}', "[" * 200_000,
@@ -342,11 +373,11 @@ def test_the_command_writes_a_profile_that_run_finds(cheap_model, tmp_path, monk
     options = Options(source="synthetic:64x48", seconds=0.3, run={"model": cheap_model})
     tune(options, quiet, quiet, as_json=True)
     report = json.loads(capsys.readouterr().out)
-    assert profiles.load(locate(cheap_model).sha256).settings == report["settings"]
+    assert profiles.load(locate(cheap_model)).settings == report["settings"]
     assert {said(each["setting"]) for each in report["tried"]} == {
         "defaults", "runs at once 1", "runs at once 2", "runs at once 3"
     }  # fmt: skip
-    assert [path.name for path in tmp_path.iterdir()] == [profiles.path_for(locate(cheap_model).sha256).name]
+    assert [path.name for path in tmp_path.iterdir()] == [profiles.path_for(locate(cheap_model)).name]
 
 
 @pytest.mark.parametrize("when", ["while it is tried", "at the end"])
@@ -414,7 +445,7 @@ def test_disturbed_trials_are_told_and_no_password_is_kept(cheap_model, tmp_path
 def test_two_at_once_are_one_too_many(cheap_model, tmp_path, monkeypatch, quiet):
     monkeypatch.setenv("FRAMERAIL_PROFILES", str(tmp_path))
     options = Options(source="synthetic:64x48", seconds=0.2, run={"model": cheap_model})
-    path = profiles.path_for(locate(cheap_model).sha256).with_suffix(".trials.json")
+    path = profiles.path_for(locate(cheap_model)).with_suffix(".trials.json")
     with profiles.alone(path), pytest.raises(ConfigError, match="is being tuned already, by another"):
         tune(options, quiet, quiet, as_json=True)
     with profiles.alone(path):

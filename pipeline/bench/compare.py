@@ -32,9 +32,13 @@ class Change:
     now: float
     ratio: float
     noise: float
+    error: str = ""
+    """Why it cannot be had now."""
 
     def __str__(self) -> str:
         where = f"{self.point}: " if self.point else ""
+        if self.error:
+            return f"{where}{self.then:,.2f} {self.unit} then, and now it {self.verdict}: {self.error}"
         return (
             f"{where}{self.what} is {self.verdict}: {self.then:,.2f} → {self.now:,.2f} {self.unit} "
             f"(noise {self.noise:.0%})"
@@ -42,10 +46,17 @@ class Change:
 
     @property
     def verdict(self) -> str:
-        """``slower``, ``faster``, or ``same`` where the difference is within noise."""
+        """``slower``, ``faster``, or ``same`` where the difference is within noise; ``cannot run``."""
+        if self.error:
+            return "cannot run"
         if self.ratio < 1 - self.noise:
             return "slower"
         return "faster" if self.ratio > 1 / (1 - self.noise) else "same"
+
+    @property
+    def worse(self) -> bool:
+        """Whether it is slower beyond noise, or gone."""
+        return self.verdict in ("slower", "cannot run")
 
 
 def load(path: str) -> dict[str, Any]:
@@ -77,7 +88,8 @@ def _can_be(point: Mapping[str, Any]) -> bool:
 
 
 def compare(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Change]:
-    """Frames/s, and CPU time of each stage alone, of the points that both have.
+    """Frames/s, and CPU time of each stage alone, of the points that both have; frames/s alone of a point
+    that could run then and cannot now.
 
     Raises ConfigError where they have none in common.
     """
@@ -88,6 +100,11 @@ def compare(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Change]:
         if "error" not in point and _key(point) in then
         for change in _changes(then[_key(point)], point)
     ]
+    for point in new["points"]:
+        if "error" in point and _key(point) in then:
+            before, what = then[_key(point)], ("throughput", "frames/s")
+            noise = max(LEAST_NOISE, _spread(before))
+            changes.append(Change(point["label"], *what, before["fps"], 0.0, 0.0, noise, point["error"]))
     if not changes:
         raise ConfigError(_NOTHING)
     return changes
@@ -104,6 +121,9 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """What else differs: another machine, versions or copy of the model explain what the code does not."""
     before, after = old["machine"], new["machine"]
     found = [f"{key}: {before[key]} → {after[key]}" for key in ("cpu", "cores") if before[key] != after[key]]
+    now = after.get("gpus", [])
+    if (then := before.get("gpus", now)) != now:  # results of before framerail said them have none
+        found.append(f"GPUs: {', '.join(then) or 'none'} → {', '.join(now) or 'none'}")
     names = sorted({*before["versions"], *after["versions"]})
     pairs = [(name, before["versions"].get(name), after["versions"].get(name)) for name in names]
     found += [f"{name}: {one} → {two}" for name, one, two in pairs if one != two]

@@ -5,7 +5,9 @@ from __future__ import annotations
 import multiprocessing
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -28,14 +30,31 @@ def _context() -> Any:
     return context
 
 
+@contextmanager
+def without_interrupts() -> Iterator[None]:
+    """A process that is started in here never hears of Ctrl-C, which reaches the whole process group, from
+    its first instruction on: whoever started it ends it. (On Windows, whose Ctrl-C is no signal, it does.)
+    """
+    if sys.platform == "win32":
+        yield
+        return
+    resource_tracker.ensure_running()  # which unblocks SIGINT at its end, and would be started on the way
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def apart(work: Work, config: Config, settings: Settings, told: Told | None = None) -> dict[str, Any]:
     """``work`` in a fresh process: what it returns, or raises; PipelineError where the process dies."""
     context = _context()
     here, there = context.Pipe(duplex=False)
     process = context.Process(target=_work, args=(there, work, config, settings), daemon=True)
-    process.start()
-    there.close()
     try:
+        with without_interrupts():
+            process.start()
+        there.close()
         while True:
             try:
                 kind, value = here.recv()
@@ -53,16 +72,17 @@ def apart(work: Work, config: Config, settings: Settings, told: Told | None = No
             if told is not None:
                 told(value)
     finally:
-        process.terminate()
-        process.join()
+        if process.pid is not None:  # or it was not started
+            process.terminate()
+            process.join()
         here.close()
 
 
 def _work(there: Connection, work: Work, config: Config, settings: Settings) -> None:
     set_malloc()  # as the command does
-    # Ctrl-C reaches the whole process group; the parent ends this process.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        there.send(("done", work(config, settings, lambda rates: there.send(("rates", rates)))))
-    except Exception as error:
-        there.send(("failed", error))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # for Windows, see without_interrupts
+    with suppress(BrokenPipeError):  # who asked is gone
+        try:
+            there.send(("done", work(config, settings, lambda rates: there.send(("rates", rates)))))
+        except Exception as error:
+            there.send(("failed", error))

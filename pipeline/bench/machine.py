@@ -7,21 +7,29 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from pipeline import dependencies
 from pipeline.doctor import examine
+from pipeline.runtime.engines import UNKNOWN, driver_version, gpus, tensorrt_version
 from pipeline.runtime.session import usable_cores
 
 
 def machine() -> dict[str, Any]:
-    """Date (UTC), processor, cores that this process may use, and the versions of what does the work."""
+    """Date (UTC), processor, cores that this process may use, CUDA's GPUs, and the versions of what does the
+    work: packages, and CUDA (the driver's) and TensorRT where they are.
+    """
     report = examine()
     versions = {"framerail": report["framerail"], "python": report["python"]}
     for group in ("runtimes", "opencv"):
         versions |= report[group]
     versions |= {name: report["packages"][name] for name in ("numpy", "av")}
+    versions |= dependencies.installed(dependencies.PLUGINS)
+    libraries = {"CUDA": driver_version(), "TensorRT": tensorrt_version()}
+    versions |= {name: version for name, version in libraries.items() if version != UNKNOWN}
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "cpu": report["cpu"]["model"],
         "cores": usable_cores(),
+        "gpus": gpus(),
         "platform": report["platform"],
         "versions": versions,
     }

@@ -34,7 +34,7 @@ class Limits:
         if dropped > self.max_drop:
             broken["drops"] = f"{dropped:.2%} of a stream's frames are dropped (limit {self.max_drop:.2%})"
         if age > self.p99_age_ms:
-            broken["age"] = f"p99 age {age:.0f} ms (limit {self.p99_age_ms:.0f})"
+            broken["age"] = f"p99 age {age:.0f} ms (limit {self.p99_age_ms:g})"
         return broken
 
 

@@ -19,6 +19,8 @@ from pipeline.summary import summarize
 
 Told = Callable[[list[float]], None]
 
+IDLE = 0.5
+"""Share of the time that a stage's threads are busy, below which it keeps nobody waiting."""
 OVER = 1.03
 """Ratio to the bound above which one of the two is wrong, not only imprecise."""
 
@@ -94,7 +96,7 @@ def bottleneck(
     """What keeps a line from being faster: one name, and why it is said.
 
     In this order: sources that deliver no more; cores that are all in use, with the stage that uses most
-    of them where that was measured; else the stage whose own threads are busiest.
+    of them where that was measured; else the stage whose own threads are busiest, if they are busy at all.
     """
     source = next((limit for limit in limits if limit.what == "source"), None)
     if source is not None and fps >= FULL * source.fps:
@@ -108,6 +110,8 @@ def bottleneck(
         return {"what": "cores", "why": why}
     busiest = max(stages, key=lambda name: stages[name]["busy"])
     busy = stages[busiest]["busy"]
+    if busy < IDLE:
+        return {"what": "none", "why": f"no stage's threads are busy more than {busy:.0%} of the time; {why}"}
     return {"what": busiest, "why": f"its threads are busy {busy:.0%} of the time, while {why}"}
 
 

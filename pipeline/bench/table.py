@@ -138,9 +138,11 @@ def print_changes(changes: Sequence[Change], others: Sequence[str], out: Console
             f"× {each.ratio:.2f}",
             f"{each.noise:.0%}",
         )
+        if each.error:
+            figures = (figures[0], "–", "", "")
         table.add_row(each.point, each.what, *figures, "" if each.verdict == "same" else each.verdict)
     out.print(table)
-    if not any(each.verdict == "slower" for each in changes):
+    if not any(each.worse for each in changes):
         out.print("nothing is slower beyond noise", highlight=False)
     for other in others:
         out.print(f"not the same: {other}", style="yellow", highlight=False, soft_wrap=True)

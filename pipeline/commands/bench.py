@@ -29,7 +29,7 @@ from pipeline.sources import parse_source
 
 
 class SlowerError(PipelineError):
-    """Something got slower beyond noise."""
+    """Something got slower beyond noise, or cannot run any more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +79,7 @@ def bench(options: Options, out: Console, err: Console, *, as_json: bool) -> Non
         check_comparable(old, [_about(point) for point in planned])
     tell = partial(err.print, highlight=False, soft_wrap=True)
     ready = prepared(planned, model, err, tell) if "precision" in swept else unchanged(planned)
+    about = {"model": {"name": model.name, "sha256": model.sha256}}
     del model
     report: dict[str, Any] = {"kind": "framerail bench", "machine": machine(), "points": []}
     raised: list[Exception] = []
@@ -90,7 +91,7 @@ def bench(options: Options, out: Console, err: Console, *, as_json: bool) -> Non
                 report["points"].append(_measured(point, options.settings, told))
             except (PipelineError, ExceptionGroup) as error:
                 raised.append(error)
-                report["points"].append({**_told(point), "error": said_by(error)})
+                report["points"].append({**_told(point), **about, "error": said_by(error)})
             except KeyboardInterrupt as interrupt:
                 ending = interrupt
                 break
@@ -120,9 +121,9 @@ def bench(options: Options, out: Console, err: Console, *, as_json: bool) -> Non
         write_plot(options.plot, report)
     if ending is not None:
         raise ending
-    slower = [each for each in changes if each.verdict == "slower"]
-    if slower:
-        raise SlowerError("; ".join(map(str, slower)))
+    worse = [each for each in changes if each.worse]
+    if worse:
+        raise SlowerError("; ".join(map(str, worse)))
 
 
 def _about(planned: Planned) -> dict[str, Any]:

@@ -184,4 +184,5 @@ def _print_answer(report: Mapping[str, Any], say: Callable[[str], None]) -> None
     elif report["gives_out"]:
         first, bound = report["gives_out"], report["gives_out"]["bottleneck"]
         broken = "; ".join(first["broken"].values())
-        say(f"with one more, for {first['seconds']:.0f} s: {broken}. {bound['what']}: {bound['why']}")
+        what = "no bottleneck" if bound["what"] == "none" else bound["what"]
+        say(f"with one more, for {first['seconds']:.0f} s: {broken}. {what}: {bound['why']}")

@@ -25,11 +25,12 @@ from pipeline.config import Config, make_config
 from pipeline.copies.kept import Copy, identity, made
 from pipeline.copies.loss import Options as Quantisation
 from pipeline.copies.loss import aps, weighted
-from pipeline.errors import ConfigError, ModelError
+from pipeline.errors import ConfigError, ModelError, NotAcceptedError
 from pipeline.evaluation import against_labels, against_reference, check_evaluator
 from pipeline.frame import Frame
 from pipeline.redact import redact
-from pipeline.runtime.catalog import locate
+from pipeline.runtime.catalog import Located, locate
+from pipeline.runtime.damage import damage
 from pipeline.runtime.embed import embedded
 from pipeline.runtime.model import Model, fusion_for, open_model
 from pipeline.runtime.providers import on_offer
@@ -78,7 +79,8 @@ def tune(options: Options, out: Console, err: Console, *, as_json: bool) -> None
     """Try, write the profile, and print what was tried; progress goes to ``err``.
 
     Interrupted, it goes on where it was when it is called again (``fresh``: from the start). Raises what a
-    Pipeline raises for the defaults; a setting that cannot run is left out with its error.
+    Pipeline raises for the defaults, and NotAcceptedError for a model that a bad quantisation has damaged; a
+    setting that cannot run is left out with its error.
     """
     if not 0 < options.seconds < math.inf:
         raise ConfigError(f"--seconds: expected more than 0, got {options.seconds:g}")
@@ -88,7 +90,14 @@ def tune(options: Options, out: Console, err: Console, *, as_json: bool) -> None
     model = open_model(
         base.model, base.provider, base.device, input_size=base.input_size, options=base.provider_options
     )
-    path = profiles.path_for(model.sha256).with_suffix(".trials.json")
+    if why := damage(model):
+        raise NotAcceptedError(
+            f"{why}; nothing is tuned: tune the model that it was made from (framerail eval --original MODEL "
+            "measures what this one has lost)"
+        )
+    located = locate(base.model)
+    if located.sha256 != model.sha256:
+        raise _changed(model)
     key = {
         "run": options.run,
         "source": options.source,
@@ -97,21 +106,22 @@ def tune(options: Options, out: Console, err: Console, *, as_json: bool) -> None
         "seconds": options.seconds,
         "loss": options.asked().limit,
     }
-    with profiles.alone(path):
-        _tuned(options, base, model, path, key, out, err, as_json=as_json)
+    with profiles.alone(_journal(located)):
+        _tuned(options, base, model, located, key, out, err, as_json=as_json)
 
 
 def _tuned(
     options: Options,
     base: Config,
     model: Model,
-    path: Path,
+    located: Located,
     key: Mapping[str, Any],
     out: Console,
     err: Console,
     *,
     as_json: bool,
 ) -> None:
+    path, begun_with = _journal(located), profiles.told_apart_by(located)
     if options.fresh:
         path.unlink(missing_ok=True)
     journal = Journal(path, key)
@@ -149,14 +159,14 @@ def _tuned(
     except ModelChangedError:
         journal.remove()
         raise
-    if locate(base.model).sha256 != model.sha256:
+    if profiles.told_apart_by(locate(base.model)) != begun_with:
         journal.remove()
         raise _changed(model)
     report = _report(options, model, climb, best, copies)
     if disturbed:
         count = f"{len(disturbed)} trials were" if len(disturbed) > 1 else "1 trial was"
         tell(f"note: {count} {disturbed[-1]}; another setting may win on a quiet machine")
-    report["profile"] = str(profiles.save(model.sha256, report))
+    report["profile"] = str(profiles.save(located, report))
     journal.remove()
     if as_json:
         print(json.dumps(report, indent=2, ensure_ascii=False))
@@ -164,9 +174,14 @@ def _tuned(
         _print(report, out)
 
 
+def _journal(model: Located) -> Path:
+    return profiles.path_for(model).with_suffix(".trials.json")
+
+
 def _changed(model: Model) -> ModelChangedError:
     return ModelChangedError(
-        f"the file of model {model.name!r} became another one while it was tuned; nothing is kept: tune anew"
+        f"the file of model {model.name!r}, or its card, became another one while it was tuned; nothing is "
+        "kept: tune anew"
     )
 
 

@@ -23,6 +23,10 @@ from pipeline.errors import ProviderError
 FOLDER_VARIABLE = "FRAMERAIL_ENGINES"
 _TENSORRT = ("tensorrt-cu13", "tensorrt-cu12", "tensorrt")
 _NAME_BYTES = 256
+_DRIVER = "nvcuda.dll" if os.name == "nt" else "libcuda.so.1"
+
+UNKNOWN = "unknown"
+"""What no driver and no package tells."""
 
 
 def engine_folder(
@@ -66,18 +70,37 @@ def gpu_name(device: int) -> str:
 
     The driver API (cuDeviceGetName) counts as the provider does: CUDA_VISIBLE_DEVICES applies.
     """
-    library = "nvcuda.dll" if os.name == "nt" else "libcuda.so.1"
     try:
-        driver = ctypes.CDLL(library)
+        driver = ctypes.CDLL(_DRIVER)
     except OSError:
-        return "unknown"
+        return UNKNOWN
     handle, name = ctypes.c_int(), ctypes.create_string_buffer(_NAME_BYTES)
     failed = (
         driver.cuInit(0)
         or driver.cuDeviceGet(ctypes.byref(handle), device)
         or driver.cuDeviceGetName(name, _NAME_BYTES, handle)
     )
-    return "unknown" if failed else name.value.decode("utf-8", "replace")
+    return UNKNOWN if failed else name.value.decode("utf-8", "replace")
+
+
+def gpus() -> list[str]:
+    """The names of all of CUDA's GPUs, as :func:`gpu_name`; none without a driver."""
+    names: list[str] = []
+    while (name := gpu_name(len(names))) != UNKNOWN:
+        names.append(name)
+    return names
+
+
+def driver_version() -> str:
+    """The CUDA that the driver has (cuDriverGetVersion), as 12.8; "unknown" without one."""
+    try:
+        driver = ctypes.CDLL(_DRIVER)
+    except OSError:
+        return UNKNOWN
+    number = ctypes.c_int()
+    if driver.cuDriverGetVersion(ctypes.byref(number)):
+        return UNKNOWN
+    return f"{number.value // 1000}.{number.value % 1000 // 10}"
 
 
 def tensorrt_version() -> str:
@@ -92,4 +115,4 @@ def tensorrt_version() -> str:
             return str(ctypes.CDLL(library).getInferLibVersion())
         except (OSError, AttributeError):
             continue
-    return "unknown"
+    return UNKNOWN

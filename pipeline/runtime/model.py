@@ -20,7 +20,7 @@ from pipeline.runtime.catalog import Located, known_for, locate
 from pipeline.runtime.diagnosis import identified
 from pipeline.runtime.fusion import Fusion
 from pipeline.runtime.labels import card_labels, default_labels
-from pipeline.runtime.provider_table import PROVIDERS
+from pipeline.runtime.providers import has_devices
 from pipeline.runtime.session import Session
 from pipeline.runtime.start import ProviderOptions
 from pipeline.runtime.stated import stated_family, stated_input
@@ -152,7 +152,7 @@ def _on_further(
     session: Session, devices: Sequence[int], start: Callable[[str, int], Session]
 ) -> Iterator[Session]:
     """A session on each of ``devices`` like ``session``, whose provider ``auto`` has found."""
-    if devices and not PROVIDERS[session.provider].has_devices:
+    if devices and not has_devices(session.provider):
         log.warning(
             "provider %s has no devices to choose from: device %s is ignored",
             session.provider,

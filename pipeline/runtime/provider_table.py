@@ -79,9 +79,9 @@ class Provider:
     """The option that turns CUDA graphs on."""
 
     @property
-    def has_devices(self) -> bool:
-        """Whether a device index means anything to it."""
-        return self.options is not _no_options or self.plugin is not None
+    def takes_device(self) -> bool:
+        """Whether its options tell it a device."""
+        return self.options is not _no_options
 
 
 PROVIDERS: dict[str, Provider] = {

@@ -104,9 +104,22 @@ def create_session(
     return session, nodes
 
 
+def has_devices(name: str) -> bool:
+    """Whether a device's number means anything to provider ``name``: to each plugin, and to those whose
+    options tell it. OpenVINO as it is compiled in has ``device_type`` among its options instead.
+    """
+    provider = PROVIDERS[name]
+    return provider.takes_device or (provider.plugin is not None and not _is_built_in(provider))
+
+
 def options_of(session: ort.InferenceSession, name: str) -> dict[str, str]:
     """The options that the running session itself gives for provider ``name``."""
     return dict(session.get_provider_options().get(PROVIDERS[name].ort_name, {}))
+
+
+def _is_built_in(provider: Provider) -> bool:
+    # A plugin that is registered is listed, too.
+    return provider.ort_name in ort.get_available_providers() and provider.name not in _registered
 
 
 def _accelerated(
@@ -118,7 +131,7 @@ def _accelerated(
     shape: str,
 ) -> ort.InferenceSession:
     try:
-        if provider.ort_name in ort.get_available_providers() and provider.name not in _registered:
+        if _is_built_in(provider):
             if provider.name in ("cuda", "tensorrt"):
                 _preload_cuda()
             where = Placement(Path(model) if isinstance(model, str) else model, device, shape)

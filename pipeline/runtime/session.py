@@ -20,7 +20,7 @@ from pipeline.errors import ConfigError, ProviderError
 from pipeline.runtime.binding import Binding, Bound, Graphs, Memory, Runner, batch_sizes, without_graph
 from pipeline.runtime.fusion import Fusion
 from pipeline.runtime.provider_table import PROVIDERS
-from pipeline.runtime.providers import on_offer, options_of
+from pipeline.runtime.providers import has_devices, on_offer, options_of
 from pipeline.runtime.start import ProviderOptions, create, open_session
 from pipeline.vision.letterbox import InputSpec
 
@@ -122,7 +122,7 @@ class Session:
                 f"provider {self.provider!r} was asked for device {device} and runs on "
                 f"{self.options['device_id']}; compare the devices of framerail doctor"
             )
-        if device and not PROVIDERS[self.provider].has_devices:
+        if device and not has_devices(self.provider):
             log.warning(
                 "provider %s has no devices to choose from: device %d is ignored", self.provider, device
             )
