@@ -92,7 +92,7 @@ class StreamConfig(_Strict):
     """Threads of the video decoder; None: one stream has what FFmpeg chooses, several share the cores."""
     every_nth: Annotated[int, Field(ge=1)] = 1
     max_frames: Annotated[int, Field(ge=1)] | None = None
-    """Stop this stream after so many captured frames."""
+    """Stop this stream after so many captured frames, counted from when it was added."""
     rtsp_transport: RtspTransport = "auto"
     open_timeout: Annotated[float, Field(gt=0, le=3600)] = 10.0
     """Seconds that opening may take."""

@@ -172,9 +172,11 @@ class Link:
         return wait
 
     def renewed(self) -> None:
-        """It goes elsewhere, or with another password: what failed before says nothing of that."""
+        """It goes elsewhere, with another password, or is added anew: what failed before says nothing of
+        that."""
         with self._lock:
             self._in_a_row = self._auth_in_a_row = 0
+            self._lost_at = self._clock() if self._lost_at is not None else None
 
     def ended(self) -> None:
         """It is over."""

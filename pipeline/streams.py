@@ -15,7 +15,7 @@ from pipeline.config import StreamConfig
 from pipeline.decide import Depths
 from pipeline.errors import ConfigError, PipelineError
 from pipeline.flow import Channel, Flow, Merge
-from pipeline.sources import SourceSpec
+from pipeline.sources import SourceSpec, Timestamps
 from pipeline.stages.capture import Capture
 
 log = logging.getLogger(__name__)
@@ -57,6 +57,8 @@ class Streams:
             flow, frames, accounts, depths, first,
         )  # fmt: skip
         self._streams: dict[str, _Stream] = {}
+        self._timestamps: dict[str, Timestamps] = {}
+        """Of removed ones, too: one that is added once more goes on with its time, as with its books."""
         self._added: list[Callable[[str], None]] = []
         self._lock = threading.RLock()
         self._stopped = False
@@ -85,7 +87,9 @@ class Streams:
                 )
             for each in self._added:
                 each(name)
-            added = _Stream(spec, stream, Capture(spec, stream, self._accounts.add(name)))
+            timestamps = self._timestamps.setdefault(name, Timestamps())
+            capture = Capture(spec, stream, self._accounts.add(name), timestamps=timestamps)
+            added = _Stream(spec, stream, capture)
             self._start(name, added)
             self._streams[name] = added
 

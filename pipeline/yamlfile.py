@@ -1,4 +1,4 @@
-"""A YAML file's text as data: no key twice, and no more of it than memory is sure to hold."""
+"""A YAML file's text as data: no key twice, and no more of it than memory and stack are sure to hold."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ MOST_BYTES = 1 << 20
 MOST_NODES = 100_000
 """Values, each counted as often as aliases repeat it: ten lines of aliases can stand for billions."""
 
+MOST_LEVELS = 100
 
-# libyaml takes a second for what takes Python a minute, and nests to a bounded depth.
+# libyaml takes a second for what takes Python a minute. What it composes of events recurses in C, without a
+# bound: 25,000 brackets end the process.
 if TYPE_CHECKING:
     from yaml import SafeLoader as _Safe
 else:
@@ -44,6 +46,7 @@ def parse(data: bytes) -> Any:
         text = data.decode("utf-8")
     except UnicodeDecodeError:
         raise ConfigError("it is not UTF-8 text") from None
+    _check_size(text)
     loader = _Loader(text)
     try:
         # Between composing, where an alias is one node however often it stands, and constructing, where
@@ -58,6 +61,16 @@ def parse(data: bytes) -> Any:
         return loader.construct_document(node)
     finally:
         loader.dispose()
+
+
+def _check_size(text: str) -> None:
+    levels = 0
+    for count, event in enumerate(yaml.parse(text, _Safe)):  # one after the other, on no stack
+        levels += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if levels > MOST_LEVELS:
+            raise ConfigError(f"it nests deeper than {MOST_LEVELS} levels; expected a config")
+        if count > 2 * MOST_NODES:  # begin and end of each at most
+            raise ConfigError(f"it has more than {MOST_NODES:,} values; expected a config")
 
 
 def _expanded(node: yaml.Node, known: dict[int, int | None]) -> int:

@@ -114,7 +114,10 @@ def merges(levels: int) -> str:
         (laughs(30), "aliases stand for more than"),
         (merges(30), "aliases stand for more than"),
         ("a: &a [*a]", "an alias in line 1 holds itself"),
-        ("a: " + "[" * 5000, "not valid YAML"),
+        ("a: " + "[" * 5000, "deeper than 100 levels"),
+        ("[" * 60_000, "deeper than 100 levels"),  # the composer of libyaml recurses in C
+        ("- " * 60_000, "deeper than 100 levels"),
+        ("a: [" + "1," * 200_000 + "]", "more than 100,000 values"),
         ("a: '" + "x" * (1 << 20) + "'", "more than 1 MiB"),
     ],
 )

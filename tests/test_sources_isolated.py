@@ -7,12 +7,13 @@ import gc
 import logging
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -426,6 +427,42 @@ def test_which_streams_are_isolated() -> None:
     assert [stream.isolate for _, stream in named.values()] == [True, False]
     assert Pipeline(config).sources.keys() == named.keys()
     assert [stream.isolate for _, stream in Pipeline(config).sources.values()] == [True, False]
+
+
+@contextlib.contextmanager
+def descriptors_left(count: int) -> Iterator[None]:
+    """This process may open so many more files meanwhile."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    used = os.open("/dev/null", os.O_RDONLY)
+    taken = [used]
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, os.listdir("/proc/self/fd"))) + 20, hard))
+        with contextlib.suppress(OSError):
+            while True:
+                taken.append(os.dup(used))
+        for _ in range(count):
+            os.close(taken.pop())
+        yield
+    finally:
+        for each in taken:
+            os.close(each)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_without_descriptors_it_is_an_error_of_this_source_alone(clip: Path) -> None:
+    """Whatever the first is that it lacks; nothing is left open."""
+    before = len(os.listdir("/proc/self/fd"))
+    said = []
+    for left in range(12):
+        try:
+            with descriptors_left(left), contextlib.closing(isolated(clip)) as source:
+                next(iter(source))
+        except SourceError as error:
+            said.append(str(error))
+        gc.collect()
+        assert len(os.listdir("/proc/self/fd")) == before
+    assert len(said) >= 6 and "no process can be started for it (Too many open files)" in said[0]
+    assert len(said) < 12, "with a dozen it works"
 
 
 def test_isolation_where_it_cannot_be_had(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,7 @@ from pipeline.errors import ConfigError, PipelineError, SinkOpenError, SourceOpe
 from pipeline.sinks import Null
 from pipeline.sources import read_number
 from tests.clips import make_clip
+from tests.servers import free_port
 from tests.test_supervision import OTHER, running
 
 ENDLESS = "synthetic:64x48@100"
@@ -53,6 +54,46 @@ def test_added_and_removed(cheap_model: str) -> None:
         assert threading.active_count() <= threads
         assert len(run.line.flow.statistics()) < 10
     assert whole(run, "new") and whole(run, "other")
+
+
+def test_added_once_more_its_time_goes_on_and_its_waits_begin_anew(cheap_model: str) -> None:
+    gone = f"rtsp://127.0.0.1:{free_port()}/gone"
+    with running(cheap_model, OTHER) as run:
+        run.line.add_stream(ENDLESS, name="new", live=True)
+        run.until_results("new", 20)
+        account = run.line.accounts.streams["new"]
+        account.pts_repaired["jump"] += 3
+        run.line.remove_stream("new")
+        run.line.add_stream(gone, name="new", backoff=0.02)
+        run.until(lambda: account.link.status().failures_in_a_row >= 4)
+        run.line.remove_stream("new")
+        before = sum(account.link.failures.values())
+        run.line.add_stream(gone, name="new", backoff=30)
+        run.until(lambda: sum(account.link.failures.values()) > before)
+        assert account.link.status().failures_in_a_row == 1
+        run.line.remove_stream("new")
+        run.line.add_stream(ENDLESS, name="new", live=True)
+        run.until_results("new", 20)
+        assert account.pts_repaired["jump"] >= 3, "counters of metrics never fall"
+    times = [result.frame.pts_seconds for result in run.of("new")]
+    assert all(a < b for a, b in pairwise(times))
+
+
+def test_max_frames_are_counted_from_the_adding_and_may_be_passed_already(cheap_model: str) -> None:
+    with running(cheap_model, OTHER) as run:
+        run.line.add_stream(ENDLESS, name="new", live=True)
+        run.until_results("new", 20)
+        account = run.line.accounts.streams["new"]
+        run.line.change_stream("new", max_frames=10)
+        run.until(lambda: account.ending == "end")
+        captured = account.counts().captured
+        run.line.change_stream("new", pace=50)  # opens it again, where that may be
+        run.until(lambda: account.ending == "end")
+        assert account.counts().captured == captured
+        run.line.remove_stream("new")
+        run.line.add_stream(ENDLESS, name="new", live=True, max_frames=30)
+        run.until(lambda: account.ending == "end")
+        assert account.counts().captured == captured + 30
 
 
 def test_paused_and_resumed(cheap_model: str) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from pipeline import yamlfile
 from pipeline.chaos.kinds import FOREVER, KINDS, SHARED, Kind
 from pipeline.errors import ConfigError
 
@@ -129,8 +130,8 @@ def load_script(path: str | Path) -> tuple[tuple[Fault, ...], int | None]:
     A fault is a text as for :func:`parse_fault`, or a mapping: ``{kind: stall, at: 2, for: 3}``.
     """
     try:
-        script = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
+        script = yamlfile.parse(Path(path).read_bytes())
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise ConfigError(f"cannot read the script {path}: {error}") from None
     if (
         not isinstance(script, dict)

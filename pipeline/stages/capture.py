@@ -45,18 +45,21 @@ class Capture:
         stream: StreamConfig,
         account: StreamAccount,
         open_source: Callable[..., Source] = open_source,
+        timestamps: Timestamps | None = None,
     ) -> None:
+        """``timestamps`` are those of a stream that was there before under its name, whose time goes on."""
         self._spec, self._stream, self._account = spec, stream, account
         self._open_source = open_source
         self.stop = threading.Event()
         """That of the call that counts: an earlier one that finds another here has been given up."""
         self._lock = threading.Lock()
-        self._captured = account.counts().captured
+        self._captured = self._first = account.counts().captured
         self._source_live = spec.live
         self._pace: _Pace | None = None
-        self._timestamps = Timestamps()
-        self._remembered = Remembered()
+        self._timestamps = timestamps if timestamps is not None else Timestamps()
         account.pts_repaired = self._timestamps.repaired
+        self._remembered = Remembered()
+        account.link.renewed()  # of one that was there before under its name
         self._supervise()
 
     def begin(self) -> threading.Event:
@@ -78,7 +81,7 @@ class Capture:
     ) -> Generator[Frame | Dropped, None, None]:
         """Frames, and a Dropped for each frame that is skipped on purpose or could not be read."""
         account, told, stop = self._account, False, stop or self.stop
-        again, described = True, ""
+        again, described = not self._enough(stop), ""
         while again:
             before, lost, looped = self._captured, None, False
             account.link.connecting()
@@ -202,7 +205,8 @@ class Capture:
         return Dropped(frame, "every_nth") if seq % stream.every_nth else frame
 
     def _enough(self, stop: threading.Event) -> bool:
-        return stop.is_set() or self._captured == self._stream.max_frames
+        most = self._stream.max_frames
+        return stop.is_set() or (most is not None and self._captured - self._first >= most)
 
 
 class _Pace:

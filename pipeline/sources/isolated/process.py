@@ -62,11 +62,12 @@ class Process:
         # Reentrant: memory may be collected, and a slot given back, within any line of Python.
         self._lock = threading.RLock()
         with ExitStack() as opened:
-            self._messages, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-            opened.enter_context(self._messages)
-            passed = [theirs.detach()]
+            passed: list[int] = []
             self._commands: int | None = None
             try:
+                self._messages, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+                opened.enter_context(self._messages)
+                passed.append(theirs.detach())
                 commands, self._commands = os.pipe()
                 opened.callback(self._mute)
                 passed.insert(0, commands)
