@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import json
 import logging
-import socket
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from socketserver import TCPServer, ThreadingMixIn
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Self
-from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
+from wsgiref.simple_server import make_server
 
 from prometheus_client import CollectorRegistry, make_wsgi_app
 from prometheus_client.core import (
@@ -34,6 +32,7 @@ from pipeline.histogram import Histogram
 from pipeline.link import STATES
 from pipeline.redact import redact
 from pipeline.sinks import Output
+from pipeline.webserver import Handler, Server, ServerV6
 
 if TYPE_CHECKING:
     from pipeline.flow import Flow
@@ -329,9 +328,9 @@ class MetricsServer:
             start_response("404 Not Found", [("Content-Type", "text/plain; charset=utf-8")])
             return [b"framerail: /metrics /healthz /readyz /streams\n"]
 
-        server = _ServerV6 if ":" in host else _Server
+        server = ServerV6 if ":" in host else Server
         try:
-            self._server = make_server(host, port, application, server, _Handler)
+            self._server = make_server(host, port, application, server, Handler)
         except OSError as error:
             raise SinkOpenError(
                 f"cannot serve metrics on {address}: {error.strerror or error}; "
@@ -351,31 +350,3 @@ class MetricsServer:
         self._server.shutdown()
         self._thread.join()
         self._server.server_close()
-
-
-class _Server(ThreadingMixIn, WSGIServer):
-    """A thread per request: a slow scraper doesn't delay a health check."""
-
-    daemon_threads = True
-
-    def server_bind(self) -> None:
-        """As in the base class, without its look-up of the host's name, which takes long without DNS."""
-        TCPServer.server_bind(self)
-        self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
-        self.setup_environ()
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        log.debug("a metrics client went away: %s", client_address)
-
-
-class _ServerV6(_Server):
-    address_family = socket.AF_INET6
-
-
-class _Handler(WSGIRequestHandler):
-    """Logs requests at debug level, not to stderr."""
-
-    timeout = 10
-
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class calls it so
-        log.debug("metrics: " + format, *args)

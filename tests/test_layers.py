@@ -21,7 +21,7 @@ FLOORS = {
     "quantization": 2,
     "vision": 1, "decoders": 1, "flow": 1, "sample": 1, "convert": 1,
     "errors": 0, "redact": 0, "frame": 0, "detections": 0, "classification": 0, "config": 0,
-    "references": 0, "yamlfile": 0, "access": 0,
+    "references": 0, "yamlfile": 0, "access": 0, "webserver": 0,
     "dependencies": 0, "logs": 0, "placing": 0, "caches": 0, "histogram": 0, "memory": 0, "link": 0,
     "progress": 0,
     "adaptive": 2, "lane": 1, "freshness": 1, "health": 1,

@@ -1,0 +1,89 @@
+"""Whoever can reach the server cannot use it up."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import threading
+import time
+import urllib.request
+from collections.abc import Iterable, Iterator
+from typing import Any
+from wsgiref.simple_server import make_server
+
+import pytest
+
+from pipeline import webserver
+
+
+def answer(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    return [b"well"]
+
+
+@pytest.fixture
+def port() -> Iterator[int]:
+    server = make_server("127.0.0.1", 0, answer, webserver.Server, webserver.Handler)
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+    thread.start()
+    yield server.server_address[1]
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def ask(port: int) -> bytes:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5) as found:
+        body: bytes = found.read()
+        return body
+
+
+def connect(port: int) -> socket.socket:
+    """A client that never comes to the end of its request."""
+    client = socket.create_connection(("127.0.0.1", port), timeout=5)
+    client.sendall(b"GET / HTTP/1.1\r\nX: ")
+    return client
+
+
+def threads() -> int:
+    return sum("process_request" in thread.name for thread in threading.enumerate())
+
+
+def test_one_more_takes_the_place_of_the_oldest(port: int) -> None:
+    with contextlib.ExitStack() as stack:
+        clients = []
+        for number in range(4 * webserver.MOST):
+            clients.append(stack.enter_context(connect(port)))
+            if number % 20 == 0:
+                assert ask(port) == b"well"
+        assert ask(port) == b"well"
+        deadline = time.monotonic() + 5
+        while threads() > webserver.MOST and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert threads() <= webserver.MOST
+        assert clients[0].recv(1) == b"", "the oldest gave way"
+
+
+def test_none_lasts_for_long_whatever_it_sends(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(webserver, "LONGEST_SECONDS", 0.5)
+    begun = time.monotonic()
+    with connect(port) as client, contextlib.suppress(ConnectionError):
+        client.settimeout(0.05)
+        while time.monotonic() < begun + 10:
+            client.sendall(b"x")  # less than the ten seconds that it may say nothing for
+            with contextlib.suppress(TimeoutError):
+                assert client.recv(1) == b""
+                break
+    assert 0.4 < time.monotonic() - begun < 8
+
+
+def test_its_end_is_that_of_those_who_wait(port: int) -> None:
+    open_before = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else None
+    with connect(port):
+        assert ask(port) == b"well"
+    if open_before is not None:
+        deadline = time.monotonic() + 5
+        while len(os.listdir("/proc/self/fd")) > open_before and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert len(os.listdir("/proc/self/fd")) <= open_before
