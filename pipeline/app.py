@@ -233,8 +233,13 @@ class Pipeline:
     def remove_stream(self, name: str) -> None:
         """Take a stream off the running line, its frames emitted. The line ends with its last stream."""
         with self._changing:
-            self._running("remove a stream").streams.remove(name)
-            self.sources.pop(name, None)
+            streams = self._running("remove a stream").streams
+            try:
+                streams.remove(name)
+            finally:
+                if name not in streams.names:
+                    self.sources.pop(name, None)
+            self.outputs.release(name)
 
     def pause_stream(self, name: str) -> None:
         """Close a stream's source until :meth:`resume_stream`; frames and their PTS count on then."""

@@ -1,4 +1,8 @@
-"""A config that is edited while the line runs: what differs is changed, or the edit is refused whole."""
+"""A config that is edited while the line runs: what differs is changed, or the edit is refused whole.
+
+What can be known beforehand refuses it. Where a step then fails all the same (an output holds up a stream's
+frames), the others are done, the log says which was not, and the next look at the file tries that again.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,7 @@ import stat
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
@@ -28,10 +33,20 @@ def named(config: Config) -> dict[str, StreamConfig]:
     return dict(zip(name_streams(config.streams), config.streams, strict=True))
 
 
+class HalfDoneError(PipelineError):
+    """Of an edit that can be meant some steps failed. ``done`` are the others, in words; ``now`` is the
+    config that the line goes by."""
+
+    def __init__(self, done: list[str], failed: list[str], now: Config) -> None:
+        super().__init__("; ".join(failed))
+        self.done, self.now = done, now
+
+
 def apply(line: Pipeline, old: Config, new: Config) -> list[str]:
     """Change the running ``line``, which goes by ``old``, to ``new``; what was done, in words.
 
-    Raises PipelineError (ConfigError, ModelError, …) with the reasons why that cannot be, the line unchanged.
+    Raises PipelineError (ConfigError, ModelError, …) with the reasons why that cannot be, the line unchanged;
+    HalfDoneError where it turned out only while streams were changed.
     """
     before, after = old.model_dump(), new.model_dump()
     differs = [key for key in after if key != "streams" and before[key] != after[key]]
@@ -48,16 +63,32 @@ def apply(line: Pipeline, old: Config, new: Config) -> list[str]:
     line.check_sources({name: parse_source(will[name].source) for name in sorted(added | changed)})
     if differs:
         line.reload_model(**{key: after[key] for key in differs})
-    done = [f"{key} changed" for key in differs]
+    done, failed = [f"{key} changed" for key in differs], list[str]()
+
+    def step(name: str, what: str, act: Callable[[], Any]) -> bool:
+        try:
+            act()
+        except Exception as error:  # such as no thread to be had: of this stream, too
+            said = str(error) if isinstance(error, PipelineError) else f"{type(error).__name__}: {error}"
+            failed.append(said if repr(name) in said else f"stream {name}: {said}")
+            return False
+        done.append(f"stream {name} {what}")
+        return True
+
+    now = dict(was)
     for name in sorted(changed):
-        line.change_stream(name, **_said(will[name]))
-        done.append(f"stream {name} changed")
+        if step(name, "changed", partial(line.change_stream, name, **_said(will[name]))):
+            now[name] = will[name]
     for name in sorted(added):
-        line.add_stream(**{**_said(will[name]), "name": name})
-        done.append(f"stream {name} added")
+        if step(name, "added", partial(line.add_stream, **{**_said(will[name]), "name": name})):
+            now[name] = will[name]
     for name in sorted(removed):  # last, so that the line has a stream at all times
-        line.remove_stream(name)
-        done.append(f"stream {name} removed")
+        step(name, "removed", partial(line.remove_stream, name))
+        if name not in line.sources:
+            del now[name]
+    if failed:
+        streams = [stream.model_copy(update={"name": name}) for name, stream in now.items()]
+        raise HalfDoneError(done, failed, new.model_copy(update={"streams": streams}))
     return done
 
 
@@ -134,9 +165,21 @@ class Reloader:
                 raise ConfigError("it is no file, which could be read again")
             new = self._read()
             done = apply(self._line, self._current, new)
+        except HalfDoneError as error:
+            self._current, self.refused = error.now, str(error)
+            done_so_far = f" ({'; '.join(error.done)})" if error.done else ""
+            log.error(
+                "config %s: not all of the edit could be done%s; the next edit, or SIGHUP, tries the rest "
+                "again: %s", self._path, done_so_far, error,
+            )  # fmt: skip
+            return
         except (PipelineError, OSError) as error:
             self.refused = str(error)
             log.error("config %s: the edit is refused, all stays as it is: %s", self._path, error)
+            return
+        except Exception as error:  # nobody has thought of it: the line goes on, and later edits are heard
+            self.refused = f"{type(error).__name__}: {error}"
+            log.exception("config %s: the edit could not be taken", self._path)
             return
         self._current, self.refused = new, None
         log.info("config %s: %s", self._path, "; ".join(done) or "nothing has changed")

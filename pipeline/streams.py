@@ -35,6 +35,8 @@ class _Stream:
     thread: threading.Thread | None = None
     held: bool = False
     """Whether the line does not end for it, though nothing comes of it."""
+    stranded: bool = False
+    """Paused by a change that its frames did not leave for: the next change starts it."""
 
     @property
     def paused(self) -> bool:
@@ -111,6 +113,7 @@ class Streams:
         """As :meth:`remove`, but it can be resumed, and the line does not end meanwhile."""
         with self._lock:
             known = self._known(name)
+            known.stranded = False
             if known.paused:
                 return
             self._hold("pause", name, known)
@@ -121,26 +124,30 @@ class Streams:
         with self._lock:
             known = self._known(name)
             if known.paused:
-                self._start(name, known)
-                self._let_go(known)
+                self._begin_again(name, known)
 
     def change(self, name: str, spec: SourceSpec, stream: StreamConfig) -> None:
         """Let a stream go by another config: at once where that needs no new connection.
 
         Frames and their PTS count on. Raises ConfigError for one that is not there, PipelineError where its
-        frames do not leave; it is paused then.
+        frames do not leave; it is paused then, until it is changed or resumed.
         """
         with self._lock:
             known = self._known(name)
             kept = not _reconnects(known.stream, stream)
             known.spec, known.stream = spec, stream
             known.capture.change(spec, stream)
+            if known.stranded:
+                self._begin_again(name, known)
+                return
             if kept or known.paused:
                 return
             self._hold("change", name, known)
+            known.stranded = True
             self._halt(name, known, "paused")
             try:
                 self._start(name, known)
+                known.stranded = False
             finally:
                 self._let_go(known)
 
@@ -154,6 +161,11 @@ class Streams:
             for known in self._streams.values():
                 known.capture.stop.set()
                 self._let_go(known)
+
+    def _begin_again(self, name: str, known: _Stream) -> None:
+        self._start(name, known)
+        known.stranded = False
+        self._let_go(known)
 
     def _hold(self, to_do: str, name: str, known: _Stream) -> None:
         """From now on the line does not end for want of this stream."""

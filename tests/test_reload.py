@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,9 +18,11 @@ import pytest
 import yaml
 
 from benchmarks.cheap_model import write_cheap_model
+from pipeline import Pipeline
 from pipeline.config import load_config
 from pipeline.errors import ConfigError, PipelineError, SinkOpenError, SourceOpenError
 from pipeline.reload import Reloader, apply
+from pipeline.sinks import Null
 from tests.clips import make_clip
 from tests.test_supervision import Running, running
 
@@ -200,6 +203,60 @@ def test_the_command_goes_by_an_edit_at_sighup(cheap_model: str, tmp_path: Path)
     assert "the edit is refused, all stays as it is" in said and "every_nth" in said
     summary = json.loads((tmp_path / "s.json").read_text())
     assert summary["conserved"] and summary["streams"].keys() == {"a", "b"}
+
+
+def test_an_edit_that_fails_half_way_is_told_and_made_up_for(
+    cheap_model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    """An output that takes nothing holds up the frames of files, so that their streams cannot be changed."""
+    monkeypatch.setattr("pipeline.streams.DRAIN_SECONDS", 0.3)
+    go_on, held = threading.Event(), threading.Event()
+
+    class Slow(Null):
+        def write(self, result: Any, dropped_before: int) -> None:
+            held.set()
+            go_on.wait(20)
+
+    path = tmp_path / "f.yaml"
+    f, g, h = ({"source": "synthetic:64x48?frames=1000000", "name": name} for name in "fgh")
+
+    def write(*streams: dict[str, Any], **more: Any) -> None:
+        path.write_text(yaml.safe_dump({"model": cheap_model, "streams": [*streams], **more}))
+
+    def goes_by() -> dict[str, Any]:
+        return {name: stream.decode_threads for name, (_, stream) in line.sources.items()}
+
+    write(f, g)
+    with Pipeline(load_config(path), sinks=[Slow()]) as line:
+        thread = threading.Thread(target=line.run)
+        thread.start()
+        assert held.wait(10)
+        with Reloader(line, lambda: load_config(path), str(path), watch=False) as reader:
+            write({**f, "decode_threads": 3}, h, conf_threshold=0.4)  # f is changed, g removed, h is added
+            reader.ask()
+            until(lambda: reader.refused)
+            assert "stream 'f' is paused, but its frames did not leave" in str(reader.refused)
+            assert "stream 'g' is removed, but its frames did not leave" in str(reader.refused)
+            assert "not all of the edit could be done (conf_threshold changed; stream h added)" in caplog.text
+            assert "all stays as it is" not in caplog.text
+            assert line.config.conf_threshold == 0.4 and set(line.sources) == {"f", "h"}
+            go_on.set()
+            until(lambda: line.accounts.streams["h"].counts().emitted > 5)
+            assert line.accounts.streams["f"].ending == "paused"
+            reader.ask()  # the same file
+            until(lambda: reader.refused is None)
+            before = line.accounts.streams["f"].counts().emitted
+            until(lambda: line.accounts.streams["f"].counts().emitted > before)
+            assert goes_by()["f"] == 3
+            write(f, g)  # as at the beginning
+            reader.ask()
+            until(lambda: set(line.sources) == {"f", "g"})
+            until(lambda: line.accounts.streams["g"].counts().emitted > before)
+            assert reader.refused is None and line.config.conf_threshold is None
+        line.stop()
+        thread.join(10)
+        assert not thread.is_alive()
+    assert not line.accounts.violations(line.left_in_line())
 
 
 def test_watching_needs_a_file(tmp_path: Path) -> None:

@@ -113,6 +113,27 @@ print(count((0, 200, 200)))
     assert child.stdout.split() == [str(160 * 120), "0", "True", "0"]
 
 
+def test_the_window_of_a_removed_stream_is_closed_and_comes_again_with_it(screen):
+    child = in_child(
+        PRELUDE
+        + """
+with Display() as display:
+    for _ in range(2):
+        display.write(picture((0, 200, 200), stream="cam2"), 0)  # below the other, at the same place
+        display.write(picture((200, 0, 200)), 0)
+        display.pump(300)
+        print(count((200, 0, 200)), end=" ")
+        display.release("cam1")
+        display.pump(300)
+        print(count((200, 0, 200)), count((0, 200, 200)), end=" ")
+""",
+        env=screen,
+    )
+    assert child.returncode == 0, child.stderr
+    whole = str(160 * 120)
+    assert child.stdout.split() == [whole, "0", whole] * 2
+
+
 @pytest.mark.skipif(shutil.which("xdotool") is None, reason="needs xdotool to press keys")
 @pytest.mark.parametrize(("name", "asks"), [("q", 1), ("Escape", 1), ("a", 0)])
 def test_q_and_escape_ask_to_stop_once(screen, name, asks):

@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,6 +28,7 @@ from pipeline.frame import Result
 from pipeline.sinks import JsonLines, Sink
 from pipeline.sinks import handoff as module
 from pipeline.sinks.handoff import HandOff
+from pipeline.sinks.output import Output
 from pipeline.summary import summarize
 from tests.test_sinks_common import make_result
 
@@ -97,6 +99,55 @@ def assert_no_thread_is_left() -> None:
 
 
 # What becomes of the results -----------------------------------------------------------------
+
+
+class Releasing(Gate):
+    def release(self, stream: str) -> None:
+        if stream == "bad":
+            raise SinkWriteError("its file cannot be finished")
+        self.threads.add(threading.current_thread().name)
+        self.rows.append((f"{stream} is gone", -1, 0))
+
+
+def test_a_removed_stream_is_told_of_after_all_of_it() -> None:
+    """In the thread that writes; what comes of other streams, or of it later, is in order."""
+    gate, lost = Releasing(), list[Exception]()
+    output = HandOff("gate", gate, lost.append)
+    output.start()
+    picture = np.zeros((8, 8, 3), np.uint8)
+    for seq in range(5):
+        for stream in ("a", "b"):
+            output.put(make_result(picture, seq=seq, stream=stream), 0, True)
+    output.release("a")
+    output.put(make_result(picture, seq=5, stream="a"), 0, True)
+    gate.open.set()
+    output.begin_end(abort=False)
+    output.end()
+    of_a = [row[:2] for row in gate.rows if row[0].startswith("a")]
+    assert of_a == [*(("a", seq) for seq in range(5)), ("a is gone", -1), ("a", 5)]
+    assert gate.threads == {"sink:gate"}
+    assert (output.written, output.dropped.total()) == ({"a": 6, "b": 5}, 0) and not lost
+
+
+def test_an_output_is_lost_where_it_cannot_finish_what_it_holds() -> None:
+    for kind in (HandOff, Output):
+        gate, lost = Releasing(), list[Exception]()
+        gate.open.set()
+        output = kind("gate", gate, lost.append)
+        output.start()
+        output.release("good")
+        output.idle()
+        output.release("bad")
+        output.idle()
+        deadline = time.monotonic() + 5
+        while not lost and time.monotonic() < deadline:
+            time.sleep(0.01)
+        output.put(make_result(np.zeros((8, 8, 3), np.uint8)), 0, True)
+        output.begin_end(abort=False)
+        output.end()
+        assert [str(error) for error in lost] == ["its file cannot be finished"]
+        assert [row[0] for row in gate.rows] == ["good is gone"]
+        assert (output.written.total(), output.dropped.total()) == (0, 1)
 
 
 @pytest.mark.timeout(20)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import random
+import sys
 import threading
 import time
 from itertools import pairwise
 from pathlib import Path
 
+import av
 import pytest
 
 from pipeline import Pipeline
@@ -20,7 +23,13 @@ from tests.clips import make_clip
 from tests.servers import free_port
 from tests.test_supervision import OTHER, running
 
+LINUX = sys.platform == "linux"
 ENDLESS = "synthetic:64x48@100"
+
+
+def count_frames(path: Path) -> int:
+    with av.open(str(path)) as container:
+        return sum(1 for _ in container.decode(video=0))
 
 
 def whole(run, name: str) -> bool:
@@ -77,6 +86,29 @@ def test_added_once_more_its_time_goes_on_and_its_waits_begin_anew(cheap_model: 
         assert account.pts_repaired["jump"] >= 3, "counters of metrics never fall"
     times = [result.frame.pts_seconds for result in run.of("new")]
     assert all(a < b for a, b in pairwise(times))
+
+
+def test_the_video_of_a_removed_stream_is_finished(cheap_model: str, tmp_path: Path) -> None:
+    """At once, and its file and encoder let go: cameras come and go for months."""
+    with running(cheap_model, OTHER, video=str(tmp_path / "v-{stream}.mp4")) as run:
+        run.until_results("other", 3)
+        files, counts = len(os.listdir("/proc/self/fd")) if LINUX else 0, []
+        for number in range(3):
+            seen = len(run.of("new"))
+            run.line.add_stream(ENDLESS, name="new", live=True)
+            run.until_results("new", 10)
+            run.line.remove_stream("new")
+            path = tmp_path / ("v-new.mp4" if number == 0 else f"v-new-{number + 1}.mp4")
+            run.until(path.exists)
+            counts.append((path, len(run.of("new")) - seen))
+        if LINUX:
+            run.until(lambda: len(os.listdir("/proc/self/fd")) <= files)
+        run.until_results("other", 3)
+    written = run.line.outputs[0].written["new"]
+    assert sum(count_frames(path) for path, _ in counts) == written >= 30
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "v-new-2.mp4", "v-new-3.mp4", "v-new.mp4", "v-other.mp4"
+    ]  # fmt: skip
 
 
 def test_max_frames_are_counted_from_the_adding_and_may_be_passed_already(cheap_model: str) -> None:
@@ -283,6 +315,9 @@ def test_a_stream_whose_frames_do_not_leave_is_paused_all_the_same(
         with pytest.raises(PipelineError, match="frames of it from before are still in the line"):
             line.resume_stream("a")
         with pytest.raises(PipelineError, match="is removed, but its frames did not leave"):
+            line.remove_stream("b")
+        assert list(line.sources) == ["a"]
+        with pytest.raises(PipelineError, match="there is no stream 'b'"):
             line.remove_stream("b")
         go_on.set()
         account = line.accounts.streams["a"]

@@ -38,6 +38,11 @@ class Sink(Protocol):
         """A further stream is about to be added. Raises SinkOpenError where it cannot be taken, too."""
         return
 
+    def release(self, stream: str) -> None:
+        """A stream was removed from the line, and all its results are written: what is held for it alone is
+        finished. It may be added once more. Raises SinkWriteError."""
+        return
+
     def idle(self) -> None:
         """Called several times a second while no result comes: a window stays responsive."""
         return

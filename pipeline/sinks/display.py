@@ -47,6 +47,7 @@ class Display(Sink):
         self._pictures: dict[str, Image] = {}
         self._open: set[str] = set()
         self._dismissed: set[str] = set()
+        self._released: set[str] = set()
         self._asked = False
         self._closed = False
 
@@ -58,6 +59,14 @@ class Display(Sink):
         draw(image, result.detections, caption=caption_of(result))
         with self._lock:
             self._pictures[result.stream] = image
+        if threading.get_ident() == self._owner:
+            self.pump()
+
+    def release(self, stream: str) -> None:
+        """Close the window of a stream that was removed, at the next pump."""
+        with self._lock:
+            self._pictures.pop(stream, None)
+            self._released.add(stream)
         if threading.get_ident() == self._owner:
             self.pump()
 
@@ -77,6 +86,12 @@ class Display(Sink):
             return
         with self._lock:
             pictures, self._pictures = self._pictures, {}
+            released, self._released = self._released, set()
+        for stream in released:
+            self._dismissed.discard(stream)
+            if stream in self._open:
+                self._open.remove(stream)
+                cv2.destroyWindow(stream)
         for stream, image in pictures.items():
             if stream in self._dismissed:
                 continue

@@ -40,9 +40,11 @@ while a busy machine gives the encoder no turn. Small ones come faster than thre
 
 @dataclass(slots=True, eq=False)
 class _Item:
-    result: Result
-    dropped_before: int
-    live: bool
+    stream: str
+    result: Result | None
+    """None: the stream was removed, and this comes after all of it."""
+    dropped_before: int = 0
+    live: bool = False
 
 
 class HandOff(Output):
@@ -86,16 +88,18 @@ class HandOff(Output):
             if self.errors or stuck is not None or len(self._items) >= self._capacity:
                 self._drop(result.stream, 1)
             else:
-                self._items.append(_Item(result, self._owed.pop(result.stream), live))
-                if not self._busy:
-                    self._busy = True
-                    self._progress_at = time.monotonic()
-                    self._ready.notify()
+                self._append(_Item(result.stream, result, self._owed.pop(result.stream), live))
         if stuck is not None:
             self._lose(stuck)
 
     def idle(self) -> None:
         """It is not told."""
+
+    def release(self, stream: str) -> None:
+        """A stream was removed: the thread is told when it has written what waits."""
+        with self._lock:
+            if not self.errors:
+                self._append(_Item(stream, None))
 
     def hurry(self) -> None:
         """From now on it may make no progress for GRACE_SECONDS."""
@@ -143,6 +147,13 @@ class HandOff(Output):
 
     # With the lock held -----------------------------------------------------------------------
 
+    def _append(self, item: _Item) -> None:
+        self._items.append(item)
+        if not self._busy:
+            self._busy = True
+            self._progress_at = time.monotonic()
+            self._ready.notify()
+
     def _make_room(self, live: bool) -> SinkWriteError | None:
         """Drop the oldest live result or wait for room; why the sink is to be given up, if it is."""
         if live:
@@ -161,11 +172,11 @@ class HandOff(Output):
 
     def _evict(self) -> None:
         """Drop the oldest live result of the stream that has most here: a fast one evicts no slow one."""
-        waiting = Counter(item.result.stream for item in self._items if item.live)
+        waiting = Counter(item.stream for item in self._items if item.live)
         if not waiting:
             return  # files have all the room
         ((stream, _),) = waiting.most_common(1)
-        oldest, *later = (item for item in self._items if item.live and item.result.stream == stream)
+        oldest, *later = (item for item in self._items if item.live and item.stream == stream)
         self._items.remove(oldest)
         self._drop(stream, 1 + oldest.dropped_before)
         if later:
@@ -200,14 +211,14 @@ class HandOff(Output):
 
     def _clear(self) -> None:
         for item in self._items:
-            self.dropped[item.result.stream] += 1
+            self.dropped[item.stream] += item.result is not None
         self._items.clear()
         self._changed.notify_all()
 
     def _settle(self, book: Counter[str]) -> None:
         """What is in the sink's hands goes into a book, once."""
         if self._in_hand is not None:
-            book[self._in_hand.result.stream] += 1
+            book[self._in_hand.stream] += self._in_hand.result is not None
             self._in_hand = None
 
     def _next(self) -> _Item | None:
@@ -236,7 +247,10 @@ class HandOff(Output):
     def _run(self) -> None:
         while (item := self._next()) is not None:
             try:
-                self.sink.write(item.result, item.dropped_before)
+                if item.result is None:
+                    self.sink.release(item.stream)
+                else:
+                    self.sink.write(item.result, item.dropped_before)
             except BaseException as error:
                 with self._lock:
                     self._settle(self.dropped)

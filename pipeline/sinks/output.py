@@ -5,7 +5,7 @@ What happens then is for the line to say (``on_sink_error``): ``end`` it, or ``g
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 
 from pipeline.frame import Result
@@ -30,12 +30,15 @@ class Output:
         self.waited_for = False
         """Whether results of a file wait for it right now."""
         self._lost = lost
+        self._released: deque[str] = deque()
 
     def start(self) -> None:
         """The line starts."""
 
     def put(self, result: Result, dropped_before: int, live: bool) -> None:
         """Give it a result, of a stream that is ``live`` or not. Raises what ``lost`` does."""
+        if self._released:
+            self._release()
         if self.errors:
             self.dropped[result.stream] += 1
             return
@@ -53,6 +56,8 @@ class Output:
 
     def idle(self) -> None:
         """No result has come for a while. Raises what ``lost`` does."""
+        if self._released:
+            self._release()
         if self.errors:
             return
         try:
@@ -60,6 +65,21 @@ class Output:
         except Exception as error:
             self.errors.append(error)
             self._lost(error)
+
+    def release(self, stream: str) -> None:
+        """A stream was removed, its results were put: the sink is told, in its turn. From any thread."""
+        self._released.append(stream)
+
+    def _release(self) -> None:
+        while self._released:
+            stream = self._released.popleft()
+            if self.errors:
+                continue
+            try:
+                self.sink.release(stream)
+            except Exception as error:
+                self.errors.append(error)
+                self._lost(error)
 
     def hurry(self) -> None:
         """The line was asked to end: nobody waits much longer for this sink."""

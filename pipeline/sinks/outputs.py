@@ -64,6 +64,11 @@ class Outputs(Sequence[Output]):
         for output in self._outputs:
             output.start()
 
+    def release(self, stream: str) -> None:
+        """A stream was removed from the line, its frames emitted: what is held for it alone is finished."""
+        for output in self._outputs:
+            output.release(stream)
+
     def hurry(self) -> None:
         """The line was asked to end: from now on a stuck output is given up after a while."""
         for output in self._outputs:

@@ -28,7 +28,7 @@ def safe_name(stream: str) -> str:
 
 
 class VideoFiles(Sink):
-    """One VideoFile a stream, made when its first frame comes.
+    """One VideoFile a stream, made when its first frame comes, finished when the stream is removed.
 
     ``{stream}`` in the name is replaced by the stream's name, in which every character that
     does not suit a file's name becomes ``_``. ``streams`` are the names of all streams where
@@ -81,6 +81,13 @@ class VideoFiles(Sink):
         if file is None:
             file = self._files[result.stream] = self._new(result.stream)
         file.write(result, dropped_before)
+
+    def release(self, stream: str) -> None:
+        """Finish the file of a stream that was removed; one that is added once more gets another. Raises
+        SinkWriteError. Where one file was asked for, it stays open: there is no other name."""
+        file = self._files.pop(stream, None) if self._only is None else None
+        if file is not None:
+            file.close()
 
     def close(self) -> None:
         """Finish every file, also when one cannot be finished. Raises SinkWriteError."""
