@@ -44,7 +44,7 @@ def run(
     ] = None,
     watch_config: Annotated[
         bool,
-        typer.Option("--watch-config", help="Go by each edit of that file, once it has been still for a second."),
+        typer.Option("--watch-config", help="Go by each edit of that file once it is still for a second."),
     ] = False,
     model: Annotated[
         Optional[str],
