@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
 from pipeline.errors import SinkOpenError
@@ -20,15 +21,16 @@ def same_file(one: Path, other: Path) -> bool:
 def check_place(target: Path) -> None:
     """Raise SinkOpenError now where :func:`place` would, as far as can be told before."""
     final = Path(os.path.realpath(target))
-    folder = final.parent
-    why = (
-        "it is a folder" if final.is_dir()
-        else f"there is no folder {folder}" if not folder.is_dir()
-        else f"the folder {folder} cannot be written to" if not os.access(folder, os.W_OK)
-        else ""
-    )  # fmt: skip
-    if why:
-        raise SinkOpenError(f"cannot write {target}: {why}; choose another name")
+    why = "it is a folder" if final.is_dir() else ""
+    why = why or ("" if final.parent.is_dir() else f"there is no folder {final.parent}")
+    if not why:
+        try:
+            # Permission bits don't tell (root, ACLs, network and read-only file systems): make one.
+            with tempfile.TemporaryFile(dir=final.parent):
+                return
+        except OSError as error:
+            why = f"the folder {final.parent} cannot be written to ({error.strerror})"
+    raise SinkOpenError(f"cannot write {target}: {why}; choose another name")
 
 
 def place(data: bytes, target: Path) -> None:
