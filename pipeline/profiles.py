@@ -1,8 +1,8 @@
 """What ``framerail tune`` found fastest for a model on this machine; ``run`` goes by it and says so.
 
-A profile holds for one model (its file, and its card, by which it is fed and read), one machine and one set
-of versions: its file's name is a hash of these, so what was found elsewhere, or before an upgrade or an edit
-of the card, is not found again.
+A profile holds for one model (its file, and its card, by which it is fed and read), the input size that was
+asked for, one machine and one set of versions: its file's name is a hash of these, so what was found
+elsewhere, or before an upgrade or an edit of the card, is not found again.
 """
 
 from __future__ import annotations
@@ -95,6 +95,10 @@ def folder() -> Path:
     return found
 
 
+InputSize = tuple[int, int] | None
+"""Height and width that the user asked for; None: as the model has it, or as a profile says."""
+
+
 def told_apart_by(model: Located) -> list[Any]:
     """What makes a model another one: its file, and its card with the labels. Raises ModelError for those."""
     card = model.card
@@ -102,21 +106,22 @@ def told_apart_by(model: Located) -> list[Any]:
     return [model.sha256, read]
 
 
-def path_for(model: Located, machine: dict[str, Any] | None = None) -> Path:
-    """The file of a model's profile on ``machine`` (None: this one).
+def path_for(model: Located, size: InputSize = None, machine: dict[str, Any] | None = None) -> Path:
+    """The file of a model's profile, where input of ``size`` is asked for, on ``machine`` (None: this one).
 
     Raises ModelError where the labels that its card names cannot be read.
     """
-    key = json.dumps([told_apart_by(model), machine or here()], sort_keys=True)
+    # What was measured at one size, and a copy that was made for it, says nothing of another.
+    key = json.dumps([told_apart_by(model), size, machine or here()], sort_keys=True)
     return folder() / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.json"
 
 
-def load(model: Located) -> Profile | None:
+def load(model: Located, size: InputSize = None) -> Profile | None:
     """The profile of a model on this machine; None where it was not tuned here, with these versions."""
     place = cache_folder("profiles", FOLDER_VARIABLE)
     if place is None or not place.is_dir():  # nothing was ever tuned here
         return None
-    path = path_for(model)
+    path = path_for(model, size)
     try:
         said = json.loads(path.read_text(encoding="utf-8"))
         settings = said["settings"]
@@ -184,9 +189,9 @@ def alone(path: Path) -> Iterator[None]:
             lock.unlink(missing_ok=True)
 
 
-def save(model: Located, report: dict[str, Any]) -> Path:
+def save(model: Located, report: dict[str, Any], size: InputSize = None) -> Path:
     """Write a profile, whole or not at all. Raises SinkWriteError."""
-    path = path_for(model)
+    path = path_for(model, size)
     part = path.with_suffix(".part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -208,7 +213,7 @@ def applied(config: Config) -> tuple[Config, Profile | None]:
     if not config.profile:
         return config, None
     located = locate(config.model)
-    profile = load(located)
+    profile = load(located, config.input_size)
     if profile is None:
         return config, None
     given = config.model_fields_set

@@ -27,6 +27,7 @@ from pipeline.commands.bench import Options as Bench
 from pipeline.commands.bench import bench
 from pipeline.commands.bench_precision import prepared
 from pipeline.config import make_config
+from pipeline.copies import quantize
 from pipeline.copies.kept import made
 from pipeline.copies.loss import Options
 from pipeline.errors import ConfigError
@@ -111,6 +112,31 @@ def test_a_copy_of_a_model_that_became_another_one_is_not_kept(tiny, footage, ke
     assert sha256_of(tiny) != opened.sha256
     quiet = Console(file=io.StringIO())
     copy = made(Options(model=str(tiny), calibrate=[str(footage)]), opened, quiet, lambda _: None)
+    assert copy.path is None and "became another one meanwhile" in copy.why
+    assert not [path for path in kept.rglob("*") if path.is_file()]
+
+
+def test_a_copy_of_a_model_whose_card_became_another_one_is_not_kept(tiny, footage, kept, monkeypatch):
+    """Opened with the old card; the copy is made, or measured, with the new one."""
+    card = tiny.with_suffix(".toml")
+    text = 'name = "t"\nfile = "tiny.onnx"\nfamily = "yolov8"\nlabels = ["R", "G", "B"]\n'
+    quiet = Console(file=io.StringIO())
+
+    def tried():
+        return made(Options(model=str(tiny), calibrate=[str(footage)]), opened, quiet, lambda _: None)
+
+    opened = open_model(str(tiny), "cpu")
+    card.write_text(text)
+    copy = tried()
+    assert copy.path is None and "became another one meanwhile" in copy.why
+    opened, speed = open_model(str(tiny), "cpu"), quantize.speed
+
+    def edited(*arguments):
+        card.write_text(text + "conf_threshold = 0.4\n")
+        return speed(*arguments)
+
+    monkeypatch.setattr(quantize, "speed", edited)  # the last thing that is done before it is kept
+    copy = tried()
     assert copy.path is None and "became another one meanwhile" in copy.why
     assert not [path for path in kept.rglob("*") if path.is_file()]
 

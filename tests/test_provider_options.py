@@ -5,14 +5,19 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import onnx
 import onnxruntime as ort
 import pytest
 
+from benchmarks.cheap_model import write_cheap_model
 from pipeline.app import Pipeline
 from pipeline.bench.machine import machine
 from pipeline.config import load_config, make_config
-from pipeline.errors import ConfigError, ProviderError
+from pipeline.errors import ConfigError, ModelError, ProviderError
 from pipeline.runtime import engines, providers
+from pipeline.runtime.card import sha256_of
+from pipeline.runtime.catalog import locate
+from pipeline.runtime.hashing import model_sha256
 from pipeline.runtime.provider_table import PROVIDERS, Placement
 from pipeline.runtime.session import Session
 from pipeline.summary import summarize
@@ -198,6 +203,26 @@ def test_engines_of_one_kind_share_a_folder_and_others_do_not(
     assert all(each.parent == tmp_path / "engines" for each in others)
     one.write_bytes(b"one, exported anew")
     assert folder() not in (base, newer, *others)
+
+
+def test_an_engine_of_other_weights_in_a_file_beside_the_model_is_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FRAMERAIL_ENGINES", str(tmp_path / "engines"))
+    path = write_cheap_model(tmp_path / "m.onnx")
+    assert model_sha256(path) == sha256_of(path)
+    onnx.save(onnx.load(path), path, save_as_external_data=True, location="w.bin", size_threshold=0)
+    folders, hashes = set(), set()
+    weights = (tmp_path / "w.bin").read_bytes()
+    for content in (weights, weights[:-1] + b"x"):
+        (tmp_path / "w.bin").write_bytes(content)
+        folders.add(engines.engine_folder(path, "64x64", 0))
+        hashes |= {model_sha256(path), locate(str(path)).sha256}
+    assert len(folders) == len(hashes) == 2
+    assert sha256_of(path) not in hashes
+    (tmp_path / "w.bin").unlink()
+    with pytest.raises(ModelError, match=r"weights in the file .w.bin., which is not there: copy it, too"):
+        locate(str(path))
 
 
 def test_the_engines_folder_cannot_be_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -337,6 +337,40 @@ def test_a_card_that_says_something_else_has_another_profile(cheap_model, tmp_pa
     assert len(set(paths)) == 4
 
 
+def test_a_profile_holds_for_the_input_size_that_was_asked_for(cheap_model, found):
+    """A copy is calibrated, measured and labelled at one."""
+    assert profiles.applied(config_of(cheap_model))[1] is not None
+    assert profiles.applied(config_of(cheap_model, input_size="32x32"))[1] is None
+    report = {"settings": {"infer_workers": 2}, "speedup": 1, "ap_loss": 0, "truth": "t", "date": "d"}
+    profiles.save(locate(cheap_model), {**report, "provider": "cpu"}, (32, 32))
+    config, profile = profiles.applied(config_of(cheap_model, input_size="32x32"))
+    assert profile is not None and config.infer_workers == 2
+    assert profiles.applied(config_of(cheap_model))[0].infer_workers == 3
+
+
+@pytest.mark.parametrize("text", ["conf_threshold = 0.5", "no card at all"])
+def test_a_card_that_changes_ends_the_tuning_at_the_next_trial(
+    cheap_model, tmp_path, monkeypatch, quiet, text
+):
+    monkeypatch.setenv("FRAMERAIL_PROFILES", str(tmp_path / "profiles"))
+    model, card, trials = tmp_path / "m.onnx", tmp_path / "m.toml", []
+    shutil.copy(cheap_model, model)
+
+    def edited(work, config, settings):
+        trials.append(config)
+        if len(trials) == 2:
+            card.write_text(f'name = "m"\nfile = "m.onnx"\nfamily = "yolov8"\n{text}\n')
+            if text.startswith("no"):
+                raise ModelError("a card that cannot be read")
+        return {"fps": 50.0, "model": {"sha256": locate(str(model)).sha256}, "notes": []}
+
+    monkeypatch.setattr(tune_command, "apart", edited)  # instead of trials of some seconds each
+    with pytest.raises(ModelError, match="or its card, became another one while it was tuned"):
+        tune(Options(source="synthetic:64x48", run={"model": str(model)}), quiet, quiet, as_json=True)
+    assert len(trials) == 2
+    assert not list((tmp_path / "profiles").iterdir())
+
+
 @pytest.mark.assets
 def test_a_model_that_a_bad_quantisation_has_damaged_is_not_tuned(assets, tmp_path, monkeypatch, quiet):
     monkeypatch.setenv("FRAMERAIL_PROFILES", str(tmp_path))

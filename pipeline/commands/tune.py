@@ -106,7 +106,7 @@ def tune(options: Options, out: Console, err: Console, *, as_json: bool) -> None
         "seconds": options.seconds,
         "loss": options.asked().limit,
     }
-    with profiles.alone(_journal(located)):
+    with profiles.alone(_journal(located, base)):
         _tuned(options, base, model, located, key, out, err, as_json=as_json)
 
 
@@ -121,7 +121,7 @@ def _tuned(
     *,
     as_json: bool,
 ) -> None:
-    path, begun_with = _journal(located), profiles.told_apart_by(located)
+    path, begun_with = _journal(located, base), profiles.told_apart_by(located)
     if options.fresh:
         path.unlink(missing_ok=True)
     journal = Journal(path, key)
@@ -133,8 +133,20 @@ def _tuned(
 
     disturbed: list[str] = []
 
+    def check() -> None:
+        """Raise ModelChangedError where the model is no longer what it was."""
+        try:
+            now = profiles.told_apart_by(locate(base.model))
+        except ModelError:
+            now = []  # a card that is being written, a file that is away
+        if now != begun_with:
+            raise _changed(model)
+
     def run(setting: Setting) -> float:
-        found = apart(trial, options.config(setting), settings)
+        try:
+            found = apart(trial, options.config(setting), settings)
+        finally:  # what failed may have failed for that
+            check()
         if "model" not in setting and found["model"]["sha256"] != model.sha256:
             raise _changed(model)
         disturbed.extend(note for note in found["notes"] if note.startswith("disturbed"))
@@ -152,6 +164,7 @@ def _tuned(
 
     try:
         best = climb.best({}, _steps(options, model, copied, tell))
+        check()
     except KeyboardInterrupt:
         again = "the same command without --fresh" if options.fresh else "the same command"
         tell(f"interrupted: what was tried is kept, and {again} goes on from there")
@@ -159,14 +172,11 @@ def _tuned(
     except ModelChangedError:
         journal.remove()
         raise
-    if profiles.told_apart_by(locate(base.model)) != begun_with:
-        journal.remove()
-        raise _changed(model)
     report = _report(options, model, climb, best, copies)
     if disturbed:
         count = f"{len(disturbed)} trials were" if len(disturbed) > 1 else "1 trial was"
         tell(f"note: {count} {disturbed[-1]}; another setting may win on a quiet machine")
-    report["profile"] = str(profiles.save(located, report))
+    report["profile"] = str(profiles.save(located, report, base.input_size))
     journal.remove()
     if as_json:
         print(json.dumps(report, indent=2, ensure_ascii=False))
@@ -174,8 +184,8 @@ def _tuned(
         _print(report, out)
 
 
-def _journal(model: Located) -> Path:
-    return profiles.path_for(model).with_suffix(".trials.json")
+def _journal(model: Located, base: Config) -> Path:
+    return profiles.path_for(model, base.input_size).with_suffix(".trials.json")
 
 
 def _changed(model: Model) -> ModelChangedError:

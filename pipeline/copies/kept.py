@@ -19,7 +19,7 @@ from rich.console import Console
 
 from pipeline import profiles
 from pipeline.copies.loss import Options
-from pipeline.errors import ModelError, PipelineError
+from pipeline.errors import PipelineError
 from pipeline.placing import place
 from pipeline.runtime.card import sha256_of
 from pipeline.runtime.embed import embedded
@@ -69,10 +69,7 @@ def made(
             return found
         tell(f"making a copy in {asked.precision}")
         path.parent.mkdir(parents=True, exist_ok=True)
-        report, why = copied(replace(asked, output=str(path)), err)
-        if report["source"]["sha256"] != model.sha256:
-            path.unlink(missing_ok=True)
-            raise ModelError(f"the file of model {model.name!r} became another one meanwhile")
+        report, why = copied(replace(asked, output=str(path)), err, like=model)
         sha256 = sha256_of(path) if report["accepted"] else None
         said = {
             "kind": "framerail copy",

@@ -11,7 +11,7 @@ from typing import Any
 
 from rich.console import Console
 
-from pipeline import __version__
+from pipeline import __version__, profiles
 from pipeline.copies.loss import Loss, Options, loss_of
 from pipeline.copies.report import show, speed
 from pipeline.copies.trial import Eyes, Ranking, Sight, Telling, rank
@@ -20,6 +20,7 @@ from pipeline.evaluation import check_evaluator
 from pipeline.placing import check_place, place, same_file
 from pipeline.progress import progress
 from pipeline.quantization import check_tools
+from pipeline.runtime.catalog import locate
 from pipeline.runtime.embed import QUANTISED_KEY, embedded
 from pipeline.runtime.model import Model, open_model
 from pipeline.runtime.session import usable_cores
@@ -56,17 +57,21 @@ def quantize(options: Options, out: Console, err: Console, *, as_json: bool) -> 
         raise NotAcceptedError(f"{why}; no file is written: {_remedy(options)}")
 
 
-def copied(options: Options, err: Console) -> tuple[dict[str, Any], str]:
+def copied(options: Options, err: Console, like: Model | None = None) -> tuple[dict[str, Any], str]:
     """Make a copy, measure what it has lost, and write it if that is little enough (``accepted``).
 
     Returns the report, and in words why it is not accepted. Progress goes to ``err``. Raises ConfigError,
     ModelError, ProviderError, SourceError, SinkOpenError; DependencyError without onnx or the evaluator.
+    ModelError, too, where the model's file or card is no longer that of ``like``, or changes meanwhile.
     """
     check_tools()
     check_evaluator()
     options.check()
     size = options.config(options.model).input_size
+    begun_with = profiles.told_apart_by(locate(options.model))
     model = open_model(options.model, "cpu", 0, usable_cores(), input_size=size)
+    if like is not None and (model.sha256, embedded(model)) != (like.sha256, embedded(like)):
+        raise _changed(model)
     if model.family.task == "classify":
         raise ModelError(
             f"model {model.name!r} classifies whole pictures; what is measured here is AP of boxes"
@@ -85,9 +90,15 @@ def copied(options: Options, err: Console) -> tuple[dict[str, Any], str]:
             "accepted": loss.accepts(report["measured"]),
         }
         report["ms_one_thread"] = speed(work.model, copy)
+        if profiles.told_apart_by(locate(options.model)) != begun_with:
+            raise _changed(model)
         if report["accepted"]:
             place(copy.read_bytes(), target)
     return report, "" if report["accepted"] else loss.said(report["measured"])
+
+
+def _changed(model: Model) -> ModelError:
+    return ModelError(f"model {model.name!r}, its file or its card, became another one meanwhile")
 
 
 def _int8(work: _Work) -> tuple[Path, dict[str, Any]]:

@@ -19,6 +19,7 @@ from pipeline.decoders import DECODERS
 from pipeline.decoders.family import Task
 from pipeline.errors import ModelError
 from pipeline.runtime.card import ModelCard, read_card, sha256_of
+from pipeline.runtime.hashing import model_sha256
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +68,7 @@ class Located:
     card: ModelCard | None
     card_path: Path | None
     sha256: str
+    """See :func:`pipeline.runtime.hashing.model_sha256`."""
 
 
 def cards(folder: str | None = None) -> dict[str, Path]:
@@ -150,7 +152,7 @@ def _locate(model: str) -> Located:
             log.warning(
                 "model card %s is not used for %s: it is for the file %s", beside, path.name, card.file
             )
-        return Located(path.stem, path, None, None, sha256_of(path))
+        return Located(path.stem, path, None, None, model_sha256(path))
     if path.is_dir():
         raise ModelError(f"model {model!r} is a folder; give the .onnx file in it")
     if path.suffix or "/" in model or "\\" in model:
@@ -178,7 +180,7 @@ def _with_card(card: ModelCard, card_path: Path) -> Located:
             f"model {card.name!r}: {path} is not the file that its card names: sha256 is {found[:12]}…, "
             f"{size:,} bytes; expected {', '.join(filter(None, stated))}{remedy}"
         )
-    return Located(card.name, path, card, card_path, found)
+    return Located(card.name, path, card, card_path, model_sha256(path, found))
 
 
 def handle(card_path: Path) -> str:

@@ -3,7 +3,8 @@
 The file's own structure is walked (Protocol Buffers' wire format, mapped and not read into memory), since
 what is to be refused is what hurts when it is loaded:
 
-- weights in files outside the model's own folder, which would put whatever is there into a computation;
+- weights in files outside the model's own folder, which would put whatever is there into a computation, and
+  those in files that are not there;
 - tensors that claim more than the file holds, for which memory would be taken;
 - graphs within graphs: ONNX Runtime 1.28 takes twice as long for each further one (16 deep: seconds,
   26 deep: more than a minute).
@@ -54,6 +55,8 @@ _DATA_TYPE, _EXTERNAL_DATA = 2, 13  # of TensorProto
 _BYTES = {1: 4, 5: 2, 4: 2, 6: 4, 7: 8, 8: 16, 10: 2, 11: 8, 12: 4, 13: 8, 14: 8, 15: 16, 16: 2}
 """Of an element, by its type; a string takes two in the file and 32 in memory, even an empty one. Others
 take one, or less."""
+_LOCATION = b"location"
+"""The key of the entry of TensorProto.external_data that names a file."""
 _VARINT, _FIXED64, _BYTES_FOLLOW, _FIXED32 = 0, 1, 2, 5
 
 
@@ -72,9 +75,28 @@ def check_demands(path: Path) -> None:
             return
 
 
+def weights_beside(path: Path) -> list[Path]:
+    """The files beside the model's own that it names for its weights, sorted.
+
+    Raises ModelError as :func:`check_demands`, OSError.
+    """
+    if path.stat().st_size == 0:
+        return []
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        if data.find(_LOCATION) < 0:  # as in almost all: nothing has to be walked
+            return []
+        walk = _Walk(path, data)
+        try:
+            walk.message("ModelProto", 0, len(data), 0)
+        except _MalformedError:
+            return []
+        return sorted(walk.beside)
+
+
 class _Walk:
     def __init__(self, path: Path, data: mmap.mmap) -> None:
         self._path, self._data = path, data
+        self.beside: set[Path] = set()
         self._fields = 0
 
     def message(self, kind: str, at: int, end: int, depth: int) -> None:
@@ -120,7 +142,7 @@ class _Walk:
         entry = {
             number: self._data[start:stop] for number, wire, start, stop in self._of(at, end) if wire == 2
         }
-        if entry.get(1) != b"location":
+        if entry.get(1) != _LOCATION:
             return 0
         location = os.fsdecode(entry.get(2, b""))
         folder = self._path.absolute().parent
@@ -133,7 +155,12 @@ class _Walk:
             raise self._refusal(
                 f"it keeps weights in {location!r}, which links to a file outside of its own folder"
             )
-        return found.stat().st_size if found.is_file() else 0
+        if not found.is_file():
+            raise ModelError(
+                f"model {self._path} keeps weights in the file {location!r}, which is not there: copy it, too"
+            )
+        self.beside.add(found)
+        return found.stat().st_size
 
     def _integers(self, wire: int, start: int, stop: int) -> list[int]:
         """The values of a repeated int64, packed or by itself."""

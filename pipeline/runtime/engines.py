@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
-import io
 import os
 import re
 from importlib import metadata
@@ -19,6 +18,7 @@ import onnxruntime as ort
 
 from pipeline.caches import cache_folder
 from pipeline.errors import ProviderError
+from pipeline.runtime.hashing import model_sha256
 
 FOLDER_VARIABLE = "FRAMERAIL_ENGINES"
 _TENSORRT = ("tensorrt-cu13", "tensorrt-cu12", "tensorrt")
@@ -38,8 +38,7 @@ def engine_folder(
     ``gpu`` and ``tensorrt`` are its name and TensorRT's version, None: as this machine says. Raises
     ProviderError where the folder cannot be made.
     """
-    with io.BytesIO(model) if isinstance(model, bytes) else model.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    digest = hashlib.sha256(model).hexdigest() if isinstance(model, bytes) else model_sha256(model)
     parts = (
         digest[:16],
         shape or "as-declared",
