@@ -10,8 +10,8 @@ import hmac
 import os
 import re
 from ipaddress import ip_address
-from pathlib import Path
 
+from pipeline import smallfile
 from pipeline.config import Config, host_and_port
 from pipeline.errors import ConfigError
 from pipeline.redact import conceal
@@ -70,9 +70,7 @@ def admits(token: str | None, authorization: str) -> bool:
 
 def _read(path: str, where: str) -> str:
     try:
-        with Path(path).expanduser().open("rb") as file:
-            data = file.read(_MOST_BYTES + 1)
-        return data.decode("ascii")
+        return smallfile.read(path, _MOST_BYTES).decode("ascii")
     except OSError as error:
         raise ConfigError(
             f"{where}: cannot be read: {error.strerror}; it holds the token in one line"

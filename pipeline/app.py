@@ -42,7 +42,7 @@ from pipeline.metrics import MetricsServer
 from pipeline.monitor import Monitor
 from pipeline.profiles import Profile, applied
 from pipeline.runtime.model import Model, open_model
-from pipeline.sinks import Outputs, Sink, check_outputs, files_of, open_sinks
+from pipeline.sinks import Outputs, Sink, check_outputs, open_sinks
 from pipeline.sources import SourceSpec, local_files, parse_source
 from pipeline.stages.emit import Emit
 from pipeline.streams import STOP_GRACE_SECONDS
@@ -330,8 +330,7 @@ class Pipeline:
         """Files that must not be written over: local sources, the model."""
         local = [path for spec in sources.values() for path in local_files(spec)]
         assert self.model is not None
-        written = [path for _, path in files_of(self.config, list(sources))]
-        return [*local, *self.model.session.files_among(written), *self._also_read]
+        return [*local, *self.model.session.files, *self._also_read]
 
     def left_in_line(self) -> int:
         """Items that lie in channels now, counted there and not in the books."""

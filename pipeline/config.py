@@ -25,6 +25,7 @@ from pydantic import (
     model_validator,
 )
 
+from pipeline import smallfile
 from pipeline.errors import ConfigError
 from pipeline.redact import protect, redact
 from pipeline.references import resolved
@@ -370,9 +371,7 @@ def load_config(path: str | Path, overrides: dict[str, Any] | None = None) -> Co
     """
     path = Path(path)
     try:
-        with path.open("rb") as file:
-            # One more than is taken, and no more: a device or a pipe may have no end.
-            raw = file.read(MOST_BYTES + 1)
+        raw = smallfile.read(path, MOST_BYTES)
     except OSError as error:
         raise ConfigError(f"cannot read config {path}: {error.strerror}") from error
     try:

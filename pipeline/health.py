@@ -181,7 +181,8 @@ class StreamHealth:
         self._black.tell(brightest <= BLACK, brightest > NO_LONGER_BLACK, now, self._black_seconds)
         rows, columns = luma.shape
         parts = luma.reshape(rows // 4, 4, columns // 4, 4).mean(axis=(1, 3))
-        flat, dark = float(parts.std()), brightest <= NO_LONGER_BLACK
+        # Below the upper level it is black where it was: one that never was may still be covered.
+        flat, dark = float(parts.std()), self._black.holds and brightest <= NO_LONGER_BLACK
         self._covered.tell(
             flat < COVERED and not dark, flat > NO_LONGER_COVERED or dark, now, self._black_seconds
         )

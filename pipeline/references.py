@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import os
 import re
-from pathlib import Path
 
+from pipeline import smallfile
 from pipeline.errors import ConfigError
 from pipeline.redact import conceal, protect
 
@@ -72,7 +72,7 @@ def _value(match: re.Match[str], where: str) -> str:
             "or ${file:/path}, or $${ for the text itself"
         )
     # A whole address has a host and a path that need not be masked; its secrets are found by their form.
-    if "://" not in value:
+    if not (match.start() == 0 and "://" in value):
         conceal(value)
     return value
 
@@ -91,8 +91,7 @@ def _secret_in(path: str, where: str) -> str:
 
 def _text(path: str, where: str) -> str:
     try:
-        with Path(path).expanduser().open("rb") as file:
-            data = file.read(MOST_BYTES + 1)
+        data = smallfile.read(path, MOST_BYTES)
     except OSError as error:
         raise ConfigError(f"{where}: cannot be read: {error.strerror}") from None
     if len(data) > MOST_BYTES:

@@ -35,15 +35,16 @@ def named(config: Config) -> dict[str, StreamConfig]:
 
 class HalfDoneError(PipelineError):
     """Of an edit that can be meant some steps failed. ``done`` are the others, in words; ``now`` is the
-    config that the line goes by."""
+    config that the line goes by, but for the streams in ``again``, whose change failed."""
 
-    def __init__(self, done: list[str], failed: list[str], now: Config) -> None:
+    def __init__(self, done: list[str], failed: list[str], now: Config, again: frozenset[str]) -> None:
         super().__init__("; ".join(failed))
-        self.done, self.now = done, now
+        self.done, self.now, self.again = done, now, again
 
 
-def apply(line: Pipeline, old: Config, new: Config) -> list[str]:
-    """Change the running ``line``, which goes by ``old``, to ``new``; what was done, in words.
+def apply(line: Pipeline, old: Config, new: Config, again: frozenset[str] = frozenset()) -> list[str]:
+    """Change the running ``line``, which goes by ``old``, to ``new``; what was done, in words. Streams in
+    ``again`` are changed in any case: how they are is not known.
 
     Raises PipelineError (ConfigError, ModelError, …) with the reasons why that cannot be, the line unchanged;
     HalfDoneError where it turned out only while streams were changed.
@@ -54,7 +55,8 @@ def apply(line: Pipeline, old: Config, new: Config) -> list[str]:
         raise ConfigError(f"{', '.join(fixed)}: cannot be changed in a running line; start it anew for that")
     was, will = named(old), named(new)
     added, removed = will.keys() - was.keys(), was.keys() - will.keys()
-    changed = {name for name in will.keys() & was.keys() if _said(was[name]) != _said(will[name])}
+    both = will.keys() & was.keys()
+    changed = {name for name in both if name in again or _said(was[name]) != _said(will[name])}
     there = line.sources.keys()  # Python may have changed it meanwhile
     if gone := sorted((changed | removed) - there):
         raise ConfigError(f"{', '.join(gone)}: no longer a stream of the line, removed by other means")
@@ -79,6 +81,9 @@ def apply(line: Pipeline, old: Config, new: Config) -> list[str]:
     for name in sorted(changed):
         if step(name, "changed", partial(line.change_stream, name, **_said(will[name]))):
             now[name] = will[name]
+            again -= {name}
+        else:
+            again |= {name}
     for name in sorted(added):
         if step(name, "added", partial(line.add_stream, **{**_said(will[name]), "name": name})):
             now[name] = will[name]
@@ -88,7 +93,7 @@ def apply(line: Pipeline, old: Config, new: Config) -> list[str]:
             del now[name]
     if failed:
         streams = [stream.model_copy(update={"name": name}) for name, stream in now.items()]
-        raise HalfDoneError(done, failed, new.model_copy(update={"streams": streams}))
+        raise HalfDoneError(done, failed, new.model_copy(update={"streams": streams}), again & now.keys())
     return done
 
 
@@ -116,7 +121,7 @@ class Reloader:
         self.refused: str | None = None
         """Why the latest edit was refused; None where it was not."""
         self._line, self._read, self._path, self._poll = line, read, path, poll if watch else None
-        self._current = line.config_as_given
+        self._current, self._again = line.config_as_given, frozenset[str]()
         self._asked, self._over = threading.Event(), False
         self._seen = self._look()
         self._thread = threading.Thread(target=self._run, name="config", daemon=True)
@@ -164,9 +169,9 @@ class Reloader:
             if not stat.S_ISREG(os.stat(self._path).st_mode):
                 raise ConfigError("it is no file, which could be read again")
             new = self._read()
-            done = apply(self._line, self._current, new)
+            done = apply(self._line, self._current, new, self._again)
         except HalfDoneError as error:
-            self._current, self.refused = error.now, str(error)
+            self._current, self._again, self.refused = error.now, error.again, str(error)
             done_so_far = f" ({'; '.join(error.done)})" if error.done else ""
             log.error(
                 "config %s: not all of the edit could be done%s; the next edit, or SIGHUP, tries the rest "
@@ -181,5 +186,5 @@ class Reloader:
             self.refused = f"{type(error).__name__}: {error}"
             log.exception("config %s: the edit could not be taken", self._path)
             return
-        self._current, self.refused = new, None
+        self._current, self._again, self.refused = new, frozenset(), None
         log.info("config %s: %s", self._path, "; ".join(done) or "nothing has changed")

@@ -36,7 +36,7 @@ class _Stream:
     held: bool = False
     """Whether the line does not end for it, though nothing comes of it."""
     stranded: bool = False
-    """Paused by a change that its frames did not leave for: the next change starts it."""
+    """Paused by a change that could not start it again: the next change does."""
 
     @property
     def paused(self) -> bool:
@@ -130,7 +130,7 @@ class Streams:
         """Let a stream go by another config: at once where that needs no new connection.
 
         Frames and their PTS count on. Raises ConfigError for one that is not there, PipelineError where its
-        frames do not leave; it is paused then, until it is changed or resumed.
+        frames do not leave, or no thread is to be had; it is paused then, until it is changed or resumed.
         """
         with self._lock:
             known = self._known(name)
@@ -145,11 +145,7 @@ class Streams:
             self._hold("change", name, known)
             known.stranded = True
             self._halt(name, known, "paused")
-            try:
-                self._start(name, known)
-                known.stranded = False
-            finally:
-                self._let_go(known)
+            self._begin_again(name, known)
 
     def stop(self) -> None:
         """Ask every stream to end, also those that are paused. Does not wait."""
@@ -192,11 +188,19 @@ class Streams:
             channel = self._first(name)
         except ValueError:
             raise PipelineError(f"cannot start stream {name!r}: the line has ended") from None
+        before = account.ending
         account.begun()
-        each.channel = channel
         # An event of its own for each run: one that answers late must not hear of the next.
         run = partial(each.capture, partial(self._depths.opened, channel), each.capture.begin())
-        each.thread = self._flow.feed("capture", f"capture:{name}", run, channel)
+        try:
+            each.thread = self._flow.feed("capture", f"capture:{name}", run, channel)
+        except RuntimeError as error:
+            channel.close()  # nobody feeds it, and the line would wait for it
+            account.ended(before or "removed")
+            raise PipelineError(
+                f"cannot start stream {name!r}: {error}; raise the limits of this user or container"
+            ) from None
+        each.channel = channel
 
     def _halt(self, name: str, each: _Stream, ending: str) -> None:
         account, thread, channel = self._accounts.streams[name], each.thread, each.channel

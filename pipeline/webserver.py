@@ -3,6 +3,8 @@
 Each connection has a thread, so that a slow client holds up nobody. There are MOST at a time: one more takes
 the place of the oldest, and none lasts longer than LONGEST_SECONDS, however slowly it sends or reads. A
 health check takes milliseconds, so it is answered also while somebody opens connections and says nothing.
+Threads of connections that have given way may still be composing an answer: with those there are TWICE as
+many at most, and further clients wait to be let in.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 log = logging.getLogger(__name__)
 
 MOST = 32
+TWICE = 2 * MOST
 LONGEST_SECONDS = 15.0
 
 
@@ -30,6 +33,8 @@ class Server(ThreadingMixIn, WSGIServer):
 
     def __init__(self, *arguments: Any) -> None:
         self._lock = threading.Lock()
+        self._fewer = threading.Condition(self._lock)
+        self._serving = 0
         self._open: dict[socket.socket, float] = {}  # the oldest first
         self._closed = threading.Event()
         super().__init__(*arguments)
@@ -51,6 +56,8 @@ class Server(ThreadingMixIn, WSGIServer):
     def process_request(self, request: Any, client_address: Any) -> None:
         """Answer in a thread of its own; the oldest connection gives way where there are MOST."""
         with self._lock:
+            self._fewer.wait_for(lambda: self._serving < TWICE)
+            self._serving += 1
             if len(self._open) >= MOST:
                 self._cut(next(iter(self._open)))
             self._open[request] = time.monotonic()
@@ -67,6 +74,8 @@ class Server(ThreadingMixIn, WSGIServer):
         """Called by the connection's thread at its end."""
         with self._lock:
             self._open.pop(request, None)
+            self._serving -= 1
+            self._fewer.notify_all()
         super().shutdown_request(request)
 
     def server_close(self) -> None:

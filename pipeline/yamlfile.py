@@ -28,7 +28,7 @@ class _Loader(_Safe):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
         for key, _ in node.value:
-            if key.value in seen and isinstance(key.value, str):
+            if isinstance(key.value, str) and key.value in seen:
                 raise ConfigError(
                     f"the key {key.value!r} stands twice, again in line {key.start_mark.line + 1}; keep one"
                 )
@@ -58,7 +58,17 @@ def parse(data: bytes) -> Any:
             raise ConfigError(
                 f"its aliases stand for more than {MOST_NODES:,} values; write out what is meant"
             )
-        return loader.construct_document(node)
+        try:
+            return loader.construct_document(node)
+        except (
+            LookupError,
+            TypeError,
+            AttributeError,
+            ArithmeticError,
+        ):  # PyYAML's: with the value
+            raise ConfigError(
+                "a value in it is not what its tag or form says, or a key is a list; write it in quotes"
+            ) from None
     finally:
         loader.dispose()
 

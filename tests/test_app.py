@@ -474,7 +474,7 @@ def test_a_fault_in_any_stage_ends_the_run_and_is_named(
         monkeypatch.setattr(
             streams,
             "Capture",
-            lambda *a: capture.Capture(*a, open_source=failing_source(capture.open_source, at)),
+            lambda *a, **k: capture.Capture(*a, **k, open_source=failing_source(capture.open_source, at)),
         )
     else:
         kind = {

@@ -114,6 +114,17 @@ def merges(levels: int) -> str:
         (laughs(30), "aliases stand for more than"),
         (merges(30), "aliases stand for more than"),
         ("a: &a [*a]", "an alias in line 1 holds itself"),
+        *(
+            (text, "a value in it is not what its tag or form says")
+            for text in (
+                "a: !!int ''",
+                "a: !!float ''",
+                "a: !!bool canary",
+                "a: !!timestamp x",
+                "duration: " + ":".join(["1"] + ["00"] * 400) + ".5",
+            )
+        ),
+        ("? [a, b]\n: 1\n", "is not valid YAML"),
         ("a: " + "[" * 5000, "deeper than 100 levels"),
         ("[" * 60_000, "deeper than 100 levels"),  # the composer of libyaml recurses in C
         ("- " * 60_000, "deeper than 100 levels"),

@@ -166,6 +166,16 @@ def test_black_and_covered() -> None:
     assert covered - 24 == pytest.approx(5, abs=1)
 
 
+@pytest.mark.parametrize(
+    ("level", "state"), [(14, "black"), (18, "covered"), (23, "covered"), (27, "covered")]
+)
+def test_there_is_no_brightness_at_which_a_lens_cap_is_well(level: int, state: str) -> None:
+    watched = Watched(black=5)
+    for _ in range(60):
+        watched.see(np.clip(DRAW.normal(level, 0.7, (90, 120, 1)), 0, 255).astype(np.uint8).repeat(3, 2), 0.2)
+    assert watched.went()[-1] == (state,)
+
+
 def test_a_dark_scene_with_a_light_in_it_is_not_black() -> None:
     watched, shown = Watched(black=2), numbers(4)
     shown[20:45, 30:60] = 140  # a lit window

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import re
+import threading
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline import smallfile
 from pipeline.config import load_config
 from pipeline.errors import ConfigError
 from pipeline.redact import redact
@@ -98,3 +101,36 @@ def test_a_list_of_nothing(tmp_path: Path) -> None:
         sources_in(str(path))
     with pytest.raises(ConfigError, match="No such file"):
         sources_in(str(tmp_path / "none"))
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_a_pipe_that_says_nothing_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(smallfile, "SECONDS", 0.3)
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    for read in (
+        lambda: resolved(f"rtsp://u:${{file:{path}}}@cam/", "x"),  # nobody writes
+        lambda: sources_in(str(path)),
+        lambda: load_config(path),
+    ):
+        with pytest.raises(ConfigError):
+            read()
+    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    writer = os.open(path, os.O_WRONLY)
+    try:
+        with pytest.raises(ConfigError, match="it is a pipe, and nothing comes of it"):
+            sources_in(str(path))
+        thread = threading.Timer(0.1, lambda: (os.write(writer, b"rtsp://a/1\n"), os.close(writer)))
+        thread.start()
+        assert sources_in(str(path)) == ["rtsp://a/1"], "as of a shell's <(command)"
+        thread.join()
+    finally:
+        os.close(reader)
+
+
+def test_what_stands_for_a_part_of_an_address_is_masked_whatever_it_looks_like(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("PART", "canaryAA://canaryBB")
+    address = resolved("http://127.0.0.1:1/${PART}/a.ts", "x")
+    assert "canary" in address and "canary" not in redact(f"cannot open {address}")

@@ -259,6 +259,38 @@ def test_an_edit_that_fails_half_way_is_told_and_made_up_for(
     assert not line.accounts.violations(line.left_in_line())
 
 
+def test_a_change_that_failed_is_made_up_for_also_when_it_is_taken_back(
+    cheap_model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "f.yaml"
+
+    def write(**more: Any) -> None:
+        path.write_text(yaml.safe_dump({"model": cheap_model, "streams": [{**A, **more}, B]}))
+
+    write()
+    with running(cheap_model, A, B) as run:
+        run.until_results("a", 3)
+        with Reloader(run.line, lambda: load_config(path), str(path), watch=False) as reader:
+            start = threading.Thread.start
+
+            def short(thread: threading.Thread) -> None:
+                if thread.name.startswith("capture:"):
+                    raise RuntimeError("can't start new thread")
+                start(thread)
+
+            write(decode_threads=2)
+            with monkeypatch.context() as patch:
+                patch.setattr(threading.Thread, "start", short)
+                reader.ask()
+                run.until(lambda: reader.refused)
+            assert "cannot start stream 'a': can't start new thread" in str(reader.refused)
+            assert run.line.accounts.streams["a"].ending == "paused"
+            write()
+            reader.ask()
+            run.until_results("a", 3)
+            run.until(lambda: reader.refused is None)
+
+
 def test_watching_needs_a_file(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "pipeline", "run", "synthetic:8x8?frames=1", "--watch-config"],

@@ -88,6 +88,46 @@ def test_added_once_more_its_time_goes_on_and_its_waits_begin_anew(cheap_model: 
     assert all(a < b for a, b in pairwise(times))
 
 
+def test_a_stream_that_finds_no_thread_leaves_a_line_that_ends(
+    cheap_model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with running(cheap_model, OTHER) as run:
+        run.until_results("other", 3)
+        start = threading.Thread.start
+
+        def short(thread: threading.Thread) -> None:
+            if thread.name.startswith("capture:"):
+                raise RuntimeError("can't start new thread")
+            start(thread)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", short)
+            with pytest.raises(PipelineError, match="cannot start stream 'new': can't start new thread"):
+                run.line.add_stream(ENDLESS, name="new", live=True)
+            with pytest.raises(PipelineError, match="cannot start stream 'other'"):
+                run.line.change_stream("other", decode_threads=2)
+        assert list(run.line.sources) == ["other"]
+        assert run.line.accounts.streams["new"].removed
+        assert run.line.accounts.streams["other"].ending == "paused"
+        run.line.resume_stream("other")
+        run.until_results("other", 3)
+        assert run.line.add_stream(ENDLESS, name="new", live=True) == "new"
+        run.until_results("new", 3)
+
+
+def test_a_video_of_a_stream_that_comes_again_writes_over_nothing(cheap_model: str, tmp_path: Path) -> None:
+    clip = make_clip(tmp_path / "gate-2.mp4", frames=40)
+    before = clip.read_bytes()
+    with running(cheap_model, {"source": str(clip), "name": "reads", "loop": True},
+                 video=str(tmp_path / "{stream}.mp4")) as run:  # fmt: skip
+        for _ in range(2):
+            run.line.add_stream(ENDLESS, name="gate", live=True)
+            run.until_results("gate", 5)
+            run.line.remove_stream("gate")
+    assert clip.read_bytes() == before
+    assert {path.name for path in tmp_path.iterdir()} == {"gate-2.mp4", "gate.mp4", "gate-3.mp4", "reads.mp4"}
+
+
 def test_the_video_of_a_removed_stream_is_finished(cheap_model: str, tmp_path: Path) -> None:
     """At once, and its file and encoder let go: cameras come and go for months."""
     with running(cheap_model, OTHER, video=str(tmp_path / "v-{stream}.mp4")) as run:

@@ -22,8 +22,8 @@ def answer(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
 
 
 @contextlib.contextmanager
-def serving() -> Iterator[int]:
-    server = make_server("127.0.0.1", 0, answer, webserver.Server, webserver.Handler)
+def serving(application: Any = answer) -> Iterator[int]:
+    server = make_server("127.0.0.1", 0, application, webserver.Server, webserver.Handler)
     thread = threading.Thread(target=server.serve_forever, args=(0.05,))
     thread.start()
     try:
@@ -70,6 +70,31 @@ def test_one_more_takes_the_place_of_the_oldest(port: int) -> None:
             time.sleep(0.01)
         assert threads() <= webserver.MOST
         assert clients[0].recv(1) == b"", "the oldest gave way"
+
+
+def test_those_who_ask_and_do_not_listen_are_bounded_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their threads compose answers, which takes its time, when their connections have given way."""
+    monkeypatch.setattr(webserver, "MOST", 4)
+    monkeypatch.setattr(webserver, "TWICE", 8)
+    together, most = 0, 0
+    lock = threading.Lock()
+
+    def slow(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        nonlocal together, most
+        with lock:
+            together += 1
+            most = max(most, together)
+        time.sleep(0.1)
+        with lock:
+            together -= 1
+        return answer(environ, start_response)
+
+    with contextlib.ExitStack() as stack, serving(slow) as port:
+        for _ in range(40):  # as many as wait to be accepted
+            client = stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=5))
+            client.sendall(b"GET / HTTP/1.0\r\n\r\n")
+        assert ask(port) == b"well"
+    assert 4 < most <= 8
 
 
 def test_none_lasts_for_long_whatever_it_sends(port: int, monkeypatch: pytest.MonkeyPatch) -> None:

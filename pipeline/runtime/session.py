@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import mmap
 import os
 from collections.abc import Sequence
 from functools import partial
@@ -16,8 +15,9 @@ from numpy.typing import NDArray
 
 from pipeline.decoders import TensorInfo
 from pipeline.decoders.contract import extra_feeds, image_input
-from pipeline.errors import ConfigError, ProviderError
+from pipeline.errors import ConfigError, ModelError, ProviderError
 from pipeline.runtime.binding import Binding, Bound, Graphs, Memory, Runner, batch_sizes, without_graph
+from pipeline.runtime.demands import weights_beside
 from pipeline.runtime.fusion import Fusion
 from pipeline.runtime.provider_table import PROVIDERS
 from pipeline.runtime.providers import has_devices, on_offer, options_of
@@ -145,17 +145,18 @@ class Session:
         # A graph would be replayed over the addresses of another run's arrays.
         self._plain = without_graph() if self._graphs is not None else None
 
-    def files_among(self, paths: Sequence[str]) -> list[str]:
-        """The model's file, and which of ``paths`` may hold its weights: those beside it that it names."""
-        beside = [path for path in paths if Path(path).absolute().parent == self.path.absolute().parent]
-        if not beside:
-            return [str(self.path)]
+    @property
+    def files(self) -> list[str]:
+        """The model's file, and those beside it that hold its weights."""
         try:
-            with self.path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-                named = [path for path in beside if data.find(os.fsencode(Path(path).name)) >= 0]
-        except (OSError, ValueError):  # it was moved away since, or is being copied: it names nothing now
-            named = []
-        return [str(self.path), *named]
+            beside = weights_beside(self.path)
+        except (
+            OSError,
+            ValueError,
+            ModelError,
+        ):  # moved away since, or being copied
+            beside = []
+        return [str(self.path), *map(str, beside)]
 
     def feed_size(self, input_hw: tuple[int, int]) -> None:
         """Set what the inputs beside the picture get, for pictures of this height and width."""

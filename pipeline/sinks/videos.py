@@ -27,6 +27,10 @@ def safe_name(stream: str) -> str:
     return re.sub(r"[^\w.-]+", "_", stream).lstrip(".")[:100] or "_"
 
 
+def _is_there(path: str) -> bool:
+    return os.path.lexists(path) or os.path.lexists(f"{path}.part")
+
+
 class VideoFiles(Sink):
     """One VideoFile a stream, made when its first frame comes, finished when the stream is removed.
 
@@ -51,6 +55,7 @@ class VideoFiles(Sink):
         self._fps = fps or {}
         self._files: dict[str, VideoFile] = {}
         self._taken: set[str] = set()
+        self._released: set[str] = set()
         folder, name = os.path.split(self._template)
         container_of(name)
         if _PLACEHOLDER in folder:
@@ -87,6 +92,7 @@ class VideoFiles(Sink):
         SinkWriteError. Where one file was asked for, it stays open: there is no other name."""
         file = self._files.pop(stream, None) if self._only is None else None
         if file is not None:
+            self._released.add(stream)
             file.close()
 
     def close(self) -> None:
@@ -120,7 +126,8 @@ class VideoFiles(Sink):
         safe = safe_name(stream)
         number = 2
         # "cam 1" and "cam/1" are two streams; so are "Cam" and "cam", which some disks confuse.
-        while path.casefold() in self._taken:
+        # A stream that comes again writes over no file that is there: it may be read, or an earlier day's.
+        while path.casefold() in self._taken or (stream in self._released and _is_there(path)):
             path = self._template.replace(_PLACEHOLDER, f"{safe}-{number}")
             number += 1
         self._taken.add(path.casefold())
