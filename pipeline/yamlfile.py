@@ -60,12 +60,8 @@ def parse(data: bytes) -> Any:
             )
         try:
             return loader.construct_document(node)
-        except (
-            LookupError,
-            TypeError,
-            AttributeError,
-            ArithmeticError,
-        ):  # PyYAML's: with the value
+        except (LookupError, TypeError, AttributeError, ArithmeticError):
+            # PyYAML's own, which hold the value.
             raise ConfigError(
                 "a value in it is not what its tag or form says, or a key is a list; write it in quotes"
             ) from None
