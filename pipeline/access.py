@@ -70,7 +70,7 @@ def admits(token: str | None, authorization: str) -> bool:
 
 def _read(path: str, where: str) -> str:
     try:
-        return smallfile.read(path, _MOST_BYTES).decode("ascii")
+        return smallfile.read(os.path.expanduser(path), _MOST_BYTES).decode("ascii")
     except OSError as error:
         raise ConfigError(
             f"{where}: cannot be read: {error.strerror}; it holds the token in one line"

@@ -55,6 +55,11 @@ class _Held:
         self.holds = False
         self._since: float | None = None
 
+    def skip(self, seconds: float) -> None:
+        """So long nothing was to be seen."""
+        if self._since is not None:
+            self._since += seconds
+
     def tell(self, evident: bool, gone: bool, now: float, seconds: float) -> None:
         """``evident`` and ``gone`` may both be false: then it stays as it is."""
         if not (gone if self.holds else evident):
@@ -75,6 +80,12 @@ class _Still:
         self._since = 0.0
         self._keys = 0
         self._changed: float | None = None
+
+    def skip(self, seconds: float) -> None:
+        """So long there were no pictures."""
+        self._since += seconds
+        if self._changed is not None:
+            self._changed += seconds
 
     def tell(self, picture: NDArray[np.uint8], key: bool, now: float, seconds: float) -> None:
         # Against the picture that stillness began with, so that slow movement adds up.
@@ -136,6 +147,8 @@ class StreamHealth:
         self._still, self._rate = _Still(), _Rate()
         self._black, self._covered, self._off_rate = _Held(), _Held(), _Held()
         self._due = 0.0
+        self._looked: float | None = None
+        """When a picture was looked at last, since the source was opened."""
         self._key = True
 
     @property
@@ -164,6 +177,11 @@ class StreamHealth:
         self.declared_fps = declared_fps if declared_fps and 0 < declared_fps <= 1000 else None
         self._rate.begin()
         self._due, self._key = 0.0, True
+        # Time without pictures is no time of the same, or of black ones.
+        gap = self._clock() - self._looked if self._looked is not None else 0.0
+        for each in (self._still, self._black, self._covered, self._off_rate):
+            each.skip(gap)
+        self._looked = None
 
     def picture(self, pixels: Image | Decoded, key: bool) -> None:
         """A picture came. ``key``: it was coded by itself, not as a difference from others."""
@@ -172,7 +190,7 @@ class StreamHealth:
         self._key = key
         if now < self._due and (follows or not key):
             return
-        self._due = now + LOOK_SECONDS
+        self._due, self._looked = now + LOOK_SECONDS, now
         self._look(luma_grid(pixels), key, now)
 
     def _look(self, luma: NDArray[np.uint8], key: bool, now: float) -> None:

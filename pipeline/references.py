@@ -91,7 +91,7 @@ def _secret_in(path: str, where: str) -> str:
 
 def _text(path: str, where: str) -> str:
     try:
-        data = smallfile.read(path, MOST_BYTES)
+        data = smallfile.read(os.path.expanduser(path), MOST_BYTES)
     except OSError as error:
         raise ConfigError(f"{where}: cannot be read: {error.strerror}") from None
     if len(data) > MOST_BYTES:

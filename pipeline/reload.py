@@ -53,11 +53,13 @@ def apply(line: Pipeline, old: Config, new: Config, again: frozenset[str] = froz
     differs = [key for key in after if key != "streams" and before[key] != after[key]]
     if fixed := [key for key in differs if key not in SERVING_KEYS]:
         raise ConfigError(f"{', '.join(fixed)}: cannot be changed in a running line; start it anew for that")
-    was, will = named(old), named(new)
+    there = line.sources.keys()  # Python may have changed it meanwhile
+    lost = again - there  # and may have taken off what could not be changed
+    was, will, again = named(old), named(new), again & there
+    was = {name: stream for name, stream in was.items() if name not in lost}
     added, removed = will.keys() - was.keys(), was.keys() - will.keys()
     both = will.keys() & was.keys()
     changed = {name for name in both if name in again or _said(was[name]) != _said(will[name])}
-    there = line.sources.keys()  # Python may have changed it meanwhile
     if gone := sorted((changed | removed) - there):
         raise ConfigError(f"{', '.join(gone)}: no longer a stream of the line, removed by other means")
     if taken := sorted(added & there):
@@ -88,6 +90,9 @@ def apply(line: Pipeline, old: Config, new: Config, again: frozenset[str] = froz
         if step(name, "added", partial(line.add_stream, **{**_said(will[name]), "name": name})):
             now[name] = will[name]
     for name in sorted(removed):  # last, so that the line has a stream at all times
+        if added - now.keys():
+            failed.append(f"stream {name} is not removed, since another could not be added")
+            continue
         step(name, "removed", partial(line.remove_stream, name))
         if name not in line.sources:
             del now[name]

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
-import select
+import selectors
 import time
 from pathlib import Path
 
-SECONDS = 5.0
-"""How long whoever writes a pipe (``<(pass show cam)`` in a shell) may say nothing."""
+SECONDS = 30.0
+"""How long whoever writes a pipe (``<(pass show cam)`` in a shell, which may ask for a passphrase) may say
+nothing."""
 
 
 def read(path: str | Path, most: int) -> bytes:
@@ -17,18 +18,25 @@ def read(path: str | Path, most: int) -> bytes:
 
     A pipe that nobody writes has no content; one that is written by somebody who falls silent is an OSError.
     """
-    flags = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)
+    if "\0" in str(path):
+        raise OSError(errno.EINVAL, "its name holds a null byte")
     data, until = b"", time.monotonic() + SECONDS
-    with open(os.open(Path(path).expanduser(), flags), "rb", buffering=0) as file:
+    with open(path, "rb", buffering=0, opener=_opened) as file:
         while len(data) <= most:
             piece = file.read(most + 1 - len(data))
             if piece is None:
                 left = max(0.0, until - time.monotonic())
-                if not select.select([file], [], [], left)[0]:
-                    raise OSError(errno.ETIMEDOUT, f"it is a pipe, and nothing comes of it in {SECONDS:g} s")
+                with selectors.DefaultSelector() as waiting:
+                    waiting.register(file, selectors.EVENT_READ)
+                    if not waiting.select(left):
+                        raise OSError(errno.ETIMEDOUT, f"it is a pipe, and silent for {SECONDS:g} s")
             elif piece:
                 data += piece
                 until = time.monotonic() + SECONDS
             else:
                 break
     return data
+
+
+def _opened(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))

@@ -144,8 +144,13 @@ class Streams:
                 return
             self._hold("change", name, known)
             known.stranded = True
-            self._halt(name, known, "paused")
-            self._begin_again(name, known)
+            try:
+                self._halt(name, known, "paused")
+                self._begin_again(name, known)
+            except PipelineError as error:
+                if not self._stopped:  # nobody wanted that: it is not ready
+                    self._accounts.streams[name].ended("stranded", error)
+                raise
 
     def stop(self) -> None:
         """Ask every stream to end, also those that are paused. Does not wait."""
@@ -204,21 +209,20 @@ class Streams:
 
     def _halt(self, name: str, each: _Stream, ending: str) -> None:
         account, thread, channel = self._accounts.streams[name], each.thread, each.channel
+        until = time.monotonic() + DRAIN_SECONDS
         if thread is not None and channel is not None:
             each.capture.stop.set()
-            until = time.monotonic() + DRAIN_SECONDS
             if not self._flow.await_feeder(thread, channel, STOP_GRACE_SECONDS, DRAIN_SECONDS):
                 log.warning("stream %s did not answer to stop; it ends by its own time-out", name)
                 each.capture.begin()
-            left = account.wait_idle(max(0.0, until - time.monotonic()))
-            each.thread = each.channel = None
-            account.ended(ending)
-            if not left and not self._flow.cancelled:
-                raise PipelineError(
-                    f"stream {name!r} is {ending}, but its frames did not leave the line within "
-                    f"{DRAIN_SECONDS:.0f} s: an output, or whoever takes results, holds them up"
-                )
+        left = account.wait_idle(max(0.0, until - time.monotonic()))
+        each.thread = each.channel = None
         account.ended(ending)
+        if not left and not self._flow.cancelled:
+            raise PipelineError(
+                f"stream {name!r} is {ending}, but its frames did not leave the line within "
+                f"{DRAIN_SECONDS:.0f} s: an output, or whoever takes results, holds them up"
+            )
 
     def _known(self, name: str) -> _Stream:
         try:

@@ -9,6 +9,7 @@ many at most, and further clients wait to be let in.
 
 from __future__ import annotations
 
+import io
 import logging
 import socket
 import threading
@@ -97,6 +98,21 @@ class Server(ThreadingMixIn, WSGIServer):
             request.shutdown(socket.SHUT_RDWR)
 
 
+class _Log(io.TextIOBase):
+    def __init__(self) -> None:
+        self._text = ""
+
+    def write(self, text: str) -> int:
+        self._text += text
+        return len(text)
+
+    def flush(self) -> None:
+        if self._text:
+            level = logging.DEBUG if "TimeoutError" in self._text else logging.ERROR
+            log.log(level, "metrics: an answer failed: %s", self._text)
+        self._text = ""
+
+
 class ServerV6(Server):
     """The same on an IPv6 address."""
 
@@ -107,6 +123,10 @@ class Handler(WSGIRequestHandler):
     """Logs requests at debug level, not to stderr."""
 
     timeout = 10
+
+    def get_stderr(self) -> Any:
+        """Where the server tells of an answer that failed: the log. A reader that is too slow is no news."""
+        return _Log()
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002, D102 - the base class calls it so
         log.debug("metrics: " + format, *args)

@@ -13,6 +13,7 @@ MOST_NODES = 100_000
 """Values, each counted as often as aliases repeat it: ten lines of aliases can stand for billions."""
 
 MOST_LEVELS = 100
+MOST_DIGITS = 100
 
 # libyaml takes a second for what takes Python a minute. What it composes of events recurses in C, without a
 # bound: 25,000 brackets end the process.
@@ -35,6 +36,19 @@ class _Loader(_Safe):
             if isinstance(key.value, str) and key.tag != "tag:yaml.org,2002:merge":
                 seen.add(key.value)
         return super().construct_mapping(node, deep)
+
+
+def _number(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> Any:
+    # Of thousands of digits, or of parts as in 1:30:00, Python takes minutes to make a number, or a text.
+    if len(node.value) > MOST_DIGITS:
+        line = node.start_mark.line + 1
+        raise ConfigError(f"the number in line {line} has more than {MOST_DIGITS} digits")
+    made = loader.construct_yaml_int if node.tag.endswith(":int") else loader.construct_yaml_float
+    return made(node)
+
+
+for _tag in ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float"):
+    _Loader.add_constructor(_tag, _number)
 
 
 def parse(data: bytes) -> Any:

@@ -121,10 +121,11 @@ def merges(levels: int) -> str:
                 "a: !!float ''",
                 "a: !!bool canary",
                 "a: !!timestamp x",
-                "duration: " + ":".join(["1"] + ["00"] * 400) + ".5",
             )
         ),
         ("? [a, b]\n: 1\n", "is not valid YAML"),
+        ("batch: 0x" + "F" * 6000, "the number in line 1 has more than 100 digits"),
+        ("a: 1\nbatch: 1" + ":1" * 300_000, "the number in line 2 has more than 100 digits"),
         ("a: " + "[" * 5000, "deeper than 100 levels"),
         ("[" * 60_000, "deeper than 100 levels"),  # the composer of libyaml recurses in C
         ("- " * 60_000, "deeper than 100 levels"),

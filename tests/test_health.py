@@ -176,6 +176,23 @@ def test_there_is_no_brightness_at_which_a_lens_cap_is_well(level: int, state: s
     assert watched.went()[-1] == (state,)
 
 
+def test_time_without_pictures_is_no_time_of_the_same_or_of_black_ones() -> None:
+    watched = Watched(black=5, frozen=5)
+    for _ in range(10):
+        watched.see(scene(noise=1), 0.2)
+    black = np.zeros((90, 120, 3), np.uint8)
+    for _ in range(5):
+        watched.see(black, 0.2)
+    watched.now += 3600  # away for an hour
+    watched.health.begin(None)
+    for _ in range(15):
+        watched.see(black, 0.2)
+    assert watched.went() == [("ok",)]
+    for _ in range(15):
+        watched.see(black, 0.2)
+    assert set(watched.went()[-1]) == {"frozen", "black"}
+
+
 def test_a_dark_scene_with_a_light_in_it_is_not_black() -> None:
     watched, shown = Watched(black=2), numbers(4)
     shown[20:45, 30:60] = 140  # a lit window

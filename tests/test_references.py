@@ -118,7 +118,7 @@ def test_a_pipe_that_says_nothing_is_not_waited_for(tmp_path: Path, monkeypatch:
     reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     writer = os.open(path, os.O_WRONLY)
     try:
-        with pytest.raises(ConfigError, match="it is a pipe, and nothing comes of it"):
+        with pytest.raises(ConfigError, match="it is a pipe, and silent for"):
             sources_in(str(path))
         thread = threading.Timer(0.1, lambda: (os.write(writer, b"rtsp://a/1\n"), os.close(writer)))
         thread.start()
@@ -126,6 +126,23 @@ def test_a_pipe_that_says_nothing_is_not_waited_for(tmp_path: Path, monkeypatch:
         thread.join()
     finally:
         os.close(reader)
+
+
+def test_what_cannot_be_read_is_an_error_of_ours_and_leaves_nothing_open(tmp_path: Path) -> None:
+    folder = "/proc/self/fd"
+    before = len(os.listdir(folder)) if os.path.isdir(folder) else None
+    for _ in range(20):
+        for read in (
+            lambda: resolved(f"rtsp://u:${{file:{tmp_path}}}@cam/", "x"),  # a folder
+            lambda: resolved("rtsp://u:${file:/tmp/a\0b}@cam/", "x"),
+            lambda: load_config(tmp_path),
+            lambda: load_config("a\0b"),
+            lambda: load_config("~nobody-of-that-name/c.yaml"),
+            lambda: sources_in("~nobody-of-that-name/c.txt"),
+        ):
+            with pytest.raises(ConfigError):
+                read()
+    assert before is None or len(os.listdir(folder)) == before
 
 
 def test_what_stands_for_a_part_of_an_address_is_masked_whatever_it_looks_like(

@@ -21,7 +21,7 @@ from benchmarks.cheap_model import write_cheap_model
 from pipeline import Pipeline
 from pipeline.config import load_config
 from pipeline.errors import ConfigError, PipelineError, SinkOpenError, SourceOpenError
-from pipeline.reload import Reloader, apply
+from pipeline.reload import HalfDoneError, Reloader, apply
 from pipeline.sinks import Null
 from tests.clips import make_clip
 from tests.test_supervision import Running, running
@@ -242,7 +242,7 @@ def test_an_edit_that_fails_half_way_is_told_and_made_up_for(
             assert line.config.conf_threshold == 0.4 and set(line.sources) == {"f", "h"}
             go_on.set()
             until(lambda: line.accounts.streams["h"].counts().emitted > 5)
-            assert line.accounts.streams["f"].ending == "paused"
+            assert line.accounts.streams["f"].ending == "stranded"
             reader.ask()  # the same file
             until(lambda: reader.refused is None)
             before = line.accounts.streams["f"].counts().emitted
@@ -284,11 +284,39 @@ def test_a_change_that_failed_is_made_up_for_also_when_it_is_taken_back(
                 reader.ask()
                 run.until(lambda: reader.refused)
             assert "cannot start stream 'a': can't start new thread" in str(reader.refused)
-            assert run.line.accounts.streams["a"].ending == "paused"
+            assert run.line.accounts.streams["a"].ending == "stranded"
             write()
             reader.ask()
             run.until_results("a", 3)
             run.until(lambda: reader.refused is None)
+
+
+def test_a_stream_that_cannot_be_added_keeps_the_one_whose_place_it_takes(
+    cheap_model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A renamed stream, the only one: the line goes on. And one that Python took off is added again."""
+    with running(cheap_model, A) as run:
+        run.until_results("a", 3)
+        first = run.line.config_as_given
+        renamed = config_of(run, streams=[{**A, "name": "z"}])
+        start = threading.Thread.start
+
+        def short(thread: threading.Thread) -> None:
+            if thread.name.startswith("capture:"):
+                raise RuntimeError("can't start new thread")
+            start(thread)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", short)
+            with pytest.raises(HalfDoneError, match="a is not removed, since another could not") as raised:
+                apply(run.line, first, renamed)
+        run.until_results("a", 3)
+        assert apply(run.line, raised.value.now, renamed) == ["stream z added", "stream a removed"]
+        run.until_results("z", 3)
+        both = config_of(run, streams=[{**A, "name": "z"}, B])
+        run.line.add_stream(B["source"], name="b", live=True)
+        run.line.remove_stream("b")  # its change had failed before that
+        assert apply(run.line, both, both, frozenset({"b"})) == ["stream b added"]
 
 
 def test_watching_needs_a_file(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ import pytest
 from pipeline import Pipeline
 from pipeline.config import make_config
 from pipeline.errors import ConfigError, PipelineError, SinkOpenError, SourceOpenError
+from pipeline.metrics import readiness
 from pipeline.sinks import Null
 from pipeline.sources import read_number
 from tests.clips import make_clip
@@ -108,7 +109,8 @@ def test_a_stream_that_finds_no_thread_leaves_a_line_that_ends(
                 run.line.change_stream("other", decode_threads=2)
         assert list(run.line.sources) == ["other"]
         assert run.line.accounts.streams["new"].removed
-        assert run.line.accounts.streams["other"].ending == "paused"
+        assert run.line.accounts.streams["other"].ending == "stranded"
+        assert not readiness(run.line)[0], "nobody wanted that pause"
         run.line.resume_stream("other")
         run.until_results("other", 3)
         assert run.line.add_stream(ENDLESS, name="new", live=True) == "new"
@@ -118,14 +120,21 @@ def test_a_stream_that_finds_no_thread_leaves_a_line_that_ends(
 def test_a_video_of_a_stream_that_comes_again_writes_over_nothing(cheap_model: str, tmp_path: Path) -> None:
     clip = make_clip(tmp_path / "gate-2.mp4", frames=40)
     before = clip.read_bytes()
+    (tmp_path / "gate_-2.mp4").write_bytes(b"an earlier day's")
     with running(cheap_model, {"source": str(clip), "name": "reads", "loop": True},
                  video=str(tmp_path / "{stream}.mp4")) as run:  # fmt: skip
         for _ in range(2):
             run.line.add_stream(ENDLESS, name="gate", live=True)
             run.until_results("gate", 5)
             run.line.remove_stream("gate")
+        run.line.add_stream(ENDLESS, name="gate+", live=True)
+        run.line.add_stream(ENDLESS, name="gate@", live=True)  # gate_, too
+        run.until_results("gate@", 5)
+        run.until_results("gate+", 5)
     assert clip.read_bytes() == before
-    assert {path.name for path in tmp_path.iterdir()} == {"gate-2.mp4", "gate.mp4", "gate-3.mp4", "reads.mp4"}
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "gate-2.mp4", "gate.mp4", "gate-3.mp4", "reads.mp4", "gate_.mp4", "gate_-3.mp4", "gate_-2.mp4"
+    }  # fmt: skip
 
 
 def test_the_video_of_a_removed_stream_is_finished(cheap_model: str, tmp_path: Path) -> None:
@@ -354,8 +363,10 @@ def test_a_stream_whose_frames_do_not_leave_is_paused_all_the_same(
             line.pause_stream("a")
         with pytest.raises(PipelineError, match="frames of it from before are still in the line"):
             line.resume_stream("a")
+        with pytest.raises(PipelineError, match="is paused, but its frames did not leave"):
+            line.pause_stream("b")
         with pytest.raises(PipelineError, match="is removed, but its frames did not leave"):
-            line.remove_stream("b")
+            line.remove_stream("b")  # waits for them, too
         assert list(line.sources) == ["a"]
         with pytest.raises(PipelineError, match="there is no stream 'b'"):
             line.remove_stream("b")

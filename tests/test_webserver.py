@@ -6,6 +6,7 @@ import contextlib
 import socket
 import threading
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -108,6 +109,32 @@ def test_none_lasts_for_long_whatever_it_sends(port: int, monkeypatch: pytest.Mo
                 assert client.recv(1) == b""
                 break
     assert 0.4 < time.monotonic() - begun < 8
+
+
+def test_a_reader_that_is_too_slow_is_no_news(
+    capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(webserver.Handler, "timeout", 0.2)
+
+    def much(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        return [b"x" * 50_000_000]
+
+    def wrong(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        raise RuntimeError("a fault of ours")
+
+    with serving(much) as port, socket.create_connection(("127.0.0.1", port), timeout=5) as client:
+        client.sendall(b"GET / HTTP/1.0\r\n\r\n")
+        deadline = time.monotonic() + 5
+        while threads() == 0 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        while threads() and time.monotonic() < deadline:
+            time.sleep(0.01)
+    assert not caplog.records
+    with serving(wrong) as port, contextlib.suppress(urllib.error.HTTPError):
+        ask(port)
+    assert "a fault of ours" in caplog.text
+    assert capsys.readouterr().err == ""
 
 
 def test_its_end_is_that_of_those_who_wait() -> None:

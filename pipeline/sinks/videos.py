@@ -55,7 +55,6 @@ class VideoFiles(Sink):
         self._fps = fps or {}
         self._files: dict[str, VideoFile] = {}
         self._taken: set[str] = set()
-        self._released: set[str] = set()
         folder, name = os.path.split(self._template)
         container_of(name)
         if _PLACEHOLDER in folder:
@@ -92,7 +91,6 @@ class VideoFiles(Sink):
         SinkWriteError. Where one file was asked for, it stays open: there is no other name."""
         file = self._files.pop(stream, None) if self._only is None else None
         if file is not None:
-            self._released.add(stream)
             file.close()
 
     def close(self) -> None:
@@ -126,8 +124,8 @@ class VideoFiles(Sink):
         safe = safe_name(stream)
         number = 2
         # "cam 1" and "cam/1" are two streams; so are "Cam" and "cam", which some disks confuse.
-        # A stream that comes again writes over no file that is there: it may be read, or an earlier day's.
-        while path.casefold() in self._taken or (stream in self._released and _is_there(path)):
+        # Under a number nothing is written over: nobody was told of that name, and it may be read.
+        while path.casefold() in self._taken or (number > 2 and _is_there(path)):
             path = self._template.replace(_PLACEHOLDER, f"{safe}-{number}")
             number += 1
         self._taken.add(path.casefold())
