@@ -126,8 +126,9 @@ class Pipeline:
             except PipelineError as error:
                 if self.profile is None:
                     raise
+                keys = ", ".join(self.profile.settings)
                 raise type(error)(
-                    f"{error} (the model's profile asks for it; --no-profile does not)"
+                    f"{error} (with what the model's profile says: {keys}; --no-profile leaves it out)"
                 ) from None
             if config.classify is not None:
                 if model.family.task == "classify":

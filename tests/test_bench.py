@@ -310,6 +310,16 @@ def test_what_could_run_and_cannot_is_worse_than_slower(point):
             out = Console(file=io.StringIO(), width=200)
             print_changes([each], [], out)
             assert "cannot run" in out.file.getvalue() and "nothing is slower" not in out.file.getvalue()
+    # With a profile that puts a copy in the model's place: what was asked for counts.
+    copy = {**new["points"][0], "of": point["model"], "model": {"sha256": "copy"}, "profile": "/p.json"}
+    lost = {**gone, "of": point["model"], "error": "no"}
+    del lost["model"]
+    old["points"][1] = {**old["points"][0], **gone}
+    changed = {**new, "points": [copy, lost]}
+    verdicts = [each.verdict for each in compare(old, changed) if each.what == "throughput"]
+    assert verdicts == ["same", "cannot run"]
+    assert "profile: none → /p.json" in differences(old, changed)
+    old["points"][1] = {**gone, "error": error_then}
     other = {**gone, "model": {"sha256": "another"}, "error": "no"}
     with pytest.raises(ConfigError, match="no point in common"):
         compare(old, {**new, "points": [other]})
@@ -443,7 +453,8 @@ def test_interrupted_it_prints_what_was_measured(cheap_model, tmp_path, capsys, 
 
 def test_a_result_of_another_model_costs_no_measurement(cheap_model, tmp_path, capsys):
     old = run_bench(capsys, cheap_model)
-    old["points"][0]["model"]["sha256"] = "another"
+    assert old["points"][0]["of"]["sha256"] == old["points"][0]["model"]["sha256"]
+    old["points"][0]["of"]["sha256"] = "another"
     (tmp_path / "old.json").write_text(json.dumps(old))
     with pytest.raises(ConfigError, match="no point in common"):
         run_bench(capsys, cheap_model, compare=str(tmp_path / "old.json"))

@@ -220,6 +220,14 @@ def test_an_engine_of_other_weights_in_a_file_beside_the_model_is_another(
         hashes |= {model_sha256(path), locate(str(path)).sha256}
     assert len(folders) == len(hashes) == 2
     assert sha256_of(path) not in hashes
+    card = f'name = "m"\nfile = "m.onnx"\nfamily = "yolov8"\nlabels = {[str(n) for n in range(80)]}\n'
+    for stated in (sha256_of(path), model_sha256(path)):  # of the file, and as it is shown
+        (tmp_path / "m.toml").write_text(f'{card}sha256 = "{stated}"\n')
+        assert locate(str(path)).sha256 == model_sha256(path)
+    (tmp_path / "m.toml").write_text(f'{card}sha256 = "{"0" * 64}"\n')
+    with pytest.raises(ModelError, match="is not the file that its card names"):
+        locate(str(path))
+    (tmp_path / "m.toml").unlink()
     (tmp_path / "w.bin").unlink()
     with pytest.raises(ModelError, match=r"weights in the file .w.bin., which is not there: copy it, too"):
         locate(str(path))

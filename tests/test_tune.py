@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
@@ -489,8 +490,29 @@ def test_two_at_once_are_one_too_many(cheap_model, tmp_path, monkeypatch, quiet)
 
 def test_a_profile_that_the_model_cannot_take_is_named(cheap_model, found):
     found({"batch": 9})
-    with pytest.raises(ConfigError, match=r"takes exactly 1 a run; .*profile asks for it; --no-profile"):
+    with pytest.raises(ConfigError, match=r"takes exactly 1 a run; .*profile says: batch; --no-profile"):
         Pipeline(config_of(cheap_model)).__enter__()
+
+
+def test_however_a_size_is_written_it_is_one_tuning(cheap_model, tmp_path, monkeypatch, quiet):
+    monkeypatch.setenv("FRAMERAIL_PROFILES", str(tmp_path))
+    monkeypatch.setattr("pipeline.commands.tune._steps", lambda *_: iter([STEPS[0]]))
+    trials = []
+
+    def interrupted(*_):
+        trials.append(1)
+        if len(trials) == 2:
+            raise KeyboardInterrupt
+        return {"fps": 50.0, "model": {"sha256": locate(cheap_model).sha256}, "notes": []}
+
+    monkeypatch.setattr("pipeline.commands.tune.apart", interrupted)  # instead of trials of some seconds
+    err, out = Console(file=io.StringIO(), width=300), Console(file=io.StringIO(), width=300)
+    for size in ("32", "32x32"):
+        options = Options(source="synthetic:64x48", run={"model": cheap_model, "input_size": size})
+        with contextlib.suppress(KeyboardInterrupt):
+            tune(options, out, err, as_json=False)
+    assert "going on where an earlier tuning was interrupted, after 1 trial" in err.file.getvalue()
+    assert "run --input-size 32x32 " in out.file.getvalue()
 
 
 def test_interrupted_it_says_that_nothing_is_lost(cheap_model, tmp_path, monkeypatch):
@@ -529,6 +551,7 @@ def test_what_run_makes_of_it_is_told(settings, meant):
         {
             "tried": [], "copies": [], "model": {"name": "m"}, "settings": settings, "fps": 1.0,
             "speedup": 1.0, "ap_loss": 0.0, "truth": "labels", "profile": "p.json", "default_fps": 1.0,
+            "input_size": None,
         },
         shown,
     )  # fmt: skip

@@ -127,7 +127,17 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     names = sorted({*before["versions"], *after["versions"]})
     pairs = [(name, before["versions"].get(name), after["versions"].get(name)) for name in names]
     found += [f"{name}: {one} → {two}" for name, one, two in pairs if one != two]
-    return found + list(_copies(old, new))
+    return found + list(_profiles(old, new)) + list(_copies(old, new))
+
+
+def _profiles(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
+    """Points of which one went by a profile, and the other by none or another."""
+    then = {_key(point): point for point in old["points"] if "error" not in point}
+    for point in new["points"]:
+        before = then.get(_key(point)) if "error" not in point else None
+        if before is not None and before.get("profile") != point.get("profile"):
+            where = f"{point['label']}: " if point["label"] else ""
+            yield f"{where}profile: {before.get('profile') or 'none'} → {point.get('profile') or 'none'}"
 
 
 def _copies(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
@@ -148,8 +158,8 @@ def said(ap_loss: float | None) -> str:
 
 def _key(point: Mapping[str, Any]) -> str:
     # A copy is made anew with every version: its point is that of the model it was made of.
-    model = point["precision"]["of"] if "precision" in point else point["model"]
-    return json.dumps([point["asked"], point["source"], model["sha256"]], sort_keys=True)
+    of = point["precision"]["of"] if "precision" in point else point.get("of") or point["model"]
+    return json.dumps([point["asked"], point["source"], of["sha256"]], sort_keys=True)
 
 
 def _changes(then: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[Change]:

@@ -79,7 +79,7 @@ def bench(options: Options, out: Console, err: Console, *, as_json: bool) -> Non
         check_comparable(old, [_about(point) for point in planned])
     tell = partial(err.print, highlight=False, soft_wrap=True)
     ready = prepared(planned, model, err, tell) if "precision" in swept else unchanged(planned)
-    about = {"model": {"name": model.name, "sha256": model.sha256}}
+    asked_for = {"name": model.name, "sha256": model.sha256}  # a profile may put a copy in its place
     del model
     report: dict[str, Any] = {"kind": "framerail bench", "machine": machine(), "points": []}
     raised: list[Exception] = []
@@ -88,10 +88,10 @@ def bench(options: Options, out: Console, err: Console, *, as_json: bool) -> Non
         for number, point in enumerate(ready):
             told = show(number, len(ready), point.planned)
             try:
-                report["points"].append(_measured(point, options.settings, told))
+                report["points"].append({**_measured(point, options.settings, told), "of": asked_for})
             except (PipelineError, ExceptionGroup) as error:
                 raised.append(error)
-                report["points"].append({**_told(point), **about, "error": said_by(error)})
+                report["points"].append({**_told(point), "of": asked_for, "error": said_by(error)})
             except KeyboardInterrupt as interrupt:
                 ending = interrupt
                 break

@@ -182,9 +182,11 @@ def _show_card(card: ModelCard, card_path: Path, console: Console) -> None:
 def verify(name: str, provider: str, console: Console) -> None:
     """Hash, load, run on a frame of the bundled clip; say what was found."""
     located = locate(name)
-    stated = located.card is not None and located.card.sha256 is not None
+    stated = located.card.sha256 if located.card is not None else None
     verdict = "as its card says" if stated else "(no card states one to compare with)"
-    console.print(f"sha256 {located.sha256}  {verdict}", soft_wrap=True)
+    if stated not in (None, located.sha256):
+        verdict += f", which is of the file alone; with its weights beside it {located.sha256}"
+    console.print(f"sha256 {stated or located.sha256}  {verdict}", soft_wrap=True)
     detector = Detector(name, provider=provider)
     session = detector.model.session
     nodes = ", ".join(f"{count} nodes on {where}" for where, count in session.nodes.items())

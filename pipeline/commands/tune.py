@@ -99,7 +99,7 @@ def tune(options: Options, out: Console, err: Console, *, as_json: bool) -> None
     if located.sha256 != model.sha256:
         raise _changed(model)
     key = {
-        "run": options.run,
+        "run": {**options.run, "input_size": base.input_size},  # however it was written
         "source": options.source,
         "footage": list(identity(options.source)),
         "read": embedded(model),
@@ -267,6 +267,7 @@ def _report(
         "source": redact(options.source),
         "provider": best.setting.get("provider", model.session.provider),
         "settings": dict(best.setting),
+        "input_size": options.config({}).input_size,
         "copy_sha256": locate(best.setting["model"]).sha256 if "model" in best.setting else None,
         "speedup": best.rate / default.rate,
         "ap_loss": max(best.ap_loss or 0.0, 0.0),
@@ -316,7 +317,10 @@ def _print(report: Mapping[str, Any], out: Console) -> None:
         highlight=False,
         soft_wrap=True,
     )
-    meant = "run goes by it from now on (--no-profile: not)" if report["settings"] else "run stays as it is"
+    size = report["input_size"]
+    run = "run" if size is None else f"run --input-size {size[1]}x{size[0]}"
+    meant = f"{run} goes by it from now on (--no-profile: not)"
+    meant = meant if report["settings"] else f"{run} stays as it is"
     out.print(
         f"{meant}: {report['profile']}",
         highlight=False,

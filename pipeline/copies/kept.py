@@ -106,7 +106,8 @@ def _kept(precision: str, path: Path) -> Copy | None:
 def _key(asked: Options, model: Model) -> str:
     """A hash of all that a copy depends on. Raises ConfigError, SourceOpenError."""
     here = profiles.here()
-    options = {**asdict(asked), "max_ap_loss": asked.limit}
+    size = asked.config(asked.model).input_size  # however it was written
+    options = {**asdict(asked), "max_ap_loss": asked.limit, "input_size": size}
     for name in ("model", "output", "calibrate", "images", "annotations"):
         del options[name]
     about = {

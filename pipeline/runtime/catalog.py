@@ -168,7 +168,8 @@ def _with_card(card: ModelCard, card_path: Path) -> Located:
     if path is None:
         raise ModelError(_missing(card, card_path))
     found, size = sha256_of(path), path.stat().st_size
-    if card.sha256 not in (None, found) or card.bytes not in (None, size):
+    whole = model_sha256(path, found)  # what is shown of a model: a card may state that, too
+    if card.sha256 not in (None, found, whole) or card.bytes not in (None, size):
         stated = (
             f"sha256 {card.sha256[:12]}…" if card.sha256 else "",
             f"{card.bytes:,} bytes" if card.bytes else "",
@@ -180,7 +181,7 @@ def _with_card(card: ModelCard, card_path: Path) -> Located:
             f"model {card.name!r}: {path} is not the file that its card names: sha256 is {found[:12]}…, "
             f"{size:,} bytes; expected {', '.join(filter(None, stated))}{remedy}"
         )
-    return Located(card.name, path, card, card_path, model_sha256(path, found))
+    return Located(card.name, path, card, card_path, whole)
 
 
 def handle(card_path: Path) -> str:
