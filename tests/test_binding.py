@@ -170,7 +170,12 @@ def test_outputs_whose_size_depends_on_the_picture(
 @pytest.mark.usefixtures("bound_sessions")
 @pytest.mark.parametrize(
     ("shape", "beside"),
-    [((2, 3, 32, 32), {}), ((3, 32, 32), {}), ((1, 3, 32, 32), {"scale_factor": (1, 2)})],
+    [
+        ((2, 3, 32, 32), {}),
+        ((3, 32, 32), {}),
+        ((1, 3, 32, 32), {"scale_factor": (1, 2)}),
+        ((2, 3, 32, 32), {"scale_factor": (2, 2)}),
+    ],
 )
 def test_fixed_batches_inputs_without_batch_and_inputs_beside(
     tmp_path: Path, shape: tuple[int, ...], beside: dict[str, tuple[int, ...]]
@@ -184,6 +189,32 @@ def test_fixed_batches_inputs_without_batch_and_inputs_beside(
         each.feed_size((32, 32))
     for blob in (pictures(1), pictures(rows)):
         np.testing.assert_array_equal(*(each.run(blob)[0] for each in (session.bound(4, spec), plain)))
+
+
+@pytest.mark.usefixtures("bound_sessions")
+def test_buffers_and_outputs_lie_on_the_device_that_was_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Said to ONNX Runtime, that is: what lies where, only a second GPU can show."""
+    said: list[tuple[str, int]] = []
+    make, bind = ort.OrtValue.ortvalue_from_shape_and_type, ort.IOBinding.bind_output
+
+    def made(shape: Any, dtype: Any, kind: str, device: int) -> Any:
+        said.append(("buffer", device))
+        return make(shape, dtype, "cpu", 0)
+
+    def bound(self: Any, name: str, kind: str, device: int) -> None:
+        said.append(("output", device))
+        bind(self, name, "cpu", 0)
+
+    monkeypatch.setattr(ort.OrtValue, "ortvalue_from_shape_and_type", staticmethod(made))
+    monkeypatch.setattr(ort.IOBinding, "bind_output", bound)
+    path = Path(write_model(tmp_path))
+    spec = open_model(str(path), "cpu").spec
+    for device in (1, 0):
+        said.clear()
+        Session(path, "fake", device=device).bound(2, spec)
+        assert set(said) == {("buffer", device), ("output", device)}
 
 
 @pytest.mark.usefixtures("bound_sessions")
