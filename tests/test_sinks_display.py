@@ -75,6 +75,13 @@ def picture(colour, stream="cam1", seq=0, boxes=()):
     image = np.full((120, 160, 3), colour, np.uint8)
     return make_result(image, stream=stream, seq=seq, boxes=list(boxes))
 
+def settled(display, colour, expected):
+    # A screen shows what was sent to it when it comes round to it.
+    deadline = time.monotonic() + 5
+    while (found := count(colour)) != expected and time.monotonic() < deadline:
+        display.pump(50)
+    return found
+
 def key(name, window):
     subprocess.run(["xdotool", "search", "--sync", "--name", window, "windowfocus", "key", name], check=True)
 """
@@ -122,10 +129,10 @@ with Display() as display:
         display.write(picture((0, 200, 200), stream="cam2"), 0)  # below the other, at the same place
         display.write(picture((200, 0, 200)), 0)
         display.pump(300)
-        print(count((200, 0, 200)), end=" ")
+        print(settled(display, (200, 0, 200), 160 * 120), end=" ")
         display.release("cam1")
         display.pump(300)
-        print(count((200, 0, 200)), count((0, 200, 200)), end=" ")
+        print(settled(display, (200, 0, 200), 0), settled(display, (0, 200, 200), 160 * 120), end=" ")
 """,
         env=screen,
     )
@@ -248,12 +255,12 @@ worker.start()
 worker.join()
 print(count((200, 0, 200)), len(caught))
 display.pump(300)
-print(count((200, 0, 200)))
+print(settled(display, (200, 0, 200), 160 * 120))
 closer = threading.Thread(target=display.close)
 closer.start()
 closer.join()
 display.pump()
-print(count((200, 0, 200)))
+print(settled(display, (200, 0, 200), 0))
 """,
         env=screen,
     )
