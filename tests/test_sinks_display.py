@@ -120,25 +120,24 @@ print(count((0, 200, 200)))
     assert child.stdout.split() == [str(160 * 120), "0", "True", "0"]
 
 
-def test_the_window_of_a_removed_stream_is_closed_and_comes_again_with_it(screen):
+def test_the_window_of_a_removed_stream_is_closed(screen):
     child = in_child(
         PRELUDE
         + """
 with Display() as display:
-    for _ in range(2):
-        display.write(picture((0, 200, 200), stream="cam2"), 0)  # below the other, at the same place
-        display.write(picture((200, 0, 200)), 0)
-        display.pump(300)
-        print(settled(display, (200, 0, 200), 160 * 120), end=" ")
-        display.release("cam1")
-        display.pump(300)
-        print(settled(display, (200, 0, 200), 0), settled(display, (0, 200, 200), 160 * 120), end=" ")
+    display.write(picture((0, 200, 200), stream="cam2"), 0)  # below the other, at the same place
+    display.write(picture((200, 0, 200)), 0)
+    display.pump(300)
+    print(settled(display, (200, 0, 200), 160 * 120))
+    display.release("cam1")
+    display.pump(300)
+    print(settled(display, (200, 0, 200), 0), settled(display, (0, 200, 200), 160 * 120))
 """,
         env=screen,
     )
     assert child.returncode == 0, child.stderr
     whole = str(160 * 120)
-    assert child.stdout.split() == [whole, "0", whole] * 2
+    assert child.stdout.split() == [whole, "0", whole]
 
 
 @pytest.mark.skipif(shutil.which("xdotool") is None, reason="needs xdotool to press keys")
