@@ -176,16 +176,17 @@ class Reloader:
             new = self._read()
             done = apply(self._line, self._current, new, self._again)
         except HalfDoneError as error:
-            self._current, self._again, self.refused = error.now, error.again, str(error)
+            self._current, self._again = error.now, error.again
             done_so_far = f" ({'; '.join(error.done)})" if error.done else ""
             log.error(
                 "config %s: not all of the edit could be done%s; the next edit, or SIGHUP, tries the rest "
                 "again: %s", self._path, done_so_far, error,
             )  # fmt: skip
+            self.refused = str(error)
             return
         except (PipelineError, OSError) as error:
-            self.refused = str(error)
             log.error("config %s: the edit is refused, all stays as it is: %s", self._path, error)
+            self.refused = str(error)
             return
         except Exception as error:  # nobody has thought of it: the line goes on, and later edits are heard
             self.refused = f"{type(error).__name__}: {error}"

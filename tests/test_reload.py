@@ -233,7 +233,7 @@ def test_an_edit_that_fails_half_way_is_told_and_made_up_for(
         thread.start()
         stack.callback(go_on.set)  # also where it fails, so that the line ends
         assert held.wait(10)
-        until(lambda: all(line.accounts.streams[name].counts().in_flight > 1 for name in "fg"))
+        until(lambda: all(line.accounts.streams[name].counts().in_flight for name in "fg"))
         with Reloader(line, lambda: load_config(path), str(path), watch=False) as reader:
             write({**f, "decode_threads": 3}, h, conf_threshold=0.4)  # f is changed, g removed, h is added
             reader.ask()
