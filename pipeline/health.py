@@ -147,8 +147,8 @@ class StreamHealth:
         self._still, self._rate = _Still(), _Rate()
         self._black, self._covered, self._off_rate = _Held(), _Held(), _Held()
         self._due = 0.0
-        self._looked: float | None = None
-        """When a picture was looked at last, since the source was opened."""
+        self._looked, self._away = clock(), False
+        """When a picture was looked at last, and whether the source was opened anew since."""
         self._key = True
 
     @property
@@ -177,11 +177,7 @@ class StreamHealth:
         self.declared_fps = declared_fps if declared_fps and 0 < declared_fps <= 1000 else None
         self._rate.begin()
         self._due, self._key = 0.0, True
-        # Time without pictures is no time of the same, or of black ones.
-        gap = self._clock() - self._looked if self._looked is not None else 0.0
-        for each in (self._still, self._black, self._covered, self._off_rate):
-            each.skip(gap)
-        self._looked = None
+        self._away = True
 
     def picture(self, pixels: Image | Decoded, key: bool) -> None:
         """A picture came. ``key``: it was coded by itself, not as a difference from others."""
@@ -190,6 +186,11 @@ class StreamHealth:
         self._key = key
         if now < self._due and (follows or not key):
             return
+        if self._away:
+            # Time without pictures is no time of the same, or of black ones.
+            for each in (self._still, self._black, self._covered, self._off_rate):
+                each.skip(now - self._looked)
+            self._away = False
         self._due, self._looked = now + LOOK_SECONDS, now
         self._look(luma_grid(pixels), key, now)
 

@@ -111,6 +111,12 @@ def test_a_variable_that_is_set_to_nothing_is_no_leave_to_do_without(monkeypatch
         metrics_token(configured("127.0.0.1:0"))
 
 
+def test_a_file_of_ones_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    token_file(tmp_path)
+    assert metrics_token(configured("0.0.0.0:0", metrics_token_file="~/token")) == TOKEN
+
+
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"metrics_token_file .*No such file"):
         metrics_token(configured("127.0.0.1:0", metrics_token_file=str(tmp_path / "none")))

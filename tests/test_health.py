@@ -183,8 +183,9 @@ def test_time_without_pictures_is_no_time_of_the_same_or_of_black_ones() -> None
     black = np.zeros((90, 120, 3), np.uint8)
     for _ in range(5):
         watched.see(black, 0.2)
-    watched.now += 3600  # away for an hour
-    watched.health.begin(None)
+    for _ in range(2):  # away for an hour; it was opened once, and nothing came
+        watched.now += 1800
+        watched.health.begin(None)
     for _ in range(15):
         watched.see(black, 0.2)
     assert watched.went() == [("ok",)]

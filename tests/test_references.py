@@ -86,6 +86,12 @@ def test_a_file_that_is_no_secret_is_not_shown(tmp_path: Path, text: str) -> Non
     assert SECRET not in str(raised.value)
 
 
+def test_a_list_in_ones_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "sources").write_text("rtsp://cam/1\n")
+    assert sources_in("~/sources") == ["rtsp://cam/1"]
+
+
 def test_a_list_of_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CAM_PW", SECRET)
     path = tmp_path / "sources"
