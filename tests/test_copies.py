@@ -104,6 +104,8 @@ def test_another_copy_for_all_that_changes_one(tiny, footage, kept, tmp_path):
     assert len(paths) == 6
     assert copy_of(tiny, footage, max_ap_loss=0.2)[0].path not in paths  # the card holds for all of them
     assert copy_of(tiny, footage, max_ap_loss=0.1)[1] == []  # what it would be without saying it
+    assert copy_of(tiny, footage, input_size="64")[0].path not in paths
+    assert copy_of(tiny, footage, input_size="64x64")[1] == []  # the same, written otherwise
 
 
 def test_a_copy_of_a_model_that_became_another_one_is_not_kept(tiny, footage, kept):
