@@ -64,7 +64,7 @@ class StreamAccount:
         self.error: PipelineError | None = None
         self.corrupt_packets = 0
         self.damaged = 0
-        """Pictures that the decoder marked as damaged."""
+        """Pictures that lost or damaged data has spoilt."""
         self.pts_repaired: Counter[str] = Counter()
         """Presentation times that were made to rise, by what was wrong with them."""
         self._lock = threading.Lock()

@@ -106,7 +106,7 @@ class StreamConfig(_Strict):
     backoff_max: Annotated[float, Field(gt=0, le=86400)] = 30.0
     """The longest such wait."""
     damaged: Literal["drop", "flag", "keep"] = "flag"
-    """Pictures that the decoder marks as damaged: drop and count them, flag them in results, or neither."""
+    """Pictures that lost or damaged data has spoilt: drop, flag in results, or neither; counted anyhow."""
     max_picture: Annotated[int, Field(ge=1, le=2**30)] = 2**26
     """Pixels of the largest picture (as coded) that is decoded; what claims more is refused beforehand."""
     tls_verify: bool = True

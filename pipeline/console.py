@@ -46,8 +46,7 @@ class ProgressDisplay:
     def __enter__(self) -> Self:
         if self._bars is not None:
             self._bars.start()
-            for name in self._pipeline.accounts.streams:
-                self._tasks[name] = self._bars.add_task(name, total=None, numbers="connecting")
+            self._show()
         self._thread.start()
         return self
 
@@ -57,8 +56,10 @@ class ProgressDisplay:
         self._done.set()
         self._thread.join()
         if self._bars is not None:
-            self._show()
-            self._bars.stop()
+            try:
+                self._show()
+            finally:
+                self._bars.stop()
 
     def _tick(self) -> None:
         interval = PLAIN_SECONDS if self._bars is None else REFRESH_SECONDS
@@ -82,7 +83,9 @@ class ProgressDisplay:
             )
             return
         elapsed = accounts.elapsed()
-        for name, account in accounts.streams.items():
+        for name, account in list(accounts.streams.items()):  # of which there may be more by now
+            if name not in self._tasks:
+                self._tasks[name] = self._bars.add_task(name, total=None)
             self._bars.update(
                 self._tasks[name],
                 completed=_progress(account),
@@ -135,7 +138,7 @@ def print_summary(summary: dict[str, Any], console: Console) -> None:
         if stream["corrupt_packets"] or stream["damaged"]:
             further.append(
                 f"{name} was damaged: {stream['corrupt_packets']} packets could not be decoded, "
-                f"{stream['damaged']} pictures are marked by the decoder"
+                f"{stream['damaged']} pictures are spoilt by what is missing"
             )
         if stream["reconnects"]:
             further.append(f"{name} was lost and came back: {_each(stream['reconnects'])}")

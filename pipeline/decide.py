@@ -34,31 +34,56 @@ class Depths:
     """
 
     def __init__(
-        self, flow: Flow, asked: int | None, streams: int, spec: InputSpec, live_window: int | None = None
+        self, flow: Flow, asked: int | None, spec: InputSpec, live_window: int | None = None
     ) -> None:
-        """``live_window``: of a stream that turns out to be live (None: no window)."""
+        """``asked``: a capacity that was asked for (None: it is chosen). ``live_window``: of a stream that
+        turns out to be live (None: no window)."""
         self._live_window = live_window
         self._flow = flow
         self._asked = asked
-        self._unopened = streams
-        self._several = streams > 1
         self._blob_bytes = int(np.prod(spec.blob_shape)) * spec.dtype.itemsize
-        self._capacity = MOST_CAPACITY
+        self._capacity = LEAST_CAPACITY
+        self._known: dict[str, tuple[Channel[Any], bool, int] | None] = {}
+        """Each stream's first channel, whether it is live, and how many of its frames fit; None before its
+        first frame."""
         self._lock = threading.Lock()
 
-    def opened(self, first: Channel[Any], live: bool, frame_bytes: int) -> None:
+    def expect(self, name: str) -> None:
+        """There is a stream ``name``, which has not begun yet."""
+        with self._lock:
+            self._known[name] = None
+
+    def forget(self, name: str) -> None:
+        """It is no longer there."""
+        with self._lock:
+            self._known.pop(name, None)
+            self._fit()
+
+    def opened(self, name: str, first: Channel[Any], live: bool, frame_bytes: int) -> None:
         """A stream has its first frame, of so many bytes; ``first`` is its channel, still empty."""
         first.policy = "drop_oldest" if live else "block"
         if live and self._live_window is not None:
             first.narrow(self._live_window)
         fit = LEAST_CAPACITY if live else CHANNEL_BYTES // (frame_bytes + self._blob_bytes)
         with self._lock:
-            self._capacity = max(LEAST_CAPACITY, min(self._capacity, fit))
-            self._unopened -= 1
-            if self._asked is None and self._unopened == 0 and self._capacity > LEAST_CAPACITY:
-                self._flow.resize(self._capacity)
-        if self._asked is None and self._several and fit < LEAST_CAPACITY:
-            first.resize(1)
+            self._known[name] = first, live, fit
+            self._fit()
+
+    def _fit(self) -> None:
+        """Smaller at once for whatever comes; larger when it is known of all streams."""
+        known = [each for each in self._known.values() if each is not None]
+        live = any(live for _, live, _ in known)
+        capacity = max(LEAST_CAPACITY, min([MOST_CAPACITY, *(fit for _, _, fit in known)]))
+        if len(known) < len(self._known):
+            live, capacity = live or self._flow.live, min(capacity, self._capacity)
+        self._flow.live = live
+        if self._asked is not None:
+            return
+        if capacity != self._capacity:
+            self._capacity = capacity
+            self._flow.resize(capacity)
+        for first, _, fit in known:
+            first.resize(1 if fit < LEAST_CAPACITY and len(self._known) > 1 else capacity)
 
 
 def may_be_live(spec: SourceSpec, stream: StreamConfig) -> bool:

@@ -120,7 +120,7 @@ class Frame:
     ``wall_time`` Unix seconds (for people only). ``timings`` maps a stage's name to the seconds it took
     over this frame; the line's observer writes it, stages don't. ``source`` is the name of the file that
     this picture alone is in, within the folder or glob that was given; None where there is none, as in a
-    video. ``damaged``: the decoder marked the picture as such (unless the stream says ``damaged: keep``).
+    video. ``damaged``: lost or damaged data has spoilt it (unless the stream says ``damaged: keep``).
     """
 
     stream: str

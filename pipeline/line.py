@@ -82,11 +82,12 @@ def build(
     channel = partial(flow.channel, capacity=config.channel_capacity or LEAST_CAPACITY)
     batch = batch_limit(config, model)
     # What one stream has waiting for the second model must not fill the channels that all share.
-    window = WINDOW + batch if second is not None and len(sources) > 1 else None
-    depths = Depths(flow, config.channel_capacity, len(sources), model.spec, window and LIVE_WINDOW + batch)
+    window, live_window = (WINDOW + batch, LIVE_WINDOW + batch) if second is not None else (None, None)
+    depths = Depths(flow, config.channel_capacity, model.spec, live_window)
+    flow.live = any(may_be_live(*source) for source in sources.values())
     # Where no frame can be too old, the cheap stages take all that is ready in one go.
-    live = any(may_be_live(*source) for source in sources.values())
-    together = 1 if live else MOST_CAPACITY
+    stage = partial(flow.stage, lane=attrgetter("frame.stream"))
+    cheap = partial(stage, limit=MOST_CAPACITY, limit_live=1)
 
     frames = flow.merge("capture")
     firsts: dict[str, Channel[Any]] = {}
@@ -98,7 +99,6 @@ def build(
         return firsts[name]
 
     streams = Streams(flow, frames, accounts, depths, first)
-    stage = partial(flow.stage, lane=attrgetter("frame.stream"))
     if config.target_age_ms is not None:
         adaptive = Adaptive(config.target_age_ms / 1000)
         streams.on_added(lambda name: adaptive.add(accounts.add(name).lane))
@@ -117,18 +117,18 @@ def build(
     blobs = channel("blobs", "preprocess")
     # What waits behind the first channel grows old where no fresher frame can replace it: a live one is taken
     # when inference asks (YOLOv8n at 4 x the bound: p99 age 440 -> 236 ms). A batch gathers while one runs.
-    asked = blobs if live and batch == 1 else None
+    asked = blobs if batch == 1 else None
     preparing = [server.preprocess(number) for number in range(config.preprocess_workers)]
-    stage("preprocess", preparing, frames, blobs, limit=together, demand=asked)
+    cheap("preprocess", preparing, frames, blobs, demand=asked)
     outputs = channel("outputs", "infer")
     linger = config.linger_ms / 1000
     inferring = [server.infer(number) for number in range(workers)]
-    stage("infer", inferring, blobs, outputs, limit=batch, linger=linger, most=together)
+    stage("infer", inferring, blobs, outputs, limit=batch, linger=linger, most=MOST_CAPACITY)
     results = channel("results", "postprocess")
     finishing = [server.postprocess] * config.postprocess_workers
-    stage("postprocess", finishing, outputs, results, limit=together)
-    if second is not None:
-        results = _add_second(flow, config, streams, model, second, results, window, together)
+    cheap("postprocess", finishing, outputs, results)
+    if second is not None and window is not None:
+        results = _add_second(flow, config, streams, model, second, results, window)
     return Line(flow, streams, server, results, lambda name: firsts[name].policy == "drop_oldest")
 
 
@@ -170,26 +170,24 @@ def _add_second(
     model: Model,
     second: Model,
     results: Channel[Any],
-    window: int | None,
-    together: int,
+    window: int,
 ) -> Channel[Any]:
     """The stages of a second model; what comes out of them."""
-    capacity = config.channel_capacity or LEAST_CAPACITY
-    # With several streams a turn of each: none waits for more than one frame of another.
-    objects = flow.merge("classify", one_each=window is not None)
-    lane = partial(flow.channel, stage="classify", capacity=window or capacity, merge=objects)
+    # A turn of each stream: none waits for more than one frame of another.
+    objects = flow.merge("classify", one_each=True)
+    lane = partial(flow.channel, stage="classify", capacity=window, merge=objects, fixed=True)
     lanes: dict[str, Channel[Any]] = {}
 
     def add_lane(name: str) -> None:
         if name not in lanes:
-            lanes[name] = lane(f"objects:{name}", fixed=window is not None)
+            lanes[name] = lane(f"objects:{name}")
 
     streams.on_added(add_lane)
-    classified = flow.channel("classified", "classify", capacity)
+    classified = flow.channel("classified", "classify", config.channel_capacity or LEAST_CAPACITY)
     bypass = Bypass(attrgetter("frame.stream"), lambda item: isinstance(item, Matched), lanes, classified)
     looked_at = class_ids(model, config.classify_on, "classify_on")
     match = Match(second.labels, looked_at, config.classify_every)
-    flow.stage("match", [match], results, bypass.entrance, limit=together)
+    flow.stage("match", [match], results, bypass.entrance, limit=MOST_CAPACITY, limit_live=1)
     # Nothing for a frame behind another, a run of the model for one with objects: others never wait for that.
     flow.stage("classify", [Classify(second)], objects, bypass.exit, limit=MOST_CAPACITY, varies=True)
     return classified

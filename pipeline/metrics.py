@@ -120,7 +120,7 @@ class Collector:
             labels=["stream"],
         )
         damaged = CounterMetricFamily(
-            "framerail_damaged_frames", "Frames that the decoder marked as damaged.", labels=["stream"]
+            "framerail_damaged_frames", "Frames that lost or damaged data has spoilt.", labels=["stream"]
         )
         repaired = CounterMetricFamily(
             "framerail_pts_repaired", "Presentation times that were corrected.", labels=["stream", "kind"]

@@ -146,7 +146,10 @@ class Reloader:
         self._asked.set()
         self._thread.join(END_SECONDS)
         if self._thread.is_alive():
-            log.warning("config %s cannot be read, nor given up: its disk does not answer", self._path)
+            log.warning(
+                "config %s: an edit is still being applied, or the file read, and is left behind: a model "
+                "takes long to open, or the disk does not answer", self._path,
+            )  # fmt: skip
 
     def _run(self) -> None:
         moved = False

@@ -63,7 +63,7 @@ class Streams:
         """Of removed ones, too: one that is added once more goes on with its time, as with its books."""
         self._added: list[Callable[[str], None]] = []
         self._lock = threading.RLock()
-        self._stopped = False
+        self._stopped = threading.Event()
 
     def on_added(self, told: Callable[[str], None]) -> None:
         """Tell of each stream, those that are there already too, before its first frame."""
@@ -91,9 +91,12 @@ class Streams:
                 each(name)
             timestamps = self._timestamps.setdefault(name, Timestamps())
             capture = Capture(spec, stream, self._accounts.add(name), timestamps=timestamps)
-            added = _Stream(spec, stream, capture)
-            self._start(name, added)
-            self._streams[name] = added
+            self._depths.expect(name)
+            try:
+                self._start(name, _Stream(spec, stream, capture))
+            except BaseException:
+                self._depths.forget(name)
+                raise
 
     def remove(self, name: str) -> None:
         """Stop a stream, and wait until its frames have left the line; they are emitted. Its books stay.
@@ -103,19 +106,24 @@ class Streams:
         """
         with self._lock:
             known = self._known(name)
+            self._check_who_waits("remove", name, known)
             try:
                 self._halt(name, known, "removed")
             finally:
                 del self._streams[name]
+                self._depths.forget(name)
                 self._let_go(known)
 
     def pause(self, name: str) -> None:
         """As :meth:`remove`, but it can be resumed, and the line does not end meanwhile."""
         with self._lock:
             known = self._known(name)
-            known.stranded = False
+            if known.stranded:  # which is wanted now
+                known.stranded = False
+                self._accounts.streams[name].ended("paused")
             if known.paused:
                 return
+            self._check_who_waits("pause", name, known)
             self._hold("pause", name, known)
             self._halt(name, known, "paused")
 
@@ -135,6 +143,8 @@ class Streams:
         with self._lock:
             known = self._known(name)
             kept = not _reconnects(known.stream, stream)
+            if not (kept or known.paused):
+                self._check_who_waits("change", name, known)
             known.spec, known.stream = spec, stream
             known.capture.change(spec, stream)
             if known.stranded:
@@ -148,29 +158,37 @@ class Streams:
                 self._halt(name, known, "paused")
                 self._begin_again(name, known)
             except PipelineError as error:
-                if not self._stopped:  # nobody wanted that: it is not ready
+                if not self._stopped.is_set():  # nobody wanted that: it is not ready
                     self._accounts.streams[name].ended("stranded", error)
                 raise
 
     def stop(self) -> None:
-        """Ask every stream to end, also those that are paused. Does not wait."""
-        self._stopped = True
-        # Before the lock: a change that is under way ends the sooner for this.
+        """Ask every stream to end, also those that are paused. Does not wait, for a change that is under way
+        neither: that may wait for frames which the caller has to take."""
+        self._stopped.set()
         for known in list(self._streams.values()):
             known.capture.stop.set()
-        with self._lock:
-            for known in self._streams.values():
-                known.capture.stop.set()
-                self._let_go(known)
+        self._frames.hold_no_more()
 
     def _begin_again(self, name: str, known: _Stream) -> None:
         self._start(name, known)
         known.stranded = False
         self._let_go(known)
 
+    def _check_who_waits(self, to_do: str, name: str, known: _Stream) -> None:
+        """Raise PipelineError where the frames that have to leave are taken by the thread that would wait."""
+        if self._flow.consumer != threading.get_ident():
+            return
+        running = known.thread is not None and known.thread.is_alive()
+        if running or not self._accounts.streams[name].wait_idle(0.0):
+            raise PipelineError(
+                f"cannot {to_do} stream {name!r} in the thread that takes the results: its frames have to "
+                "leave the line first; do it in a thread of its own"
+            )
+
     def _hold(self, to_do: str, name: str, known: _Stream) -> None:
         """From now on the line does not end for want of this stream."""
-        if self._stopped:
+        if self._stopped.is_set():
             raise PipelineError(f"cannot {to_do} stream {name!r}: the line is being stopped")
         if not self._frames.hold():
             raise PipelineError(f"cannot {to_do} stream {name!r}: the line has ended")
@@ -182,7 +200,7 @@ class Streams:
             self._frames.let_go()
 
     def _start(self, name: str, each: _Stream) -> None:
-        if self._stopped:
+        if self._stopped.is_set():
             raise PipelineError(f"cannot start stream {name!r}: the line is being stopped")
         account = self._accounts.streams[name]
         if not account.wait_idle(0.0):
@@ -196,7 +214,7 @@ class Streams:
         before = account.ending
         account.begun()
         # An event of its own for each run: one that answers late must not hear of the next.
-        run = partial(each.capture, partial(self._depths.opened, channel), each.capture.begin())
+        run = partial(each.capture, partial(self._depths.opened, name, channel), each.capture.begin())
         try:
             each.thread = self._flow.feed("capture", f"capture:{name}", run, channel)
         except RuntimeError as error:
@@ -206,6 +224,9 @@ class Streams:
                 f"cannot start stream {name!r}: {error}; raise the limits of this user or container"
             ) from None
         each.channel = channel
+        self._streams[name] = each
+        if self._stopped.is_set():  # meanwhile
+            each.capture.stop.set()
 
     def _halt(self, name: str, each: _Stream, ending: str) -> None:
         account, thread, channel = self._accounts.streams[name], each.thread, each.channel

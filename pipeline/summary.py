@@ -26,7 +26,7 @@ def summarize(pipeline: Pipeline) -> dict[str, Any]:
     accounts, model = pipeline.accounts, pipeline.model
     streams = {}
     latency = Histogram()
-    for name, account in accounts.streams.items():
+    for name, account in list(accounts.streams.items()):
         latency.add(account.latency)
         streams[name] = {
             **told(account),

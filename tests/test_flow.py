@@ -382,6 +382,7 @@ def test_on_demand_one_is_made_ready_ahead_unless_the_source_is_behind(
 ) -> None:
     """The first channel holds three; a fourth one makes it run over."""
     flow = Flow(Books())
+    flow.live = True
     first = flow.channel("first", "feed", 3, "drop_oldest")
     target = flow.channel("target", "work", 9)
     flow.stage("work", [wobble] * 2, first, target, demand=target)

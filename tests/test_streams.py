@@ -12,6 +12,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import av
+import numpy as np
 import pytest
 
 from pipeline import Pipeline
@@ -297,7 +298,7 @@ def test_a_stop_between_stopping_and_starting_a_stream(
         def halt_and_be_stopped(*arguments) -> None:
             halt(*arguments)
             stopper.start()
-            run.until(lambda: these._stopped)
+            run.until(these._stopped.is_set)
 
         monkeypatch.setattr(these, "_halt", halt_and_be_stopped)
         with pytest.raises(PipelineError, match="the line is being stopped"):
@@ -383,3 +384,104 @@ def test_a_stream_whose_frames_do_not_leave_is_paused_all_the_same(
         thread.join(10)
         assert not thread.is_alive()
     assert not line.accounts.violations(line.left_in_line())
+
+
+def test_whoever_takes_the_results_may_stop_a_line_whose_streams_are_changed(cheap_model: str) -> None:
+    """A removal waits for frames that only the one who stops can take."""
+    streams = [{"source": ENDLESS, "name": name, "live": True} for name in ("a", "b")]
+    raised: list[Exception] = []
+
+    def remove() -> None:
+        try:
+            line.remove_stream("a")
+        except PipelineError as error:
+            raised.append(error)
+
+    with Pipeline(make_config({"model": cheap_model, "streams": streams})) as line:
+        remover = threading.Thread(target=remove)
+        for number, _ in enumerate(line):
+            if number == 5:
+                remover.start()
+                while any(thread.name == "capture:a" for thread in threading.enumerate()):
+                    time.sleep(0.01)
+                assert line.accounts.streams["a"].counts().in_flight > 0
+                begun = time.monotonic()
+                line.stop()
+                assert time.monotonic() - begun < 5  # and not the 30 s that frames may take to leave
+        remover.join()
+    assert not raised
+    assert not line.accounts.violations(line.left_in_line())
+
+
+def test_whoever_takes_the_results_cannot_wait_for_them(cheap_model: str) -> None:
+    ended = {"source": "synthetic:64x48?frames=2", "name": "ended"}
+    streams = [{"source": ENDLESS, "name": name, "live": True} for name in ("a", "b")]
+    with Pipeline(make_config({"model": cheap_model, "streams": [*streams, ended]})) as line:
+        account = line.accounts.streams["ended"]
+        changes = [
+            lambda: line.remove_stream("a"),
+            lambda: line.pause_stream("a"),
+            lambda: line.change_stream("a", open_timeout=5),
+        ]
+        for _ in line:
+            while changes:
+                with pytest.raises(PipelineError, match=r"thread that takes the results: .* of its own"):
+                    changes.pop()()
+                assert line.accounts.streams["a"].ending is None
+            line.change_stream("a", every_nth=2)  # which waits for nothing
+            if account.ending == "end" and not account.counts().in_flight:
+                line.remove_stream("ended")  # as this does
+                break
+    assert "ended" not in line.sources and line.sources["a"][1].every_nth == 2
+
+
+def test_a_stream_that_a_change_stranded_may_be_paused(
+    cheap_model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.streams.DRAIN_SECONDS", 0.3)
+    go_on = threading.Event()
+
+    class Slow(Null):
+        def write(self, result, dropped_before) -> None:
+            go_on.wait(20)
+
+    streams = [{"source": ENDLESS, "name": name, "live": True} for name in ("a", "b")]
+    with Pipeline(make_config({"model": cheap_model, "streams": streams}), sinks=[Slow()]) as line:
+        thread = threading.Thread(target=line.run)
+        thread.start()
+        while line.accounts.streams["a"].counts().in_flight < 3:
+            time.sleep(0.01)
+        with pytest.raises(PipelineError, match="its frames did not leave"):
+            line.change_stream("a", open_timeout=5)
+        assert line.accounts.streams["a"].ending == "stranded"
+        go_on.set()
+        line.pause_stream("a")
+        account = line.accounts.streams["a"]
+        assert (account.ending, account.error) == ("paused", None)
+        while line.accounts.streams["b"].counts().emitted < 20:
+            time.sleep(0.01)
+        assert readiness(line)[0]
+        line.stop()
+        thread.join()
+
+
+def test_a_camera_that_joins_files_is_as_fresh_as_one_that_was_there(cheap_model: str) -> None:
+    """Files of small pictures have deep channels, which a live stream's frames must not wait in."""
+    ages: list[float] = []
+    with Pipeline(
+        make_config({"model": cheap_model, "streams": [{"source": "synthetic:64x48?frames=100000"}]})
+    ) as line:
+        for number, result in enumerate(line):
+            if number == 200:
+                assert line.flow is not None
+                assert max(channel.capacity for channel in line.flow.statistics()) > 8
+                line.add_stream(ENDLESS, name="cam", live=True)
+            if result.stream == "cam":
+                ages.append(time.monotonic() - result.frame.captured_at)
+                if len(ages) == 1:
+                    assert {channel.capacity for channel in line.flow.statistics()} == {2}
+                if len(ages) == 60:
+                    break
+            time.sleep(0.002)
+    # Some ten results of 2 ms wait behind one another; with channels of 64 it is two hundred.
+    assert np.median(ages[-20:]) < 0.2

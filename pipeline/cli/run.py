@@ -231,7 +231,8 @@ def run(
     damaged: Annotated[
         Optional[str],
         typer.Option(
-            "--damaged", help="Pictures that the decoder marks as damaged: drop, flag or keep. Default: flag."
+            "--damaged",
+            help="Pictures that lost or damaged data has spoilt: drop, flag or keep. Default: flag.",
         ),
     ] = None,
     max_picture: Annotated[

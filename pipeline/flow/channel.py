@@ -79,7 +79,7 @@ class Channel(Outlet[T]):
         # In a merge: the round that it was served in last, and when its latest item came.
         self._round = self._stamp = 0
 
-    def promise(self, spare: int = 0) -> None:
+    def promise(self, spare: float = 0) -> None:
         """Wait until the taker waits for an item that nobody has promised, and promise one.
 
         Whoever promises calls :meth:`settle` once. ``spare``: so many more may be promised, or lie here,

@@ -68,8 +68,12 @@ class Flow:
         self.observer = observer
         self.expired = expired
         self.errors: list[Exception] = []
+        self.live = False
+        """Whether a fresher item may take the place of one that waits: then what waits stays where it may."""
         self.baton = threading.Lock()
         """Held by a cheap stage while it works (see CHEAP_SECONDS), and by nobody who waits for a channel."""
+        self.consumer: int | None = None
+        """The thread that took results last (its ident): whoever waits for frames must not be that."""
         self._channels: list[Channel[Any]] = []
         self._resizable: list[Channel[Any]] = []
         self._merges: list[Merge[Any]] = []
@@ -147,6 +151,7 @@ class Flow:
         source: Source,
         target: Target,
         limit: int = 1,
+        limit_live: int | None = None,
         linger: float = 0.0,
         most: int = 1,
         varies: bool = False,
@@ -155,11 +160,12 @@ class Flow:
     ) -> None:
         """Add a stage with one worker thread per entry of ``calls``: a list in, a list out, same order.
 
-        A call gets up to ``limit`` items; up to ``most`` are taken in one go, and served by several calls,
-        where those are quick (see HAND_SECONDS). One whose work ``varies`` from item to item never counts
-        as cheap (see CHEAP_SECONDS). With ``demand``, its target, a worker takes only when that channel's
-        taker waits (and one more ahead, unless the source is behind): the items stay where a fresher one
-        may still replace them.
+        A call gets up to ``limit`` items, ``limit_live`` while the flow is live (None: as many); up to
+        ``most`` are taken in one go while it is not, and served by several calls, where those are quick (see
+        HAND_SECONDS). One whose work ``varies`` from item to item never counts as cheap (see CHEAP_SECONDS).
+        With ``demand``, its target, a worker of a live flow takes only when that channel's taker waits (and
+        one more ahead, unless the source is behind): the items stay where a fresher one may still replace
+        them.
 
         The output order is the order of taking, whatever the number of workers: that of the items which are
         of one ``lane``, so that those of others don't wait for a slow one; None: of all. An entry of a call's
@@ -171,7 +177,20 @@ class Flow:
             self._turnstiles.append((name, turnstile))
         crew = Crew(len(calls), target, varies)
         for number, call in enumerate(calls):
-            worker = Worker(self, name, call, source, target, turnstile, crew, limit, linger, most, demand)
+            worker = Worker(
+                self,
+                name,
+                call,
+                source,
+                target,
+                turnstile,
+                crew,
+                limit,
+                limit_live or limit,
+                linger,
+                most,
+                demand,
+            )
             label = name if len(calls) == 1 else f"{name}-{number}"
             thread = threading.Thread(target=worker.run, name=label, daemon=True)
             self._workers.append(thread)
@@ -199,13 +218,19 @@ class Flow:
         (``raise_errors`` then raises). A caller that stops iterating cancels the flow.
         """
         hand: list[Any] = []
+        drained = False
         me = threading.current_thread()
         cpu_started = time.thread_time()
         try:
             while True:
+                self.consumer = threading.get_ident()
                 hand = source.take(limit, patience=None if idle is None else IDLE_SECONDS)
                 if not hand and idle is not None:
-                    idle()
+                    try:
+                        idle()
+                    except Exception as error:
+                        self.fail(stage, error)
+                        break
                 hand.reverse()
                 while hand:
                     item = hand[-1]
@@ -228,13 +253,13 @@ class Flow:
                     self.observer.emitted(stage, item)
                     yield from results
         except EndOfStream:
-            pass
+            drained = True
         except Cancelled:
             pass
         finally:
             for item in hand:
                 self.observer.dropped(stage, item, "cancelled")
-            if hand:
+            if not drained:
                 self.cancel()
             self._consuming = None
             self.observer.retired(stage, time.thread_time() - cpu_started)

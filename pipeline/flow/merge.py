@@ -32,7 +32,7 @@ class Merge(Outlet[T]):
         self.stamps = itertools.count()
         """For the items, in the order in which they come."""
         self._sealed = False
-        self._held = 0
+        self._held, self._to_end = 0, False
         self._over = False
 
     def channel(
@@ -66,7 +66,7 @@ class Merge(Outlet[T]):
     def hold(self) -> bool:
         """Keep it open, though all channels may end, until :meth:`let_go`. False where it has ended."""
         with self._lock:
-            if self._over or self._cancelled:
+            if self._over or self._cancelled or self._to_end:
                 return False
             self._held += 1
             return True
@@ -75,6 +75,12 @@ class Merge(Outlet[T]):
         """End one :meth:`hold`."""
         with self._lock:
             self._held -= 1
+            self._ready.notify_all()
+
+    def hold_no_more(self) -> None:
+        """It ends with its channels from now on, whoever holds it."""
+        with self._lock:
+            self._to_end = True
             self._ready.notify_all()
 
     def cancel(self) -> None:
@@ -138,6 +144,6 @@ class Merge(Outlet[T]):
         channel._has_turn = False
 
     def _finished(self) -> bool:
-        if self._sealed and not self._held and all(each._done() for each in self._channels):
+        if self._sealed and (self._to_end or not self._held) and all(each._done() for each in self._channels):
             self._over = True
         return self._over

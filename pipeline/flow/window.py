@@ -33,11 +33,15 @@ class Windowed:
 
     def dropped(self, stage: str, item: Any, reason: str) -> None:
         """``item`` left the flow unfinished."""
-        self._observer.dropped(stage, item, reason)
         if stage != self._entrance:
-            self._firsts[self._stream_of(item)].release()
+            self._release(item)
+        self._observer.dropped(stage, item, reason)
 
     def emitted(self, stage: str, item: Any) -> None:
         """``item`` left the flow finished."""
+        self._release(item)
         self._observer.emitted(stage, item)
+
+    def _release(self, item: Any) -> None:
+        # Before the books hear of it: once none is in flight there, a stream may get another channel.
         self._firsts[self._stream_of(item)].release()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -103,6 +104,7 @@ class Worker:
         turnstile: Turnstile[Any, Any] | None,
         crew: Crew,
         limit: int,
+        limit_live: int,
         linger: float,
         most: int,
         demand: Channel[Any] | None,
@@ -114,7 +116,7 @@ class Worker:
         self._target = target
         self._turnstile = turnstile
         self._crew = crew
-        self._limit = limit
+        self._limit, self._limit_live = limit, limit_live
         self._linger = linger
         self._most = 1 if linger else max(1, most // limit)
         self._demand = demand
@@ -141,8 +143,14 @@ class Worker:
     def _take(self) -> list[Any]:
         if self._demand is not None:
             # One is made ready ahead while the line keeps up: then it waits for a worker alone.
-            self._demand.promise(self._spare + (not self._source.behind))
-        return self._source.take(self._limit * self._calls, self._linger)
+            ahead = self._spare + (not self._source.behind) if self._flow.live else math.inf
+            self._demand.promise(ahead)
+        calls = 1 if self._flow.live else self._calls
+        return self._source.take(self._at_once() * calls, self._linger)
+
+    def _at_once(self) -> int:
+        """How many items a call gets at most."""
+        return self._limit_live if self._flow.live else self._limit
 
     def _serve(self) -> bool:
         """Take, call, hand on. False when there is nothing more to do."""
@@ -166,13 +174,14 @@ class Worker:
         return True
 
     def _results_of(self, items: list[Any]) -> list[Any]:
-        """What the calls return, ``limit`` items to each."""
+        """What the calls return, so many items to each."""
         observer, results, served = self._flow.observer, [], 0
+        limit = self._at_once()
         expired = self._flow.expired
         self.since = began = started = time.perf_counter()
         try:
-            for start in range(0, len(items), self._limit):
-                part = items[start : start + self._limit]
+            for start in range(0, len(items), limit):
+                part = items[start : start + limit]
                 if expired is not None:
                     checked = _checked(expired, part)
                     results += [each for each in checked if type(each) is Dropped]
@@ -199,7 +208,7 @@ class Worker:
         seconds = started - began
         self._crew.served(seconds / served)
         if self._most > 1:
-            calls = -(-served // self._limit)
+            calls = -(-served // limit)
             a_call = max(seconds / calls, 1e-9)
             self._calls = max(1, min(self._most, int(HAND_SECONDS / a_call)))
         return results

@@ -59,7 +59,7 @@ class HandOff(Output):
         self._in_hand: _Item | None = None
         """What the sink is writing now; None, too, once that is in the books."""
         self._owed: Counter[str] = Counter()  # frames that are missing before the next result, by stream
-        self._capacity = 0
+        self._capacity = MOST_CAPACITY
         self._lock = threading.Lock()
         self._ready, self._changed = threading.Condition(self._lock), threading.Condition(self._lock)
         self._progress_at = 0.0
@@ -79,9 +79,9 @@ class HandOff(Output):
         """Leave a result for the thread; see the module."""
         stuck = None
         with self._lock:
-            if not self._capacity:
-                fit = BYTES // max(3 * result.frame.width * result.frame.height, 1)
-                self._capacity = max(LEAST_CAPACITY, min(fit, MOST_CAPACITY))
+            fit = BYTES // max(3 * result.frame.width * result.frame.height, 1)
+            if fit < self._capacity:  # the largest pictures count, of whatever stream
+                self._capacity = max(LEAST_CAPACITY, fit)
             if len(self._items) >= self._capacity and not self.errors:
                 stuck = self._make_room(live)
             self._owed[result.stream] += dropped_before

@@ -30,8 +30,10 @@ from pipeline.sources.base import Picture, Remembered, Source, SourceSpec
 from pipeline.sources.bitstream import checker
 from pipeline.sources.connect import Opened, connect
 from pipeline.sources.convert import Converter
+from pipeline.sources.damage import Damage, tell_of_damage
 from pipeline.sources.ending import Progress
 from pipeline.sources.failures import explain
+from pipeline.sources.framenumbers import FrameNumbers
 from pipeline.sources.hardware import NoHardwareError, on_device
 from pipeline.sources.limits import too_large
 from pipeline.sources.opened import Once
@@ -84,6 +86,10 @@ class MediaSource(Once):
         # FFmpeg calls frame threads on top of a device unstable.
         frame_threads = not self.live and not on_device(self._video) and fflog.frame_threads_allowed()
         self._video.thread_type = "AUTO" if frame_threads else "SLICE"
+        tell_of_damage(self._video.codec_context, self.live)
+        self._damage = Damage()
+        h264 = self._video.codec_context.name == "h264"
+        self._numbers = FrameNumbers(self._video.codec_context.extradata or b"") if h264 else None
         if stream.decode_threads is not None:
             self._video.codec_context.thread_count = stream.decode_threads
         self.frame_count = None if self.live else self._video.frames or None
@@ -128,6 +134,7 @@ class MediaSource(Once):
         spent = 0.0
         for packet in self._packets(progress):
             begun, large = clock(), ""
+            self._damage.decodes(packet)
             try:
                 frames = self._video.decode(packet)
             except av.error.FFmpegError as error:
@@ -144,12 +151,14 @@ class MediaSource(Once):
             if frames:
                 self._refused = 0
             for n, frame in enumerate(frames):
+                if self._damage.hides(frame):
+                    continue
                 begun = clock()
                 pixels = converter.pixels(frame)
                 seconds = clock() - begun + spent / (len(frames) - n)
                 spent -= spent / (len(frames) - n)
                 progress.pictures += 1
-                damaged, key = frame.is_corrupt, frame.key_frame
+                damaged, key = self._damage.shows(frame), frame.key_frame
                 yield Picture(pixels, frame.pts, frame.time_base, seconds, None, damaged, key=key)
                 self._pictured = time.monotonic()
                 if self._stop.is_set():
@@ -201,7 +210,10 @@ class MediaSource(Once):
                 # Such as the half packet at the end of a file cut short: decoded, it would be a
                 # smeared picture.
                 self._corrupt_packets += 1
+                self._damage.lost()
                 continue
+            if self._numbers is not None and packet.size and self._numbers.gap_before(memoryview(packet)):
+                self._damage.lost()
             yield packet
 
     def _hint(self) -> str:
@@ -221,6 +233,7 @@ class MediaSource(Once):
         LOG.debug("%s: packet at %s skipped: %s", self._shown, packet.pts, error.strerror)
 
     def _refuse(self) -> None:
+        self._damage.lost()
         self._corrupt_packets += 1
         self._refused += 1
         if self._refused == _CHANGED:
