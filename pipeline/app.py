@@ -16,7 +16,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from types import TracebackType
@@ -24,7 +24,7 @@ from typing import Any, Self
 
 from pipeline.access import metrics_token
 from pipeline.accounts import Accounts
-from pipeline.config import Config, make_config, make_stream, reloaded
+from pipeline.config import Config, StreamConfig, make_config, make_stream, reloaded
 from pipeline.decide import (
     MOST_CAPACITY,
     batch_limit,
@@ -42,7 +42,7 @@ from pipeline.metrics import MetricsServer
 from pipeline.monitor import Monitor
 from pipeline.profiles import Profile, applied
 from pipeline.runtime.model import Model, open_model
-from pipeline.sinks import Outputs, Sink, check_outputs, open_sinks
+from pipeline.sinks import Outputs, Sink, check_outputs, completed, open_sinks
 from pipeline.sources import SourceSpec, local_files, parse_source
 from pipeline.stages.emit import Emit
 from pipeline.streams import STOP_GRACE_SECONDS
@@ -59,10 +59,10 @@ class Pipeline:
             for result in line:
                 print(result.stream, result.frame.seq, result.detections.labels)
 
-    ``source`` is an address or path, a list of them, or a :class:`Config`; ``options`` are the
-    keys of :class:`Config`. Entering opens the model and the sinks, iterating starts the
-    threads; it may be iterated once. ``result.frame.image`` is uint8 [H, W, 3] BGR,
-    ``result.detections.xyxy`` float32 [N, 4] in pixels of that frame.
+    ``source`` is an address or path, a list of them, or a :class:`Config`; ``options`` are the keys of
+    :class:`Config`, and those of :class:`StreamConfig`, which then hold for each stream. Entering opens the
+    model and the sinks, iterating starts the threads; it may be iterated once. ``result.frame.image`` is
+    uint8 [H, W, 3] BGR, ``result.detections.xyxy`` float32 [N, 4] in pixels of that frame.
 
     Raises, on construction: ConfigError, SourceOpenError (a path that is not there). On entering:
     ModelError, ProviderError, SinkOpenError. On iterating: an ExceptionGroup of what was raised in
@@ -86,7 +86,8 @@ class Pipeline:
             self.config = source
         else:
             addresses = [source] if isinstance(source, str | os.PathLike) else list(source)
-            streams = [{"source": os.fspath(address)} for address in addresses]
+            each = {key: options.pop(key) for key in StreamConfig.model_fields.keys() & options.keys()}
+            streams = [{"source": os.fspath(address), **each} for address in addresses]
             self.config = make_config({"streams": streams, **options})
         self.config_as_given = self.config
         """Before a profile filled in what it leaves open."""
@@ -97,10 +98,11 @@ class Pipeline:
         self.second: Model | None = None
         self.profile: Profile | None = None
         self.metrics: MetricsServer | None = None
-        self._sinks: list[Sink] = list(sinks)
+        self._sinks: list[Sink] = [completed(sink) for sink in sinks]
         self.outputs = Outputs([])
         """What became of the results, for each sink; there are some once the pipeline is entered."""
         self._also_read = also_read
+        self._on_start: list[Callable[[], None]] = []
         self._stop = threading.Event()
         self._stopper: threading.Thread | None = None
         self._late: list[str] = []
@@ -202,6 +204,14 @@ class Pipeline:
         if line is not None:
             line.flow.cancel()
             line.streams.stop()
+
+    def on_start(self, act: Callable[[], None]) -> None:
+        """Call ``act``, which may not wait, once the line runs: in the thread that iterates, or now."""
+        with self._lock:
+            if self._line is None:
+                self._on_start.append(act)
+                return
+        act()
 
     # Streams of the running line; see pipeline.streams.
 
@@ -361,6 +371,8 @@ class Pipeline:
                     self.outputs.hurry()
                     line.streams.stop()
                     self._start_stopper(flow)
+            for act in self._on_start:
+                act()
             if self.config.duration is not None:
                 timer.start()
             with self._monitor:

@@ -59,7 +59,15 @@ def _can_isolate(value: bool | None) -> bool | None:
 
 
 Isolate = Annotated[bool, AfterValidator(_can_isolate)]
-FileName = Annotated[str, Field(min_length=1)]
+
+
+def _can_be_named(value: str) -> str:
+    if "\0" in value:
+        raise ValueError("no file's name holds a null character")
+    return value
+
+
+FileName = Annotated[str, Field(min_length=1), AfterValidator(_can_be_named)]
 MOST_DEVICES = 255
 Side = Annotated[int, Field(ge=1, le=16384)]
 
@@ -422,6 +430,10 @@ def dotted(location: Location) -> str:
     return ".".join(map(str, location))
 
 
+MOST_PROBLEMS = 20
+"""That are told of one config: a file that is no config at all has thousands."""
+
+
 def make_config(
     data: dict[str, Any], where: str = "options", named: Callable[[Location], str] = dotted
 ) -> Config:
@@ -429,7 +441,10 @@ def make_config(
     try:
         return Config.model_validate(data)
     except ValidationError as error:
-        problems = [_problem(entry, named) for entry in error.errors(include_url=False)]
+        entries = error.errors(include_url=False)
+        problems = [_problem(entry, named) for entry in entries[:MOST_PROBLEMS]]
+        if len(entries) > MOST_PROBLEMS:
+            problems.append(f"and {len(entries) - MOST_PROBLEMS} more")
         # Not chained: pydantic's own text quotes the input, cut in the middle of a password. Each
         # problem by itself, lest the masking of one reach to an at sign in the next.
         raise ConfigError(f"{where}: " + "; ".join(dict.fromkeys(map(redact, problems)))) from None

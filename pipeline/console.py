@@ -85,7 +85,7 @@ class ProgressDisplay:
         elapsed = accounts.elapsed()
         for name, account in list(accounts.streams.items()):  # of which there may be more by now
             if name not in self._tasks:
-                self._tasks[name] = self._bars.add_task(name, total=None)
+                self._tasks[name] = self._bars.add_task(name, total=None, numbers="")
             self._bars.update(
                 self._tasks[name],
                 completed=_progress(account),
@@ -133,6 +133,8 @@ def print_summary(summary: dict[str, Any], console: Console) -> None:
             f"{stream['width']}x{stream['height']}" if stream["width"] else "",
             stream["ending"] or "",
         )
+        if not stream["captured"] and stream["last_error"]:
+            further.append(f"{name} gave no picture: {stream['last_error']}")
         if dropped:
             further.append(f"{name} dropped: {_each(stream['dropped'])}")
         if stream["corrupt_packets"] or stream["damaged"]:

@@ -44,6 +44,8 @@ RATE_SECONDS = 10.0
 SLOW, FAST = 0.5, 2.0
 RATE_MARGIN = 1.2
 """Times the declared rate; and by how much it has to come back within."""
+SILENT_SECONDS = 2.0
+"""So much of the time between two pictures counts at most: one that says nothing for long shows nothing."""
 RECOVERED_SECONDS = 2.0
 """For so long a picture has to be well again."""
 
@@ -144,10 +146,14 @@ class StreamHealth:
         """Whether it wants to be told of pictures."""
         self._frozen_seconds = self._black_seconds = 10.0
         self._not_ready_when: frozenset[str] = frozenset()
+        self._forget()
+
+    def _forget(self) -> None:
+        """Begin to look, or begin anew."""
         self._still, self._rate = _Still(), _Rate()
         self._black, self._covered, self._off_rate = _Held(), _Held(), _Held()
         self._due = 0.0
-        self._looked, self._away = clock(), False
+        self._looked, self._away = self._clock(), False
         """When a picture was looked at last, and whether the source was opened anew since."""
         self._key = True
 
@@ -165,6 +171,8 @@ class StreamHealth:
         self, watched: bool, frozen_seconds: float, black_seconds: float, not_ready_when: Collection[str]
     ) -> None:
         """Whether pictures are looked at, and what to go by."""
+        if watched and not self.watched:
+            self._forget()
         self.watched = watched
         self._frozen_seconds, self._black_seconds = frozen_seconds, black_seconds
         self._not_ready_when = frozenset(not_ready_when)
@@ -186,11 +194,12 @@ class StreamHealth:
         self._key = key
         if now < self._due and (follows or not key):
             return
-        if self._away:
-            # Time without pictures is no time of the same, or of black ones.
+        # Time without pictures is no time of the same, or of black ones.
+        missed = now - self._looked - (0.0 if self._away else SILENT_SECONDS)
+        if missed > 0:
             for each in (self._still, self._black, self._covered, self._off_rate):
-                each.skip(now - self._looked)
-            self._away = False
+                each.skip(missed)
+        self._away = False
         self._due, self._looked = now + LOOK_SECONDS, now
         self._look(luma_grid(pixels), key, now)
 

@@ -57,7 +57,8 @@ class Backoff:
         first, most = (_AUTH_SECONDS, _AUTH_MOST) if cause == "auth" else (self.first, self.most)
         doubled = first * 2.0 ** min(failures - 1, 60)
         longest = min(max(doubled, _AT_LEAST.get(cause, 0.0)), max(most, _AT_LEAST.get(cause, 0.0)))
-        return longest * (0.5 + 0.5 * draw())
+        drawn = longest * (0.5 + 0.5 * draw())
+        return max(drawn, _AUTH_SECONDS) if cause == "auth" else drawn
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +140,8 @@ class Link:
             self._lost_for, self._lost_at = "", None
         if lost_at is not None:
             word = "live again" if again else "live"
-            log.info("stream %s: %s, after %.1f s and %d failures", self.stream, word, now - lost_at, tries)
+            failures = f"{tries} failure{'s' * (tries != 1)}"
+            log.info("stream %s: %s, after %.1f s and %s", self.stream, word, now - lost_at, failures)
 
     def failed(self, error: SourceError) -> float | None:
         """It could not be opened, or was lost: the seconds to wait; None where no try is to be made."""
@@ -167,7 +169,7 @@ class Link:
         # A camera that is gone for a month should not fill the log: tries 1, 2, 4, 8, … are told.
         level = logging.WARNING if tries & (tries - 1) == 0 else logging.DEBUG
         kept = " only, so that the camera does not lock the account" if refused else ""
-        so_far = f" (try {tries}, {lost_for:.0f} s without it)" if tries > 1 else ""
+        so_far = f" (try {tries}, {lost_for:.1f} s without it)" if tries > 1 else ""
         log.log(level, "stream %s: %s; trying again in %.1f s%s%s", self.stream, error, wait, kept, so_far)
         return wait
 

@@ -18,6 +18,8 @@ from pipeline.notify import notify, watchdog_seconds
 log = logging.getLogger(__name__)
 
 TICK_SECONDS = 0.5
+HEALING_SECONDS = 600.0
+"""So much longer a call may take in which the model is opened afresh: an engine is built for minutes."""
 AGES_SECONDS = 5.0
 """So long may no result be young enough before the log says so."""
 
@@ -46,8 +48,8 @@ class Monitor:
     """Looks twice a second, while its context is open.
 
     A call of a stage that takes longer than ``limit`` seconds is stuck: it is reported once, with the stack
-    of every thread, and ``stuck`` names it until it returns. Opening a model afresh is no such call; nor is
-    waiting for an output that nobody reads, as files do for ever: that is a warning.
+    of every thread, and ``stuck`` names it until it returns. One in which a model is opened afresh has
+    HEALING_SECONDS more; waiting for an output that nobody reads, as files do for ever, is a warning.
     """
 
     def __init__(self, line: Monitored, limit: float, tick: float = TICK_SECONDS) -> None:
@@ -87,8 +89,14 @@ class Monitor:
 
     def _look_for_stuck_stages(self) -> None:
         flow = self._line.flow
-        busy = flow.busy() if flow is not None and not self._line.healing else []
-        late = [each for each in busy if each.seconds > self._limit]
+        busy = flow.busy() if flow is not None else []
+        healing = self._line.healing
+        late = [
+            each
+            for each in busy
+            if each.seconds > self._limit
+            and not (healing and each.stage == "infer" and each.seconds <= self._limit + HEALING_SECONDS)
+        ]
         waited_for = self._line.waited_for
         if waited_for and (waits := [each for each in late if each.stage == "emit"]):
             late = [each for each in late if each.stage != "emit"]

@@ -11,7 +11,6 @@ import os
 import stat
 import threading
 from collections.abc import Callable
-from contextlib import suppress
 from functools import partial
 from types import TracebackType
 from typing import Any, Self
@@ -20,6 +19,8 @@ from pipeline.app import Pipeline
 from pipeline.config import SERVING_KEYS, Config, StreamConfig
 from pipeline.decide import name_streams
 from pipeline.errors import ConfigError, PipelineError
+from pipeline.runtime.catalog import locate
+from pipeline.smallfile import stamp
 from pipeline.sources import parse_source
 
 log = logging.getLogger(__name__)
@@ -51,8 +52,7 @@ def apply(line: Pipeline, old: Config, new: Config, again: frozenset[str] = froz
     """
     before, after = old.model_dump(), new.model_dump()
     differs = [key for key in after if key != "streams" and before[key] != after[key]]
-    if fixed := [key for key in differs if key not in SERVING_KEYS]:
-        raise ConfigError(f"{', '.join(fixed)}: cannot be changed in a running line; start it anew for that")
+    _refuse(_problems_of(new, differs))
     there = line.sources.keys()  # Python may have changed it meanwhile
     lost = again - there  # and may have taken off what could not be changed
     was, will, again = named(old), named(new), again & there
@@ -60,10 +60,14 @@ def apply(line: Pipeline, old: Config, new: Config, again: frozenset[str] = froz
     added, removed = will.keys() - was.keys(), was.keys() - will.keys()
     both = will.keys() & was.keys()
     changed = {name for name in both if name in again or _said(was[name]) != _said(will[name])}
+    problems: list[PipelineError] = []
     if gone := sorted((changed | removed) - there):
-        raise ConfigError(f"{', '.join(gone)}: no longer a stream of the line, removed by other means")
+        told = f"{', '.join(gone)}: no longer a stream of the line, removed by other means"
+        problems.append(ConfigError(told))
     if taken := sorted(added & there):
-        raise ConfigError(f"{', '.join(taken)}: there is a stream of that name already, added by other means")
+        told = f"{', '.join(taken)}: there is a stream of that name already, added by other means"
+        problems.append(ConfigError(told))
+    _refuse(problems)
     line.check_sources({name: parse_source(will[name].source) for name in sorted(added | changed)})
     if differs:
         line.reload_model(**{key: after[key] for key in differs})
@@ -102,6 +106,30 @@ def apply(line: Pipeline, old: Config, new: Config, again: frozenset[str] = froz
     return done
 
 
+def _problems_of(new: Config, differs: list[str]) -> list[PipelineError]:
+    """What can be told of a config by itself, all of it."""
+    problems: list[PipelineError] = []
+    if fixed := [key for key in differs if key not in SERVING_KEYS]:
+        told = f"{', '.join(fixed)}: cannot be changed in a running line; start it anew for that"
+        problems.append(ConfigError(told))
+    looks: list[Callable[[], object]] = [partial(parse_source, stream.source) for stream in new.streams]
+    if "model" in differs:
+        looks.append(partial(locate, new.model))
+    for look in looks:
+        try:
+            look()
+        except PipelineError as error:
+            problems.append(error)
+    return problems
+
+
+def _refuse(problems: list[PipelineError]) -> None:
+    if len(problems) > 1:
+        raise PipelineError("; ".join(dict.fromkeys(map(str, problems))))
+    if problems:
+        raise problems[0]
+
+
 def _said(stream: StreamConfig) -> dict[str, Any]:
     return stream.model_dump(exclude={"name"})
 
@@ -121,14 +149,16 @@ class Reloader:
         *,
         watch: bool,
         poll: float = POLL_SECONDS,
+        seen: tuple[int, int, int] | None = None,
     ) -> None:
-        """``read`` reads the file as at the start, with what the command line says beside it."""
+        """``read`` reads the file as at the start, with what the command line says beside it; ``seen`` is its
+        stamp from before that was done first (None: as of now)."""
         self.refused: str | None = None
         """Why the latest edit was refused; None where it was not."""
         self._line, self._read, self._path, self._poll = line, read, path, poll if watch else None
         self._current, self._again = line.config_as_given, frozenset[str]()
         self._asked, self._over = threading.Event(), False
-        self._seen = self._look()
+        self._seen = stamp(path) if seen is None else seen
         self._thread = threading.Thread(target=self._run, name="config", daemon=True)
 
     def ask(self) -> None:
@@ -136,7 +166,7 @@ class Reloader:
         self._asked.set()
 
     def __enter__(self) -> Self:
-        self._thread.start()
+        self._line.on_start(self._thread.start)  # before there is a line, there is nothing to change
         return self
 
     def __exit__(
@@ -144,6 +174,8 @@ class Reloader:
     ) -> None:
         self._over = True
         self._asked.set()
+        if self._thread.ident is None:
+            return
         self._thread.join(END_SECONDS)
         if self._thread.is_alive():
             log.warning(
@@ -158,19 +190,13 @@ class Reloader:
             self._asked.clear()
             if self._over:
                 return
-            now = self._look()
+            now = stamp(self._path)
             still = now == self._seen
             self._seen = now
             # A file that an editor is still writing may be read when it has come to rest.
             if asked or (moved and still):
                 self._reload()
             moved = not asked and not still
-
-    def _look(self) -> tuple[int, int, int] | None:
-        with suppress(OSError):
-            found = os.stat(self._path)
-            return found.st_mtime_ns, found.st_size, found.st_ino
-        return None
 
     def _reload(self) -> None:
         try:
@@ -188,8 +214,9 @@ class Reloader:
             self.refused = str(error)
             return
         except (PipelineError, OSError) as error:
-            log.error("config %s: the edit is refused, all stays as it is: %s", self._path, error)
-            self.refused = str(error)
+            why = str(error) if isinstance(error, PipelineError) else error.strerror
+            log.error("config %s: the edit is refused, all stays as it is: %s", self._path, why)
+            self.refused = why
             return
         except Exception as error:  # nobody has thought of it: the line goes on, and later edits are heard
             self.refused = f"{type(error).__name__}: {error}"

@@ -6,6 +6,7 @@ import errno
 import os
 import selectors
 import time
+from contextlib import suppress
 from pathlib import Path
 
 SECONDS = 30.0
@@ -36,6 +37,14 @@ def read(path: str | Path, most: int) -> bytes:
             else:
                 break
     return data
+
+
+def stamp(path: str | Path) -> tuple[int, int, int] | None:
+    """What changes when a file is written or replaced; None where there is none."""
+    with suppress(OSError):
+        found = os.stat(path)
+        return found.st_mtime_ns, found.st_size, found.st_ino
+    return None
 
 
 def _opened(path: str, flags: int) -> int:

@@ -68,7 +68,10 @@ def parse(data: bytes) -> Any:
         node = loader.get_single_node()
         if node is None:
             return None
-        if _expanded(node, {}) > MOST_NODES:
+        values, levels = _expanded(node, {})
+        if levels > MOST_LEVELS:
+            raise ConfigError(f"its aliases nest deeper than {MOST_LEVELS} levels; write out what is meant")
+        if values > MOST_NODES:
             raise ConfigError(
                 f"its aliases stand for more than {MOST_NODES:,} values; write out what is meant"
             )
@@ -93,21 +96,22 @@ def _check_size(text: str) -> None:
             raise ConfigError(f"it has more than {MOST_NODES:,} values; expected a config")
 
 
-def _expanded(node: yaml.Node, known: dict[int, int | None]) -> int:
-    """Values that ``node`` stands for, those of aliases each time."""
-    number = known.get(id(node), 0)
-    if number is None:
+def _expanded(node: yaml.Node, known: dict[int, tuple[int, int] | None]) -> tuple[int, int]:
+    """Values that ``node`` stands for, those of aliases each time, and levels on which they stand."""
+    size = known.get(id(node), (0, 0))
+    if size is None:
         raise ConfigError(
             f"an alias in line {node.start_mark.line + 1} holds itself; write out what is meant"
         )
-    if number:
-        return number
+    if size[0]:
+        return size
     known[id(node)] = None
     inner: list[yaml.Node] = []
     if isinstance(node, yaml.MappingNode):
         inner = [each for pair in node.value for each in pair]
     elif isinstance(node, yaml.SequenceNode):
         inner = node.value
-    total = 1 + sum(_expanded(each, known) for each in inner)
-    known[id(node)] = total
-    return total
+    sizes = [_expanded(each, known) for each in inner]
+    size = 1 + sum(values for values, _ in sizes), 1 + max((levels for _, levels in sizes), default=0)
+    known[id(node)] = size
+    return size

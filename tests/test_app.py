@@ -757,3 +757,57 @@ def test_summary_has_what_is_promised(cheap_model: str) -> None:
         assert summary["stages"][stage]["count"] == FRAMES
         assert 0 <= summary["stages"][stage]["p50_ms"] <= summary["stages"][stage]["p99_ms"]
     assert 0 < summary["latency_ms"]["p50"] <= summary["latency_ms"]["p99"]
+
+
+class Plain:
+    """An output of one's own that has what it needs and no more."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+        self.closed = False
+
+    def write(self, result: Result, dropped_before: int) -> None:
+        self.names.append(result.stream)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def test_an_output_of_ones_own_needs_two_methods(cheap_model: str) -> None:
+    sink = Plain()
+    with Pipeline("synthetic:64x48@100", model=cheap_model, live=True, sinks=[sink]) as line:
+        thread = threading.Thread(target=line.run)
+        thread.start()
+        line_is = threading.Event()
+        line.on_start(line_is.set)
+        assert line_is.wait(10)
+        line.add_stream("synthetic:64x48@100", name="b", live=True)
+        deadline = time.monotonic() + 10
+        while "b" not in sink.names and time.monotonic() < deadline:
+            time.sleep(0.01)
+        line.remove_stream("b")
+        line.stop()
+        thread.join()
+    assert "b" in sink.names and sink.closed
+    assert line.outputs[0].name == "Plain"
+    with pytest.raises(ConfigError, match=r"sinks: object has no method write; expected write\(result"):
+        Pipeline("synthetic:64x48", model=cheap_model, sinks=[object()])
+
+
+def test_a_failure_while_idle_keeps_the_other_outputs(cheap_model: str, tmp_path: Path) -> None:
+    class Impatient(Plain):
+        def idle(self) -> None:
+            raise OSError("the window is gone")
+
+    video = tmp_path / "out.mp4"
+    options = {"model": cheap_model, "video": str(video), "pace": 2.0, "sinks": [Impatient()]}
+    with pytest.raises(ExceptionGroup) as raised, Pipeline("synthetic:64x48@2", live=True, **options) as line:
+        line.run()
+    assert "the window is gone" in str(raised.value.exceptions)
+    assert line.accounts.streams["synthetic"].ending == "failed"
+    assert video.exists()
+
+
+def test_keys_of_a_stream_hold_for_each(cheap_model: str) -> None:
+    with Pipeline(["synthetic:64x48?frames=6"] * 2, model=cheap_model, every_nth=2) as line:
+        assert len(list(line)) == 6

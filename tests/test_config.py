@@ -131,6 +131,10 @@ def merges(levels: int) -> str:
         ("- " * 60_000, "deeper than 100 levels"),
         ("a: [" + "1," * 200_000 + "]", "more than 100,000 values"),
         ("a: '" + "x" * (1 << 20) + "'", "more than 1 MiB"),
+        (
+            "".join(f"- &a{n} {'[' * 50}{f'*a{n - 1}' if n else 1}{']' * 50}\n" for n in range(40)),
+            "aliases nest deeper than 100 levels",
+        ),
     ],
 )
 def test_a_config_that_would_exhaust_memory_is_refused(tmp_path: Path, text: str, says: str) -> None:
@@ -156,3 +160,16 @@ def test_what_is_wrong_twice_is_said_once() -> None:
         # For the width and for the height, which are one flag.
         make_config({"streams": [{"source": "a.mp4"}], "input_size": 0}, named=flag)
     assert str(raised.value).count("--input-size") == 1
+
+
+def test_of_thousands_of_problems_some_are_told(tmp_path: Path) -> None:
+    path = write(tmp_path, "streams: [{source: a}]\n" + "".join(f"k{n}: 1\n" for n in range(3000)))
+    with pytest.raises(ConfigError, match=r"; and 2980 more$") as raised:
+        load_config(path)
+    assert len(str(raised.value)) < 50_000
+
+
+@pytest.mark.parametrize("key", ["jsonl", "video", "pictures", "summary", "model"])
+def test_no_name_holds_a_null_character(key: str) -> None:
+    with pytest.raises(ConfigError, match=f"{key}: .* null character"):
+        make_config({"streams": [{"source": "a"}], key: "a\0b.mp4"})

@@ -10,8 +10,9 @@ from rich.console import Console
 
 from pipeline import Pipeline
 from pipeline.config import make_config
-from pipeline.console import print_summary
+from pipeline.console import ProgressDisplay, print_summary
 from pipeline.summary import summarize
+from tests.servers import free_port
 
 NAME = "the-camera-at-the-far-end-of-the-yard"
 
@@ -51,3 +52,27 @@ def test_a_narrow_terminal_folds_the_name_alone(summary: dict[str, Any]) -> None
     assert NAME in "".join(folded)
     assert all(len(line) <= 70 for line in text.splitlines() if line[:1] in "│┏┡└")
     assert f"{NAME} dropped: 40 capture/every_nth" in text
+
+
+def test_bars_of_streams_that_come_later(cheap_model: str) -> None:
+    out = io.StringIO()
+    endless = {"source": "synthetic:64x48@100", "name": "first", "live": True}
+    with Pipeline(make_config({"streams": [endless], "model": cheap_model})) as line:
+        display = ProgressDisplay(line, Console(file=out, force_terminal=True, width=100), plain=False)
+        with display:
+            for number, _ in enumerate(line):
+                if number == 5:
+                    line.add_stream("synthetic:64x48@100", name="second", live=True)
+                if number == 100:
+                    line.stop()
+    assert "first" in out.getvalue() and "second" in out.getvalue()
+
+
+def test_why_a_stream_gave_nothing_is_said(cheap_model: str) -> None:
+    gone = {"source": f"rtsp://127.0.0.1:{free_port()}/gone", "name": "gone", "backoff": 0.05}
+    there = {"source": "synthetic:64x48@100", "name": "there", "live": True}
+    with Pipeline(make_config({"streams": [gone, there], "model": cheap_model})) as line:
+        for _ in line:
+            if line.accounts.streams["gone"].link.failures:
+                line.stop()
+    assert "gone gave no picture: cannot open rtsp://" in shown(summarize(line), width=200)

@@ -341,3 +341,36 @@ def test_what_cannot_be_meant_is_refused() -> None:
             make_config({"streams": [{"source": "sample:", **bad}]})
     config = make_config({"streams": [{"source": "sample:", "not_ready_when": "frozen, black"}]})
     assert config.streams[0].not_ready_when == ["frozen", "black"]
+
+
+def test_a_stall_is_no_time_of_the_same_or_of_black_ones_either() -> None:
+    """Without a new connection: of the time between two pictures two seconds count at most."""
+    watched = Watched(black=5, frozen=5)
+    for _ in range(10):
+        watched.see(scene(noise=1), 0.2)
+    black = np.zeros((90, 120, 3), np.uint8)
+    watched.see(black, 0.2)
+    watched.see(black, 60)
+    watched.see(black, 0.2)
+    assert watched.went() == [("ok",)]
+    watched.see(black, 60)
+    watched.see(black, 60)  # three pictures that say the same for six seconds
+    assert set(watched.went()[-1]) == {"frozen", "black"}
+
+
+def test_what_was_not_looked_at_for_a_while_is_judged_anew() -> None:
+    watched = Watched(fps=5)
+    for _ in range(75):
+        watched.see(living(), 0.2)
+    black = np.zeros((90, 120, 3), np.uint8)
+    for _ in range(60):
+        watched.see(black, 0.2)
+    assert "black" in watched.went()[-1]
+    watched.health.watch(False, 10, 10, ())
+    assert watched.health.states == ()
+    watched.now += 3600
+    watched.health.watch(True, 10, 10, ())
+    before = len(watched.log)
+    for _ in range(75):
+        watched.see(living(), 0.2)
+    assert watched.went()[before:] == [("ok",)]

@@ -9,12 +9,15 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from pipeline import Pipeline
+from pipeline.flow import Busy
 from pipeline.frame import Result
 from pipeline.metrics import health
+from pipeline.monitor import HEALING_SECONDS, Monitor
 from pipeline.notify import notify, watchdog_seconds
 from pipeline.sinks import Sink
 
@@ -177,3 +180,17 @@ def test_a_manager_that_is_gone_does_not_end_the_line(
         line.run()
     assert line.accounts.totals().emitted == 3
     assert "the service manager cannot be told READY" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("stage", "seconds", "stuck"),
+    [("infer", 100, False), ("infer", 10 + HEALING_SECONDS + 1, True), ("preprocess", 100, True)],
+)
+def test_a_model_that_is_opened_afresh_has_longer_but_not_for_ever(
+    stage: str, seconds: float, stuck: bool
+) -> None:
+    """The line is a stand-in: a device whose driver hangs in a reset cannot be had."""
+    flow = SimpleNamespace(busy=lambda: [Busy("thread", stage, seconds)])
+    monitor = Monitor(SimpleNamespace(flow=flow, healing=True, waited_for=[]), 10)
+    monitor._look_for_stuck_stages()
+    assert bool(monitor.stuck) is stuck

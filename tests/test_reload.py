@@ -24,6 +24,7 @@ from pipeline.config import load_config
 from pipeline.errors import ConfigError, PipelineError, SinkOpenError, SourceOpenError
 from pipeline.reload import HalfDoneError, Reloader, apply
 from pipeline.sinks import Null
+from pipeline.smallfile import stamp
 from tests.clips import make_clip
 from tests.test_supervision import Running, running
 
@@ -108,6 +109,46 @@ def test_a_model_that_is_moved_away_keeps_no_stream_out(cheap_model: str, tmp_pa
         run.line.add_stream("synthetic:64x48@50", name="b")
         run.line.change_stream("a", source="synthetic:64x48@60")
         run.until_results("b", 3)
+
+
+def test_a_refusal_gives_all_reasons(cheap_model: str) -> None:
+    with running(cheap_model, A) as run:
+        run.until_results("a", 3)
+        lost = [{"source": f"/nonexistent/{name}.mp4", "name": name} for name in ("x", "y")]
+        new = config_of(run, streams=[A, *lost], model="/nonexistent/m.onnx", metrics="127.0.0.1:0")
+        with pytest.raises(PipelineError) as raised:
+            apply(run.line, run.line.config_as_given, new)
+        for reason in ("metrics: cannot be changed", "x.mp4", "y.mp4", "m.onnx"):
+            assert reason in str(raised.value)
+        assert list(run.line.sources) == ["a"]
+
+
+@pytest.mark.parametrize("watch", [True, False])
+def test_an_edit_from_before_there_was_a_line_is_heard(cheap_model: str, tmp_path: Path, watch: bool) -> None:
+    """While the libraries and the model are loaded the file may change, or SIGHUP come."""
+    path = tmp_path / "f.yaml"
+
+    def write(*streams: Any) -> None:
+        path.write_text(yaml.safe_dump({"model": cheap_model, "streams": list(streams)}))
+
+    write(A)
+    seen = stamp(path)
+    config = load_config(path)
+    write(A, B)
+    with Pipeline(config) as line:
+        reader = Reloader(
+            line, lambda: load_config(path), str(path), watch=watch, poll=0.05, seen=seen if watch else None
+        )
+        if not watch:
+            reader.ask()
+        with reader:
+            time.sleep(0.2)  # it must not act on a line that is not there
+            thread = threading.Thread(target=line.run)
+            thread.start()
+            until(lambda: list(line.sources) == ["a", "b"])
+        assert reader.refused is None
+        line.stop()
+        thread.join()
 
 
 @pytest.mark.parametrize("how", ["added", "changed"])

@@ -30,12 +30,13 @@ def make_result(
     time_base: Fraction | None = Fraction(1, 1000),
     captured_at: float | None = None,
     boxes: list[tuple[float, float, float, float]] | None = None,
+    source: str | None = None,
 ) -> Result:
     """A result of a grey picture (or of ``image``) with one person in each of ``boxes``."""
     if image is None:
         image = np.full((48, 64, 3), 128, np.uint8)
     captured_at = time.monotonic() if captured_at is None else captured_at
-    frame = Frame(stream, seq, image, pts, time_base, captured_at, 1_767_225_600.0)
+    frame = Frame(stream, seq, image, pts, time_base, captured_at, 1_767_225_600.0, source=source)
     count = len(boxes or ())
     return Result(
         frame,

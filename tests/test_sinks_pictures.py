@@ -94,3 +94,12 @@ def test_pictures_keep_the_names_of_their_files(tmp_path: Path, cheap_model: str
     files, sources = written([f"{folder}/*/*.jpg"])
     assert files == {"000000-a_x.jpg", "000001-b_x.jpg"} and sources == {"a/x.jpg", "b/x.jpg"}
     assert written(["synthetic:64x48?frames=1"])[1] == {None}
+
+
+def test_no_stream_writes_over_the_pictures_of_another(tmp_path: Path) -> None:
+    """Nor one that is added later, whose files have the same names."""
+    with PictureFiles(tmp_path, ["first"]) as sink:
+        for stream, source in (("first", "1.jpg"), ("first", "b-1.jpg"), ("a", "b-1.jpg"), ("a-b", "1.jpg")):
+            sink.write(make_result(stream=stream, source=source), 0)
+        sink.write(make_result(stream="first", source="1.jpg"), 0)  # of a source that loops
+    assert {path.name for path in tmp_path.iterdir()} == {"1.jpg", "b-1.jpg", "a-b-1.jpg", "a-b-1-2.jpg"}

@@ -485,3 +485,15 @@ def test_a_camera_that_joins_files_is_as_fresh_as_one_that_was_there(cheap_model
             time.sleep(0.002)
     # Some ten results of 2 ms wait behind one another; with channels of 64 it is two hundred.
     assert np.median(ages[-20:]) < 0.2
+
+
+def test_a_paced_file_that_was_paused_catches_up_with_nothing(cheap_model: str) -> None:
+    with running(cheap_model, {"source": "synthetic:64x48", "name": "a", "live": True, "pace": 25}) as run:
+        run.until_results("a", 5)
+        run.line.pause_stream("a")
+        before = len(run.of("a"))
+        time.sleep(0.6)  # fifteen pictures' time
+        run.line.resume_stream("a")
+        run.until_results("a", before + 12)
+        times = [result.frame.captured_at for result in run.of("a")[before:]]
+    assert times[-1] - times[0] > 6 / 25

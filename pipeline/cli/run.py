@@ -12,7 +12,8 @@ from pipeline.cli.flags import camera, config_of, provider_options
 from pipeline.cli.running import run_line
 from pipeline.config import PROVIDER_NAMES
 from pipeline.errors import ConfigError
-from pipeline.references import sources_in
+from pipeline.references import resolved, sources_in
+from pipeline.smallfile import stamp
 
 
 def run(
@@ -428,10 +429,12 @@ def run(
         "log_format": log_format,
     }
     with reporting():
-        sources = [*(sources or ()), *(sources_in(source_file) if source_file is not None else ())]
+        given_here = [resolved(source, "SOURCE") for source in sources or ()]
+        sources = [*given_here, *(sources_in(source_file) if source_file is not None else ())]
         read = partial(config_of, config, sources, name or [], given(per_stream), given(options))
+        seen = stamp(config) if config is not None else None
         chosen = read()
         if watch_config and config is None:
             raise ConfigError("--watch-config: there is no file to watch; give one with --config")
         logs.set_up(chosen.log_format, quiet=chosen.quiet, debug=debug, console=console)
-        run_line(chosen, debug, config, read, watch_config)
+        run_line(chosen, debug, config, read, watch_config, seen)

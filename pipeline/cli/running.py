@@ -19,10 +19,18 @@ from pipeline.errors import PipelineError
 FORCED_EXIT_SECONDS = 0.8
 
 
-def run_line(config: Config, debug: bool, path: str | None, read: Callable[[], Config], watch: bool) -> None:
+def run_line(
+    config: Config,
+    debug: bool,
+    path: str | None,
+    read: Callable[[], Config],
+    watch: bool,
+    seen: tuple[int, int, int] | None = None,
+) -> None:
     """Run the line of ``config`` to its end, and say what came of it.
 
-    ``read`` is that of the file ``path`` as it is at the time, at SIGHUP and, with ``watch``, at each edit.
+    ``read`` is that of the file ``path`` as it is at the time, at SIGHUP and, with ``watch``, at each edit;
+    ``seen`` its stamp from before it was read first.
     Raises what a Pipeline raises, and typer.Exit for a line that did not end well.
     """
     from pipeline import dependencies
@@ -58,7 +66,7 @@ def run_line(config: Config, debug: bool, path: str | None, read: Callable[[], C
     plain = not console.is_terminal or config.log_format == "json"
     ran = False
     # A terminal that is closed says so in the same way: there it ends the run.
-    reloader = Reloader(pipeline, read, path, watch=watch) if path is not None else None
+    reloader = Reloader(pipeline, read, path, watch=watch, seen=seen) if path is not None else None
     hangup = reloader.ask if reloader is not None else _nothing_to_read
     reading = watch or not console.is_terminal
     with signals(first=stop, second=cancel, hangup=hangup if reading else None):

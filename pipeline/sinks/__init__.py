@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import Any
 
 from pipeline.config import Config
-from pipeline.sinks.base import Sink
+from pipeline.sinks.base import Sink, completed
 from pipeline.sinks.display import Display
 from pipeline.sinks.files import check_distinct
 from pipeline.sinks.jsonl import JsonLines
@@ -35,6 +35,7 @@ __all__ = [
     "Sink",
     "VideoFile",
     "VideoFiles",
+    "completed",
     "files_of",
     "open_sinks",
     "told",

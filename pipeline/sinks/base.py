@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
-from pipeline.errors import SinkError
+from pipeline.errors import ConfigError, SinkError
 from pipeline.frame import Result
 
 _log = logging.getLogger(__name__)
@@ -68,3 +68,42 @@ class Sink(Protocol):
                 raise
             error.add_note(f"and while closing: {failure}")
             _log.error("%s", failure)
+
+
+class _Completed(Sink):
+    """One that was made without :class:`Sink`, with what it lacks."""
+
+    def __init__(self, made: Any) -> None:
+        self.kind = getattr(made, "kind", "") or type(made).__name__
+        self.own_thread = getattr(made, "own_thread", False)
+        self._made = made
+        for name in _OPTIONAL:
+            if hasattr(made, name):
+                setattr(self, name, getattr(made, name))
+
+    def write(self, result: Result, dropped_before: int) -> None:
+        self._made.write(result, dropped_before)
+
+    def close(self) -> None:
+        self._made.close()
+
+    def abort(self) -> None:
+        """As it closes, where it knows no other end."""
+        self._made.close()
+
+
+_OPTIONAL = ("abort", "admit", "release", "idle")
+
+
+def completed(sink: Any) -> Sink:
+    """``sink`` itself where it has all methods of :class:`Sink`, else one that has.
+
+    Raises ConfigError for what has no ``write`` or no ``close``.
+    """
+    for name in ("write", "close"):
+        if not callable(getattr(sink, name, None)):
+            raise ConfigError(
+                f"sinks: {type(sink).__name__} has no method {name}; expected write(result, dropped_before) "
+                "and close(), see docs/api.md"
+            )
+    return sink if all(hasattr(sink, name) for name in _OPTIONAL) else _Completed(sink)

@@ -25,8 +25,9 @@ class PictureFiles(Sink):
     """Writes each frame, with what was detected drawn on it, to FOLDER/STREAM-NUMBER.jpg.
 
     NUMBER is the frame's own, from 0, six digits or more. A frame that was a picture's file keeps that
-    file's name, with ``.jpg`` behind it where it is no JPEG's, and the stream's before it where
-    ``streams``, the names of all, are several. The folder is made; a file of an earlier run is
+    file's name, with ``.jpg`` behind it where it is no JPEG's, and the stream's before it unless that is
+    the only one of ``streams``, the names at the start. No stream writes over another's: what would have
+    its name gets a number. The folder is made; a file of an earlier run is
     replaced when the new one is whole. Raises SinkOpenError for a folder that cannot be written to.
     """
 
@@ -35,7 +36,9 @@ class PictureFiles(Sink):
 
     def __init__(self, folder: str | os.PathLike[str], streams: Sequence[str] = ()) -> None:
         self._folder = Path(folder)
-        self._several = len(streams) > 1
+        self._streams = list(streams)
+        self._written: dict[str, str] = {}
+        """Whose the files are that have names of their own."""
         self._names: dict[str, str] = {}
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
@@ -72,11 +75,20 @@ class PictureFiles(Sink):
     def _file(self, result: Result) -> str:
         stream, number, source = self._name(result.stream), f"{result.frame.seq:06d}", result.frame.source
         if source is None or len(os.fsencode(source)) > _LONGEST_NAME:
-            return f"{stream}-{number}.jpg"
+            return self._unlike_others(f"{stream}-{number}.jpg", result.stream)
         # Of a glob: a/1.jpg and a_1.jpg are two.
         name = f"{number}-{source.replace('/', '_')}" if "/" in source else source
         name = name if name.lower().endswith((".jpg", ".jpeg")) else f"{name}.jpg"
-        return f"{stream}-{name}" if self._several else name
+        name = name if self._streams in ([], [result.stream]) else f"{stream}-{name}"
+        name = self._unlike_others(name, result.stream)
+        self._written[name.casefold()] = result.stream
+        return name
+
+    def _unlike_others(self, name: str, stream: str) -> str:
+        (stem, suffix), number, free = os.path.splitext(name), 2, name
+        while self._written.get(free.casefold(), stream) != stream:
+            free, number = f"{stem}-{number}{suffix}", number + 1
+        return free
 
     def _name(self, stream: str) -> str:
         """The stream's name, fit for a file's, and no other stream's on disks that confuse Cam and cam."""

@@ -81,6 +81,7 @@ class Capture:
     ) -> Generator[Frame | Dropped, None, None]:
         """Frames, and a Dropped for each frame that is skipped on purpose or could not be read."""
         account, told, stop = self._account, False, stop or self.stop
+        self._pace = None  # after a pause nothing is to be caught up with
         again, described = not self._enough(stop), ""
         while again:
             before, lost, looped = self._captured, None, False
