@@ -32,6 +32,8 @@ _HOMES = {
     "Pipeline": "pipeline.app",
     "PipelineError": "pipeline.errors",
     "Result": "pipeline.frame",
+    "Sink": "pipeline.sinks",
+    "StreamConfig": "pipeline.config",
     "draw": "pipeline.vision.draw",
 }
 __all__ = [
@@ -42,6 +44,8 @@ __all__ = [
     "Pipeline",
     "PipelineError",
     "Result",
+    "Sink",
+    "StreamConfig",
     "__version__",
     "draw",
     "load_config",
@@ -50,11 +54,12 @@ __all__ = [
 
 if TYPE_CHECKING:
     from pipeline.app import Pipeline
-    from pipeline.config import Config, load_config, make_config
+    from pipeline.config import Config, StreamConfig, load_config, make_config
     from pipeline.detections import Detections
     from pipeline.detector import Detector
     from pipeline.errors import PipelineError
     from pipeline.frame import Frame, Result
+    from pipeline.sinks import Sink
     from pipeline.vision.draw import draw
 
 
@@ -66,8 +71,12 @@ def __getattr__(name: str) -> Any:
     """
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    if name in ("Detector", "Pipeline", "draw"):
+    if name in ("Detector", "Pipeline", "Sink", "draw"):
         from pipeline import dependencies
 
         dependencies.check()
     return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -80,6 +80,15 @@ class Adaptive:
                 self._lanes.append(lane)
                 lane.tick = self.tick
 
+    def remove(self, lane: Lane) -> None:
+        """Nothing more comes by that one."""
+        with self._lock:
+            if lane in self._lanes:
+                self._lanes.remove(lane)
+                lane.tick = None
+                self._before_trial.pop(lane, None)
+                self._reference = None
+
     def tick(self) -> None:
         """A frame came, of any stream: decide, where that is due."""
         if self._clock() < self._due or not self._lock.acquire(blocking=False):

@@ -102,6 +102,7 @@ def build(
     if config.target_age_ms is not None:
         adaptive = Adaptive(config.target_age_ms / 1000)
         streams.on_added(lambda name: adaptive.add(accounts.add(name).lane))
+        streams.on_removed(lambda name: adaptive.remove(accounts.add(name).lane))
     for name, (spec, stream) in sources.items():
         streams.add(name, spec, stream)
 
@@ -187,6 +188,7 @@ def _add_second(
     bypass = Bypass(attrgetter("frame.stream"), lambda item: isinstance(item, Matched), lanes, classified)
     looked_at = class_ids(model, config.classify_on, "classify_on")
     match = Match(second.labels, looked_at, config.classify_every)
+    streams.on_removed(match.forget)
     flow.stage("match", [match], results, bypass.entrance, limit=MOST_CAPACITY, limit_live=1)
     # Nothing for a frame behind another, a run of the model for one with objects: others never wait for that.
     flow.stage("classify", [Classify(second)], objects, bypass.exit, limit=MOST_CAPACITY, varies=True)

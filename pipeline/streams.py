@@ -62,6 +62,7 @@ class Streams:
         self._timestamps: dict[str, Timestamps] = {}
         """Of removed ones, too: one that is added once more goes on with its time, as with its books."""
         self._added: list[Callable[[str], None]] = []
+        self._removed: list[Callable[[str], None]] = []
         self._lock = threading.RLock()
         self._stopped = threading.Event()
 
@@ -70,6 +71,10 @@ class Streams:
         self._added.append(told)
         for name in self._streams:
             told(name)
+
+    def on_removed(self, told: Callable[[str], None]) -> None:
+        """Tell of each stream that is removed, when its frames have left."""
+        self._removed.append(told)
 
     @property
     def names(self) -> list[str]:
@@ -113,6 +118,8 @@ class Streams:
                 del self._streams[name]
                 self._depths.forget(name)
                 self._let_go(known)
+                for each in self._removed:
+                    each(name)
 
     def pause(self, name: str) -> None:
         """As :meth:`remove`, but it can be resumed, and the line does not end meanwhile."""

@@ -184,3 +184,27 @@ def test_in_the_line(
 def test_a_target_that_a_limit_hides_is_refused() -> None:
     with pytest.raises(ConfigError, match="target_age_ms: expected less than max_age_ms"):
         make_config({"streams": [{"source": "sample:"}], "target_age_ms": 200, "max_age_ms": 200})
+
+
+def test_what_was_removed_is_chosen_for_no_more() -> None:
+    now, ages = 0.0, [Histogram(), Histogram()]
+    adaptive = Adaptive(0.1, lambda: now)
+    lanes = [Lane(f"cam{number}", each) for number, each in enumerate(ages)]
+    for lane in lanes:
+        adaptive.add(lane)
+
+    def pass_by(seconds: int, which: list[int], age: float) -> None:
+        nonlocal now
+        for number in range(25 * seconds):
+            now += 1 / 25
+            for at in which:
+                if lanes[at].admits(number):
+                    ages[at].observe(age)
+
+    pass_by(6, [0, 1], 0.5)
+    thinned = lanes[0].every_nth
+    assert thinned > 1 and lanes[1].every_nth > 1
+    adaptive.remove(lanes[0])
+    assert lanes[0].tick is None
+    pass_by(900, [1], 0.01)
+    assert [lane.every_nth for lane in lanes] == [thinned, 1]

@@ -511,3 +511,18 @@ def test_a_disk_that_is_full_costs_its_own_output_only(cheap_model: str, tmp_pat
     part = tmp_path / "full" / "v.mp4.part"
     assert decoded(part)[0] == in_whole_fragments(part.read_bytes()) > 0
     assert "no space left" in summary["outputs"]["video"]["error"]
+
+
+def test_the_largest_pictures_bound_what_waits(gate: Gate) -> None:
+    """Also where those of another stream, which came first, are small."""
+    output = HandOff("gate", gate, lambda _: None)
+    output.start()
+    output.put(make_result(stream="small"), 0, True)
+    assert gate.entered.wait(10)
+    large = np.zeros((1080, 1920, 3), np.uint8)
+    for seq in range(40):
+        output.put(make_result(large, stream="large", seq=seq), 0, True)
+    assert len(output._items) == module.BYTES // large.nbytes
+    gate.open.set()
+    output.begin_end(abort=False)
+    output.end()

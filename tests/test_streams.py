@@ -497,3 +497,14 @@ def test_a_paced_file_that_was_paused_catches_up_with_nothing(cheap_model: str) 
         run.until_results("a", before + 12)
         times = [result.frame.captured_at for result in run.of("a")[before:]]
     assert times[-1] - times[0] > 6 / 25
+
+
+def test_of_a_removed_stream_nothing_is_remembered_but_its_books(cheap_model: str) -> None:
+    """Streams may come and go for months, each under a name of its own."""
+    with running(cheap_model, OTHER, target_age_ms=1000) as run:
+        run.line.add_stream(ENDLESS, name="new", live=True)
+        run.until_results("new", 5)
+        lane = run.line.accounts.streams["new"].lane
+        assert lane.tick is not None
+        run.line.remove_stream("new")
+        assert lane.tick is None

@@ -83,6 +83,11 @@ class Match:
         """A result with its objects' answers where all are known, else :class:`Matched`."""
         return [self._matched(result) for result in results]
 
+    def forget(self, stream: str) -> None:
+        """No more results of it come, unless it begins anew. From any thread, when the last has left."""
+        self._known.pop(stream, None)
+        self._frames.pop(stream, None)
+
     def _matched(self, result: Result) -> Result | Matched:
         count = self._frames[result.stream]
         self._frames[result.stream] += 1
