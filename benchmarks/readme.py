@@ -25,7 +25,9 @@ def table(line: dict[str, Any], peers: dict[str, Any]) -> str:
         f"{peers['model']['name'].partition('.')[0]} on {peers['clip']['height']}p {peers['clip']['codec']}"
     )
     where = f"{about['cores']} cores of an {about['cpu']}, {about['date'][:10]}"
-    how = f"medians of {peers['settings']['rounds']} interleaved rounds, detections equal"
+    agreed = [peer["agreement"]["equal"] for peer in peers["peers"].values() if peer["agreement"] is not None]
+    equal = "detections equal" if all(agreed) else "**detections not equal**"
+    how = f"medians of {peers['settings']['rounds']} interleaved rounds, {equal}"
     rows = [
         f"{what}, {where}; {how}:",
         "",
@@ -35,22 +37,34 @@ def table(line: dict[str, Any], peers: dict[str, Any]) -> str:
     for name, peer in peers["peers"].items():
         if "fps" not in peer:
             continue
-        what = "**framerail**, tuned to int8" if name == TUNED else peer["what"]
-        what = "**framerail** run, JSON Lines" if name == OURS else what
+        what = peer["what"]
+        if name in (OURS, TUNED):
+            what = f"**framerail**{what.removeprefix('framerail')}{_tuned(peer)}"
         bound = ", frames in no order" if peer["bound"] else ""
         ratio = "" if name in (OURS, TUNED) else f"{peer['ratios'][OURS]['median']:.2f} x as fast"
         if name == TUNED:
             ratio = f"{1 / peer['ratios'][OURS]['median']:.2f} x itself"
+            if (ultralytics := peers["peers"].get("ultralytics")) is not None and "fps" in ultralytics:
+                ratio += f", {ultralytics['ratios'][TUNED]['median']:.2f} x Ultralytics"
         rows.append(f"| {what}{bound} | {peer['fps']['median']:.1f} | {ratio} |")
     nothing = line["nothing"]
+    there = f"{line['machine']['cores']} cores of an {line['machine']['cpu']}, {line['date'][:10]}"
     rows += [
         "",
-        "The default model on the bundled 720p clip:",
+        f"On {there}, the default model on the bundled 720p clip:",
         f"{default['fps']:.0f} frames/s, {default['ratio']:.2f} of the bound, cores ÷ CPU of all stages.",
         "A line whose model does nothing:",
         f"{nothing['fps']:,.0f} frames/s, {nothing['cpu_us_per_frame']:.0f} µs of CPU a frame.",
     ]
     return "\n".join(rows) + "\n"
+
+
+def _tuned(peer: dict[str, Any]) -> str:
+    """What tune chose, and what that loses."""
+    if (profile := peer["profile"]) is None:
+        return ""
+    copy = "int8, " if "int8" in profile.get("model", "") else ""
+    return f" ({copy}{profile['ap_loss']:.3f} AP lost)"
 
 
 def newest(pattern: str) -> dict[str, Any]:

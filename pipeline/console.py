@@ -15,6 +15,7 @@ from rich.table import Table
 from pipeline.accounts import StreamAccount
 from pipeline.app import Pipeline
 from pipeline.progress import PLAIN_SECONDS
+from pipeline.summary import ways
 
 log = logging.getLogger(__name__)
 
@@ -158,6 +159,8 @@ def print_summary(summary: dict[str, Any], console: Console) -> None:
     stages.add_row("captured → emitted", "", _ms(latency["p50"]), _ms(latency["p99"]))
     _print_whole(stages, console)
     lines = [f"{summary['fps']:.1f} FPS over {seconds:.1f} s; model {_really_used(summary)}"]
+    if summary["settings"] is not None:
+        lines.append(ways(summary["settings"]))
     if summary["second"] is not None:
         lines.append(f"second model {_really_used(summary['second'])}")
     if summary["model"]["task"] != "classify":

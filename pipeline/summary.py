@@ -9,6 +9,7 @@ from typing import Any
 
 from pipeline.accounts import told
 from pipeline.app import Pipeline
+from pipeline.decide import batch_limit, run_concurrency
 from pipeline.errors import SinkOpenError, SinkWriteError
 from pipeline.histogram import Histogram
 from pipeline.runtime.model import Model
@@ -43,6 +44,7 @@ def summarize(pipeline: Pipeline) -> dict[str, Any]:
         "cpu_seconds": round(accounts.process_cpu(), 3),
         "provider": _provider(pipeline, model),
         "model": _model(model, pipeline.config.model),
+        "settings": _settings(pipeline, model),
         "profile": str(pipeline.profile.path) if pipeline.profile is not None else None,
         "second": second and {"provider": _provider(pipeline, second), "model": _model(second, None)},
         "stages": {
@@ -80,6 +82,36 @@ def _model(model: Model | None, asked: str | None) -> dict[str, Any]:
         "task": model.family.task if model else None,
         "sha256": model.sha256 if model else None,
     }
+
+
+def _settings(pipeline: Pipeline, model: Model | None) -> dict[str, Any] | None:
+    """How the model is run. ``input`` is width and height of what it is fed at most, ``fed`` of what the
+    streams' pictures were fed as, which is less where a rectangle does."""
+    if model is None:
+        return None
+    config = pipeline.config
+    workers, threads = run_concurrency(config, model.session.provider)
+    accounts = list(pipeline.accounts.streams.values())
+    sizes = {(each.height, each.width) for each in accounts if each.height and each.width}
+    fed = {model.spec.for_picture(*size) for size in sizes} or {model.spec}
+    return {
+        "workers": workers,
+        "threads": threads,
+        "batch": batch_limit(config, model),
+        "linger_ms": config.linger_ms,
+        "fuse": config.fuse,
+        "input": [model.spec.width, model.spec.height],
+        "fed": sorted([spec.width, spec.height] for spec in fed),
+    }
+
+
+def ways(settings: dict[str, Any]) -> str:
+    """The same in a few words."""
+    workers, threads = settings["workers"], settings["threads"]
+    runs = f"{workers} run{'s' * (workers != 1)} at once × {threads} thread{'s' * (threads != 1)}"
+    fed = ", ".join(f"{width}x{height}" for width, height in settings["fed"])
+    fused = ", fused" if settings["fuse"] else ""
+    return f"{runs}, batch {settings['batch']}, fed {fed}{fused}"
 
 
 def _milliseconds(histogram: Histogram, q: float) -> float | None:

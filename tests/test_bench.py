@@ -458,8 +458,7 @@ def test_a_result_of_another_model_costs_no_measurement(cheap_model, tmp_path, c
     (tmp_path / "old.json").write_text(json.dumps(old))
     with pytest.raises(ConfigError, match="no point in common"):
         run_bench(capsys, cheap_model, compare=str(tmp_path / "old.json"))
-    report = json.loads(capsys.readouterr().out)
-    assert report["points"][0]["fps"] > 0 and report["compared"] == []
+    assert capsys.readouterr().out == ""  # it is told before anything is measured
 
 
 def test_the_command_measures_every_point_and_keeps_what_cannot_run(cheap_model, tmp_path, capsys):

@@ -234,7 +234,8 @@ def test_only_the_tuned_one_goes_by_the_profile(asked, monkeypatch, tmp_path):
     profiles.save(locate(asked.model), profile)
     report = measure(only, print)
     assert {name: peer["profile"] for name, peer in report["peers"].items()} == {
-        OURS: None, REFERENCE: None, TUNED: settings
+        OURS: None, REFERENCE: None,
+        TUNED: {**settings, "ap_loss": 0.0, "truth": "labels", "copy_sha256": None},
     }  # fmt: skip
     assert report["peers"][TUNED]["agreement"] is None
 

@@ -202,3 +202,11 @@ def test_the_command_finds_an_answer_and_tells_machines(cheap_model: str, tmp_pa
     shown = Console(file=io.StringIO(), width=200)
     plan_command._print({**report, "held_seconds": 300.2}, shown)
     assert "2 cameras of 128x96" in (text := shown.file.getvalue()) and "held for 300 s" in text
+
+
+def test_what_breaks_a_limit_is_shown_to_be_above_it() -> None:
+    limits = Limits(fps=5, p99_age_ms=20, max_drop=0.01)
+    stream = {"captured_fps": 5.0, "dropped_share": 0.010001, "p99_latency_ms": 20.04}
+    broken = limits.broken({"streams": {"a": stream}, "seconds": 10})
+    assert broken["age"] == "p99 age 20.04 ms (limit 20)"
+    assert broken["drops"].startswith("1.0001% ")

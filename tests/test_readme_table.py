@@ -29,3 +29,14 @@ def test_a_broken_limit_is_shown() -> None:
     found = readme.newest("*-restarts.json")
     found["limits"][0] |= {"measured": 199, "holds": False}
     assert "| 199 | 200 | **broken** |" in reliability.table(found)
+
+
+def test_what_is_not_so_is_not_said() -> None:
+    line, peers = readme.newest("*-two-core-xeon.json"), readme.newest("*-peers.json")
+    assert ", detections equal:" in readme.table(line, peers)
+    peers["peers"]["opencv"]["agreement"]["equal"] = False
+    assert "**detections not equal**" in readme.table(line, peers)
+    peers["peers"]["tuned"] |= {
+        "what": "framerail run after framerail tune", "profile": {"model": "m-int8-1.onnx", "ap_loss": 0.0041}
+    }  # fmt: skip
+    assert "| **framerail** run after framerail tune (int8, 0.004 AP lost) |" in readme.table(line, peers)

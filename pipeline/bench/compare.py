@@ -111,9 +111,9 @@ def compare(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Change]:
 
 
 def check_comparable(old: Mapping[str, Any], planned: Sequence[Mapping[str, Any]]) -> None:
-    """Raise ConfigError now where no point that is planned (``asked`` and ``source``) can be in ``old``."""
-    there = [(point["asked"], point["source"]) for point in old["points"] if "error" not in point]
-    if not any((each["asked"], each["source"]) in there for each in planned):
+    """Raise ConfigError now where no point that is planned (``asked``, ``source``, ``of``) is in ``old``."""
+    there = {_key(point) for point in old["points"] if "error" not in point}
+    if not any(_key(each) in there for each in planned):
         raise ConfigError(_NOTHING)
 
 

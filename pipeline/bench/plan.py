@@ -32,10 +32,18 @@ class Limits:
         if captured < KEEPS_UP * self.fps - 1 / found["seconds"]:
             broken["capture"] = f"capture falls behind: {captured:.1f} of {self.fps:g} frames/s"
         if dropped > self.max_drop:
-            broken["drops"] = f"{dropped:.2%} of a stream's frames are dropped (limit {self.max_drop:.2%})"
+            share = _above(100 * dropped, 100 * self.max_drop, 2)
+            broken["drops"] = f"{share}% of a stream's frames are dropped (limit {self.max_drop:.2%})"
         if age > self.p99_age_ms:
-            broken["age"] = f"p99 age {age:.0f} ms (limit {self.p99_age_ms:g})"
+            broken["age"] = f"p99 age {_above(age, self.p99_age_ms, 0)} ms (limit {self.p99_age_ms:g})"
         return broken
+
+
+def _above(value: float, limit: float, digits: int) -> str:
+    """``value`` with as many digits as it takes to see that it is above ``limit``."""
+    while digits < 6 and round(value, digits) <= round(limit, digits):
+        digits += 1
+    return f"{value:.{digits}f}"
 
 
 Run = Callable[[int, bool], Mapping[str, Any]]

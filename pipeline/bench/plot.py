@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 KINDS = (".png", ".svg", ".html")
+MOST_INSIDE = 4
+"""Lines that a legend says beside what is drawn; a longer one stands below."""
 
 _PAGE = """<!doctype html>
 <html lang="en"><meta charset="utf-8"><title>framerail bench</title>
@@ -63,7 +65,8 @@ def _about(machine: Mapping[str, Any], points: Sequence[Mapping[str, Any]]) -> s
 def _figure(points: Sequence[Mapping[str, Any]], about: str) -> Figure:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(11, 4.4), layout="constrained")
+    lines = len({_others(point) for point in points})
+    figure = Figure(figsize=(11, 4.4 + 0.2 * lines * (lines > 2)), layout="constrained")
     figure.suptitle(about, fontsize=9)
     left, right = figure.subplots(1, 2)
     if len(points) > 1 and all("streams" in point["asked"] for point in points):
@@ -76,7 +79,9 @@ def _figure(points: Sequence[Mapping[str, Any]], about: str) -> Figure:
         axes.set_ylim(bottom=0)
         axes.grid(visible=True, axis="y", alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(fontsize=8, frameon=False)
+        below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.12), "ncols": 2}
+        many = len(axes.get_legend_handles_labels()[1]) > MOST_INSIDE
+        axes.legend(fontsize=7 if many else 8, frameon=False, **(below if many else {}))
     return figure
 
 
@@ -84,8 +89,7 @@ def _against_streams(left: Axes, right: Axes, points: Sequence[Mapping[str, Any]
     """A line for each setting that is not the number of streams."""
     lines: dict[str, list[Mapping[str, Any]]] = {}
     for point in points:
-        others = [f"{key} {value}" for key, value in point["asked"].items() if key != "streams"]
-        lines.setdefault(", ".join(others) + _price(point), []).append(point)
+        lines.setdefault(_others(point) + _price(point), []).append(point)
     for label, along in lines.items():
         streams = [point["asked"]["streams"] for point in along]
         (line,) = left.plot(streams, [point["fps"] for point in along], "o-", label=label or "frames/s")
@@ -99,13 +103,18 @@ def _against_streams(left: Axes, right: Axes, points: Sequence[Mapping[str, Any]
         axes.set_xticks(sorted({point["asked"]["streams"] for point in points}))
 
 
+def _others(point: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key} {value}" for key, value in point["asked"].items() if key != "streams")
+
+
 def _side_by_side(left: Axes, right: Axes, points: Sequence[Mapping[str, Any]]) -> None:
     """A bar for each point."""
     places = list(range(len(points)))
     named = (f"{point['label']}{_price(point)}" for point in points)
     labels = [name.replace(", ", "\n").replace(" (", "\n(") or "as given" for name in named]
     left.bar(places, [point["fps"] for point in points], 0.6, label="frames/s")
-    left.plot(places, [point["bound_fps"] for point in points], "_", ms=40, color="black", label="bound")
+    bounds = [point["bound_fps"] for point in points]
+    left.hlines(bounds, [at - 0.4 for at in places], [at + 0.4 for at in places], "black", label="bound")
     for shift, quantile in ((-0.2, "p50"), (0.2, "p99")):
         heights = [point["latency_ms"][quantile] for point in points]
         right.bar([place + shift for place in places], heights, 0.38, label=quantile)

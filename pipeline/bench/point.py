@@ -11,7 +11,7 @@ from pipeline.bench.bound import Bound, bounds
 from pipeline.bench.figures import FULL, figures
 from pipeline.bench.steady import Settings, watch
 from pipeline.config import Config
-from pipeline.decide import batch_limit, run_concurrency
+from pipeline.decide import run_concurrency
 from pipeline.errors import ConfigError
 from pipeline.runtime.model import Model, open_model
 from pipeline.sinks import Null
@@ -129,20 +129,8 @@ def _crew(line: Pipeline) -> dict[str, int]:
 
 
 def _about(line: Pipeline) -> dict[str, Any]:
-    model, config = line.model, line.config
-    assert model is not None
-    workers, threads = run_concurrency(config, model.session.provider)
     said = summarize(line)
-    return {
-        "settings": {
-            "workers": workers,
-            "threads": threads,
-            "batch": batch_limit(config, model),
-            "linger_ms": config.linger_ms,
-            "input": [model.spec.width, model.spec.height],
-        },
-        **{key: said[key] for key in ("provider", "model", "profile", "conserved")},
-    }
+    return {key: said[key] for key in ("settings", "provider", "model", "profile", "conserved")}
 
 
 def _on_one_thread(line: Pipeline) -> Model:

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline.bench.compare import Change, said
+from pipeline.summary import ways
 
 
 def print_report(report: Mapping[str, Any], out: Console) -> None:
@@ -77,10 +78,7 @@ def _print_point(point: Mapping[str, Any], out: Console) -> None:
     settings, provider = point["settings"], point["provider"]
     say = partial(out.print, highlight=False, soft_wrap=True)
     say(
-        f"{point['model']['name']} at {settings['input'][0]}x{settings['input'][1]} on "
-        f"{provider['active']}: {settings['workers']} run{'s' * (settings['workers'] != 1)} at once × "
-        f"{settings['threads']} thread{'s' * (settings['threads'] != 1)}, "
-        f"batch {settings['batch']}; {point['source']}",
+        f"{point['model']['name']} on {provider['active']}: {ways(settings)}; {point['source']}",
     )
     if point["profile"] is not None:
         say(f"by the profile that tune has made, {point['profile']} (--no-profile leaves it out)")

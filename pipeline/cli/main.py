@@ -1,9 +1,10 @@
 """The ``framerail`` command: arguments, exit codes, output for people.
 
 Exit codes: 0 done or stopped by the first Ctrl-C / SIGTERM; 2 bad usage or config, or a source or
-output that cannot be opened; 3 a model or provider that cannot be had; 4 failed while running, or below
-``--min-ap``; 130 cancelled by a second Ctrl-C. Standard output belongs to data (``--jsonl -``, ``--json``);
-everything for people goes to standard error.
+output that cannot be opened; 3 a model or provider that cannot be had; 4 failed while running, or not
+accepted (below ``--min-ap``, a loss over the limit, slower than before); 130 cancelled by a second Ctrl-C,
+or by the first where nothing drains (bench, plan, tune, quantize). Standard output belongs to data
+(``--jsonl -``, ``--json``); everything for people goes to standard error.
 """
 
 from __future__ import annotations
@@ -30,9 +31,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Real-time object detection on video, streams and cameras that accounts for every frame.",
     epilog="Exit codes: 0 done or stopped gracefully; 2 bad usage, or a source or output that cannot be "
-    "opened; 3 a model or provider that cannot be had; 4 failed while running, or below --min-ap; "
-    "130 cancelled by a "
-    "second Ctrl-C.",
+    "opened; 3 a model or provider that cannot be had; 4 failed while running, or not accepted (eval's "
+    "--min-ap, a loss over the limit, slower than --compare's); 130 cancelled by a second Ctrl-C (bench, "
+    "plan, tune, quantize: the first).",
 )
 
 

@@ -74,12 +74,12 @@ def bench(options: Options, out: Console, err: Console, *, as_json: bool) -> Non
         input_size=config.input_size,
         options=config.provider_options,
     )
+    asked_for = {"name": model.name, "sha256": model.sha256}  # a profile may put a copy in its place
     planned = list(points(config, model, swept, counts))
     if old is not None:
-        check_comparable(old, [_about(point) for point in planned])
+        check_comparable(old, [{**_about(point), "of": asked_for} for point in planned])
     tell = partial(err.print, highlight=False, soft_wrap=True)
     ready = prepared(planned, model, err, tell) if "precision" in swept else unchanged(planned)
-    asked_for = {"name": model.name, "sha256": model.sha256}  # a profile may put a copy in its place
     del model
     report: dict[str, Any] = {"kind": "framerail bench", "machine": machine(), "points": []}
     raised: list[Exception] = []

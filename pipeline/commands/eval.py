@@ -118,7 +118,7 @@ def evaluate(options: Options, out: Console, err: Console, *, as_json: bool) -> 
     Raises, beside what ``evaluation`` raises: a group of SourceErrors, after printing, where a source ended
     before its time; NotAcceptedError (exit code 4) where one of the APs that are measured, of boxes, masks,
     keypoints or rotated boxes, is below ``min_ap``, or by more than ``max_ap_loss`` below the original's; or
-    where a quantised model is compared with none and looks damaged (``runtime.damage``).
+    where a quantised model is compared with no original and looks damaged (``runtime.damage``).
     """
     check_evaluator()
     options.check()

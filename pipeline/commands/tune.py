@@ -69,7 +69,7 @@ class Options:
 
     def config(self, setting: Setting) -> Config:
         """The line with a setting, and no profile."""
-        stream: dict[str, Any] = {"source": self.source}
+        stream: dict[str, Any] = {"source": self.source, "reconnect": False}
         if parse_source(self.source).live is False:
             stream["loop"] = True
         return make_config({**self.run, **setting, "profile": False, "streams": [stream]})

@@ -90,7 +90,7 @@ class Options:
         """For one of the two models, on the sources; of each every so-manieth frame."""
         steps = every or [1] * len(self.calibrate)
         streams = [
-            {"source": address, "every_nth": step}
+            {"source": address, "every_nth": step, "reconnect": False}
             for address, step in zip(self.calibrate, steps, strict=True)
         ]
         base = {"model": model, "provider": "cpu", "conf_threshold": conf, "streams": streams}

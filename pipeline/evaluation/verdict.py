@@ -36,7 +36,7 @@ def objections(report: Mapping[str, Any], min_ap: float | None, max_ap_loss: flo
                 f"{key} {report.get(key) or 0.0:.4f} is {lost:.4f} below the {report['original'][key]:.4f} "
                 f"of the original {report['original']['name']!r}; {limit} may be lost"
             )
-    if report["damage"] and "original" not in report and report["reference"] is None:
+    if report["damage"] and "original" not in report:
         against.append(f"{report['damage']}; --original MODEL measures what it has lost")
     return against
 

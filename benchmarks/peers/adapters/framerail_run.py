@@ -60,5 +60,11 @@ with jsonl.open(encoding="utf-8") as lines:
             [each["confidence"] for each in found],
             [each["class_id"] for each in found],
         )
-found = {} if line.profile is None else {"profile": line.profile.settings}
+found = {}
+if (profile := line.profile) is not None:
+    settings = dict(profile.settings)
+    if "model" in settings:  # a copy: its folder is nobody's business
+        settings["model"] = Path(settings["model"]).name
+    kept = {key: getattr(profile, key) for key in ("ap_loss", "truth", "copy_sha256")}
+    found = {"profile": {**settings, **kept}}
 recorder.finish(framerail=__version__, **found)
