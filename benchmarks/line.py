@@ -5,7 +5,8 @@
 Two questions, each answered by rounds that interleave what is compared, medians over rounds:
 
 1. With a model that does nothing (a real session of three tiny nodes): frames/s through all
-   stages, and CPU time per frame.
+   stages, and CPU time per frame; and what of that is none of the stages' own, each measured alone in
+   one thread: by hops from thread to thread.
 2. With the default model on the bundled clip: frames/s of the pipeline against the bound,
    cores ÷ (CPU seconds per frame, each stage measured alone in one thread).
 """
@@ -40,6 +41,8 @@ from pipeline.stages.preprocess import BlobPool, Preprocess
 
 TARGET_FPS = 8000.0
 TARGET_RATIO = 0.95
+TARGET_HOP = 25.0
+HOPS = len(STAGES) - 1
 
 
 def main() -> None:
@@ -71,14 +74,29 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         cheap = str(write_cheap_model(Path(folder) / "cheap.onnx"))
-        rounds = [run("synthetic:64x48", cheap, options.seconds) for _ in range(options.rounds)]
+        rounds: list[dict[str, Any]] = [
+            {
+                **run("synthetic:64x48", cheap, options.seconds),
+                "alone": alone("synthetic:64x48?frames=3000", cheap, 400),
+            }
+            for _ in range(options.rounds)
+        ]
     fps = statistics.median(one["fps"] for one in rounds)
     cpu = statistics.median(one["cpu_ms"] for one in rounds)
-    result["nothing"] = {"fps": fps, "cpu_us_per_frame": cpu * 1000, "rounds": [one["fps"] for one in rounds]}
+    hops = [(one["cpu_ms"] - sum(one["alone"].values())) / HOPS * 1000 for one in rounds]
+    result["nothing"] = {
+        "fps": fps,
+        "cpu_us_per_frame": cpu * 1000,
+        "cpu_us_per_hop": statistics.median(hops),
+        "stages_us": statistics.median(sum(one["alone"].values()) for one in rounds) * 1000,
+        "rounds": [one["fps"] for one in rounds],
+    }
     print(
         f"\nmodel that does nothing, 64x48: {fps:,.0f} frames/s, {cpu * 1000:.0f} µs of CPU a frame "
         f"({options.rounds} rounds, {min(result['nothing']['rounds']):,.0f} to "
-        f"{max(result['nothing']['rounds']):,.0f}); target {TARGET_FPS:,.0f}"
+        f"{max(result['nothing']['rounds']):,.0f}); target {TARGET_FPS:,.0f}\n"
+        f"{result['nothing']['cpu_us_per_hop']:.1f} µs of it for each of {HOPS} hops from thread to thread "
+        f"({min(hops):.1f} to {max(hops):.1f}); target {TARGET_HOP:g}"
     )
 
     result["default"] = against_bound(options.source, options.model, options.rounds)

@@ -35,6 +35,7 @@ _HOMES = {
     "Sink": "pipeline.sinks",
     "StreamConfig": "pipeline.config",
     "draw": "pipeline.vision.draw",
+    "summarize": "pipeline.summary",
 }
 __all__ = [
     "Config",
@@ -50,6 +51,7 @@ __all__ = [
     "draw",
     "load_config",
     "make_config",
+    "summarize",
 ]
 
 if TYPE_CHECKING:
@@ -60,6 +62,7 @@ if TYPE_CHECKING:
     from pipeline.errors import PipelineError
     from pipeline.frame import Frame, Result
     from pipeline.sinks import Sink
+    from pipeline.summary import summarize
     from pipeline.vision.draw import draw
 
 
@@ -71,7 +74,7 @@ def __getattr__(name: str) -> Any:
     """
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    if name in ("Detector", "Pipeline", "Sink", "draw"):
+    if name in ("Detector", "Pipeline", "Sink", "draw", "summarize"):
         from pipeline import dependencies
 
         dependencies.check()

@@ -302,12 +302,6 @@ class Pipeline:
             self.config = config
         log.info("the model is now %s, %s", opened.name, opened.sha256[:12])
 
-    def summary(self) -> dict[str, Any]:
-        """What it did, as data; see :func:`pipeline.summary.summarize`. Also while it runs."""
-        from pipeline.summary import summarize
-
-        return summarize(self)
-
     @property
     def model(self) -> Model | None:
         """What looks at frames now; None until it is opened."""

@@ -816,7 +816,7 @@ def test_keys_of_a_stream_hold_for_each(cheap_model: str) -> None:
 def test_the_summary_says_how_the_model_was_run() -> None:
     with Pipeline("sample:", max_frames=2, infer_workers=2, infer_threads=1, profile=False) as line:
         line.run()
-    settings = line.summary()["settings"]
+    settings = summarize(line)["settings"]
     assert (settings["workers"], settings["threads"], settings["batch"]) == (2, 1, 1)
     # 16:9 in a model whose size is open is no square, most of it padding.
     assert (settings["input"], settings["fed"]) == ([416, 416], [[416, 256]])

@@ -31,6 +31,7 @@ FLOORS = {
 NEIGHBOURS = {
     ("commands", "bench"), ("commands", "evaluation"), ("commands", "copies"), ("evaluation", "decide"),
     ("bench", "app"), ("bench", "decide"), ("bench", "doctor"), ("bench", "summary"), ("summary", "app"),
+    ("summary", "decide"), ("console", "summary"),
     ("app", "decide"), ("app", "iteration"), ("app", "streams"), ("app", "line"), ("app", "monitor"),
     ("console", "app"), ("reload", "app"), ("reload", "decide"), ("line", "decide"), ("line", "streams"),
     ("line", "serving"), ("streams", "decide"), ("commands", "detector"), ("detector", "decide"),

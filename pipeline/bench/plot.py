@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 KINDS = (".png", ".svg", ".html")
-MOST_INSIDE = 4
-"""Lines that a legend says beside what is drawn; a longer one stands below."""
+MOST_ABOVE = 4
+"""Words of a legend that stand above what is drawn; a longer one stands below."""
 
 _PAGE = """<!doctype html>
 <html lang="en"><meta charset="utf-8"><title>framerail bench</title>
@@ -79,9 +79,11 @@ def _figure(points: Sequence[Mapping[str, Any]], about: str) -> Figure:
         axes.set_ylim(bottom=0)
         axes.grid(visible=True, axis="y", alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
-        below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.12), "ncols": 2}
-        many = len(axes.get_legend_handles_labels()[1]) > MOST_INSIDE
-        axes.legend(fontsize=7 if many else 8, frameon=False, **(below if many else {}))
+        # Never over what is drawn.
+        if len(axes.get_legend_handles_labels()[1]) > MOST_ABOVE:
+            axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=2, fontsize=7, frameon=False)
+        else:
+            axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=MOST_ABOVE, fontsize=8, frameon=False)
     return figure
 
 

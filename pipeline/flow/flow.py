@@ -26,7 +26,7 @@ from pipeline.flow.channel import Channel, ChannelStatistics, Policy
 from pipeline.flow.merge import Merge
 from pipeline.flow.outlet import Cancelled, EndOfStream
 from pipeline.flow.turnstile import Turnstile
-from pipeline.flow.worker import Call, Crew, Dropped, Expired, Source, Target, Worker
+from pipeline.flow.worker import Call, Dropped, Expired, Source, Stage, Target, Worker
 
 IDLE_SECONDS = 0.1
 
@@ -175,22 +175,11 @@ class Flow:
         if len(calls) > 1:
             turnstile = Turnstile(len(calls), lane)
             self._turnstiles.append((name, turnstile))
-        crew = Crew(len(calls), target, varies)
+        stage = Stage(
+            name, source, target, len(calls), turnstile, limit, limit_live, linger, most, varies, demand
+        )
         for number, call in enumerate(calls):
-            worker = Worker(
-                self,
-                name,
-                call,
-                source,
-                target,
-                turnstile,
-                crew,
-                limit,
-                limit_live or limit,
-                linger,
-                most,
-                demand,
-            )
+            worker = Worker(self, stage, call)
             label = name if len(calls) == 1 else f"{name}-{number}"
             thread = threading.Thread(target=worker.run, name=label, daemon=True)
             self._workers.append(thread)
@@ -366,7 +355,7 @@ class Flow:
     def busy(self) -> list[Busy]:
         """The threads that are in a call of their stage right now."""
         now = time.perf_counter()
-        calls = [(thread, worker.stage, worker.since) for thread, worker in self._serving]
+        calls = [(thread, worker.stage.name, worker.since) for thread, worker in self._serving]
         if (consuming := self._consuming) is not None:
             calls.append(consuming)
         return [Busy(thread.name, stage, now - since) for thread, stage, since in calls if since is not None]

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pipeline.flow.channel import Channel
@@ -63,20 +63,36 @@ and 109 µs of CPU a frame, against 5,700 and 202 without (interleaved, medians)
 """
 
 
-class Crew:
-    """The workers of a stage; the last one to leave closes the next channel."""
+@dataclass(slots=True)
+class Stage:
+    """What the workers of a stage go by, and share; the last one to leave closes the next channel."""
 
-    def __init__(self, count: int, target: Target, varies: bool) -> None:
-        self._varies = varies
-        self._lock = threading.Lock()
-        self.size = self._count = count
-        self._target = target
-        self._least_seconds = 1.0
+    name: str
+    source: Source
+    target: Target
+    workers: int
+    turnstile: Turnstile[Any, Any] | None = None
+    """Keeps the order, where there are several workers."""
+    limit: int = 1
+    """Items that a call gets at most."""
+    limit_live: int | None = None
+    """The same while the flow is live; None: as many."""
+    linger: float = 0.0
+    """Seconds that a call waits for so many."""
+    most: int = 1
+    """Items that are taken in one go at most, and served by several calls."""
+    varies: bool = False
+    """Whether the work on one item says nothing of that on the next."""
+    demand: Channel[Any] | None = None
+    """The channel whose taker has to wait for items before any are taken."""
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _gone: int = 0
+    _least_seconds: float = 1.0
 
     @property
     def cheap(self) -> bool:
         """Whether an item takes less than CHEAP_SECONDS, and the next one will, too."""
-        return self._least_seconds < CHEAP_SECONDS and not self._varies
+        return self._least_seconds < CHEAP_SECONDS and not self.varies
 
     def served(self, item_seconds: float) -> None:
         """An item took so long. The least of late counts: more is often the wait for the interpreter."""
@@ -85,46 +101,21 @@ class Crew:
     def leave(self) -> None:
         """A worker has ended."""
         with self._lock:
-            self._count -= 1
-            last = self._count == 0
+            self._gone += 1
+            last = self._gone == self.workers
         if last:
-            self._target.close()
+            self.target.close()
 
 
 class Worker:
     """One thread of a stage."""
 
-    def __init__(
-        self,
-        flow: Flow,
-        name: str,
-        call: Call,
-        source: Source,
-        target: Target,
-        turnstile: Turnstile[Any, Any] | None,
-        crew: Crew,
-        limit: int,
-        limit_live: int,
-        linger: float,
-        most: int,
-        demand: Channel[Any] | None,
-    ) -> None:
-        self._flow = flow
-        self._name = name
-        self._call = call
-        self._source = source
-        self._target = target
-        self._turnstile = turnstile
-        self._crew = crew
-        self._limit, self._limit_live = limit, limit_live
-        self._linger = linger
-        self._most = 1 if linger else max(1, most // limit)
-        self._demand = demand
-        self._spare = crew.size - 1
-        """All of the crew may be at work, also where others ended without keeping their last promise."""
-        self.stage = name
+    def __init__(self, flow: Flow, stage: Stage, call: Call) -> None:
+        self.stage = stage
         self.since: float | None = None
         """When the call began that it is in (perf_counter seconds); None while it is in none."""
+        self._flow, self._call = flow, call
+        self._most = 1 if stage.linger else max(1, stage.most // stage.limit)
         self._calls = 1
         """How many calls' items are taken in one go: as many as are served in HAND_SECONDS."""
 
@@ -135,42 +126,44 @@ class Worker:
             while self._serve():
                 pass
         except BaseException as error:  # also SystemExit: a thread that ends unheard leaves the line waiting
-            self._flow.fail(self._name, error)
+            self._flow.fail(self.stage.name, error)
         finally:
-            self._crew.leave()
-            observer.retired(self._name, time.thread_time())
+            self.stage.leave()
+            observer.retired(self.stage.name, time.thread_time())
 
     def _take(self) -> list[Any]:
-        if self._demand is not None:
-            # One is made ready ahead while the line keeps up: then it waits for a worker alone.
-            ahead = self._spare + (not self._source.behind) if self._flow.live else math.inf
-            self._demand.promise(ahead)
-        calls = 1 if self._flow.live else self._calls
-        return self._source.take(self._at_once() * calls, self._linger)
+        stage, live = self.stage, self._flow.live
+        if stage.demand is not None:
+            # All others may be at work, also where some ended without keeping their last promise. One is made
+            # ready ahead while the line keeps up: then it waits for a worker alone.
+            ahead = stage.workers - 1 + (not stage.source.behind) if live else math.inf
+            stage.demand.promise(ahead)
+        return stage.source.take(self._at_once() * (1 if live else self._calls), stage.linger)
 
     def _at_once(self) -> int:
         """How many items a call gets at most."""
-        return self._limit_live if self._flow.live else self._limit
+        stage = self.stage
+        return stage.limit_live if self._flow.live and stage.limit_live is not None else stage.limit
 
     def _serve(self) -> bool:
         """Take, call, hand on. False when there is nothing more to do."""
-        ticket = 0
+        ticket, turnstile = 0, self.stage.turnstile
         try:
-            if self._turnstile is None:
+            if turnstile is None:
                 items = self._take()
             else:
-                ticket, items = self._turnstile.enter(self._take)
+                ticket, items = turnstile.enter(self._take)
         except (EndOfStream, Cancelled):
             return False
-        with self._flow.baton if self._crew.cheap else _FREE:
+        with self._flow.baton if self.stage.cheap else _FREE:
             results = self._results_of(items)
-        if self._turnstile is None:
+        if turnstile is None:
             self._deliver(results)
         else:
             try:
-                self._turnstile.leave(ticket, results, self._deliver)
+                turnstile.leave(ticket, results, self._deliver)
             except Cancelled:
-                self._flow.drop(self._name, results)
+                self._flow.drop(self.stage.name, results)
         return True
 
     def _results_of(self, items: list[Any]) -> list[Any]:
@@ -192,21 +185,21 @@ class Worker:
                 if len(answers) != len(part):
                     raise RuntimeError(f"took {len(part)} items and returned {len(answers)}")
                 ended = time.perf_counter()
-                observer.served(self._name, part, ended - started)
+                observer.served(self.stage.name, part, ended - started)
                 self.since = started = ended
                 served += len(part)
                 # Again behind the work: what grew too old in it must not be told of the stage that follows.
                 results += answers if expired is None else _checked(expired, answers)
         except BaseException:
             for item in items:
-                observer.dropped(self._name, item, "failed")
+                observer.dropped(self.stage.name, item, "failed")
             raise
         finally:
             self.since = None
         if not served:
             return results
         seconds = started - began
-        self._crew.served(seconds / served)
+        self.stage.served(seconds / served)
         if self._most > 1:
             calls = -(-served // limit)
             a_call = max(seconds / calls, 1e-9)
@@ -217,13 +210,13 @@ class Worker:
         """Hand on; once cancelled, count what is left (the next take ends the worker)."""
         given_up = [result for result in results if type(result) is Dropped]
         if given_up:
-            self._flow.drop(self._name, given_up)
+            self._flow.drop(self.stage.name, given_up)
             results = [result for result in results if type(result) is not Dropped]
-        self._flow.drop(self._name, self._target.put_all(results))
+        self._flow.drop(self.stage.name, self.stage.target.put_all(results))
         if given_up:
-            self._target.forgo([each.item for each in given_up])
-        if self._demand is not None:
-            self._demand.settle()
+            self.stage.target.forgo([each.item for each in given_up])
+        if self.stage.demand is not None:
+            self.stage.demand.settle()
 
 
 def _checked(expired: Expired, items: Sequence[Any]) -> list[Any]:
