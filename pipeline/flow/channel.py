@@ -79,7 +79,7 @@ class Channel(Outlet[T]):
         # In a merge: the round that it was served in last, and when its latest item came.
         self._round = self._stamp = 0
 
-    def promise(self, spare: float = 0) -> None:
+    def promise(self, spare: int = 0) -> None:
         """Wait until the taker waits for an item that nobody has promised, and promise one.
 
         Whoever promises calls :meth:`settle` once. ``spare``: so many more may be promised, or lie here,
@@ -95,9 +95,12 @@ class Channel(Outlet[T]):
         raise Cancelled
 
     def settle(self) -> None:
-        """A promise has been kept, or cannot be."""
+        """A promise has been kept, or cannot be. Where there is none, none was asked for: the taker's flow
+        was not live then."""
+        if not self._promised:
+            return
         with self._lock:
-            self._promised -= 1
+            self._promised = max(0, self._promised - 1)
             self._space.notify_all()
 
     def put(self, item: T) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -133,11 +132,10 @@ class Worker:
 
     def _take(self) -> list[Any]:
         stage, live = self.stage, self._flow.live
-        if stage.demand is not None:
+        if live and stage.demand is not None:
             # All others may be at work, also where some ended without keeping their last promise. One is made
             # ready ahead while the line keeps up: then it waits for a worker alone.
-            ahead = stage.workers - 1 + (not stage.source.behind) if live else math.inf
-            stage.demand.promise(ahead)
+            stage.demand.promise(stage.workers - 1 + (not stage.source.behind))
         return stage.source.take(self._at_once() * (1 if live else self._calls), stage.linger)
 
     def _at_once(self) -> int:
