@@ -45,7 +45,7 @@ from pipeline.runtime.model import Model, open_model
 from pipeline.sinks import Outputs, Sink, check_outputs, completed, open_sinks
 from pipeline.sources import SourceSpec, local_files, parse_source
 from pipeline.stages.emit import Emit
-from pipeline.streams import STOP_GRACE_SECONDS
+from pipeline.streams import STOP_GRACE_SECONDS, in_turn
 
 log = logging.getLogger(__name__)
 
@@ -224,7 +224,7 @@ class Pipeline:
         """
         line = self._running("add a stream")
         stream = make_stream({"source": os.fspath(source), **options})
-        with self._changing:
+        with in_turn(self._changing, line.flow):
             named = name_streams([stream], line.streams.names, self.config.isolate_sources)
             ((name, (spec, stream)),) = named.items()
             self.check_sources({name: spec})
@@ -243,8 +243,9 @@ class Pipeline:
 
     def remove_stream(self, name: str) -> None:
         """Take a stream off the running line, its frames emitted. The line ends with its last stream."""
-        with self._changing:
-            streams = self._running("remove a stream").streams
+        line = self._running("remove a stream")
+        with in_turn(self._changing, line.flow):
+            streams = line.streams
             try:
                 streams.remove(name)
             finally:
@@ -263,7 +264,7 @@ class Pipeline:
     def change_stream(self, name: str, **options: Any) -> None:
         """Change keys of a stream's :class:`StreamConfig`; its source is opened again where need be."""
         line = self._running("change a stream")
-        with self._changing:
+        with in_turn(self._changing, line.flow):
             running = line.streams.config(name)
             stream = make_stream({**running.model_dump(exclude_unset=True), **options})
             decided = {"decode_threads": running.decode_threads, "isolate": self.config.isolate_sources}
@@ -282,7 +283,7 @@ class Pipeline:
         ModelError, ProviderError; then all stays as it is.
         """
         line = self._running("reload the model")
-        with self._changing:
+        with in_turn(self._changing, line.flow):
             config = reloaded(self.config, {**({} if model is None else {"model": model}), **options})
             opened = open_first(config)
             before = line.server.current.model

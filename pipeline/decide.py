@@ -99,7 +99,6 @@ def name_streams(
     ``taken`` are the names of further streams that there are, ``isolate`` is for those that leave it open.
     """
     named: dict[str, tuple[SourceSpec, StreamConfig]] = {}
-    streams = [_sharing(stream, len(streams) + len(taken)) for stream in streams]
     given = {stream.name for stream in streams}
     for stream in streams:
         spec = parse_source(stream.source)
@@ -107,19 +106,21 @@ def name_streams(
         while stream.name is None and (name in named or name in given or name in taken):
             number += 1
             name = f"{spec.default_name}-{number}"
+        stream = _sharing(stream, spec, len(streams) + len(taken))
         if stream.isolate is None:
             stream = stream.model_copy(update={"isolate": isolate})
         named[name] = (spec, stream)
     return named
 
 
-def _sharing(stream: StreamConfig, count: int) -> StreamConfig:
-    """The stream with its share of the cores for video decode, where ``count`` of them decode.
+def _sharing(stream: StreamConfig, spec: SourceSpec, count: int) -> StreamConfig:
+    """The stream with its share of the cores for video decode, where ``count`` of them decode; a live one has
+    no frame threads, and takes few anyhow.
 
     FFmpeg would give each as many threads as there are cores, and a frame thread holds several pictures:
     of 1080p H.264 a stream takes 42 MB on two cores, and 27 with one thread.
     """
-    if stream.decode_threads is not None or count == 1:
+    if stream.decode_threads is not None or count == 1 or spec.live:
         return stream
     return stream.model_copy(update={"decode_threads": max(1, usable_cores() // count)})
 

@@ -118,6 +118,10 @@ class _Rate:
         self.fps, self._count = None, 0
         self._marks.clear()
 
+    def skip(self, seconds: float) -> None:
+        """So long nothing came, which is no matter of a rate."""
+        self._marks = deque((at + seconds, count) for at, count in self._marks)
+
     def arrived(self) -> None:
         self._count += 1
 
@@ -197,6 +201,7 @@ class StreamHealth:
         # Time without pictures is no time of the same, or of black ones.
         missed = now - self._looked - (0.0 if self._away else SILENT_SECONDS)
         if missed > 0:
+            self._rate.skip(missed)
             for each in (self._still, self._black, self._covered, self._off_rate):
                 each.skip(missed)
         self._away = False

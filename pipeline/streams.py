@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -24,6 +25,21 @@ STOP_GRACE_SECONDS = 2.0
 """How long a source that was asked to stop may sit in a native call before the line goes on without it."""
 DRAIN_SECONDS = 30.0
 """How long frames of a stream that was stopped may take to leave the line before something is wrong."""
+
+
+@contextmanager
+def in_turn(lock: threading.Lock | threading.RLock, flow: Flow) -> Iterator[None]:
+    """Changes of streams one at a time. Raises PipelineError in the thread that takes the results where
+    another one is under way: that may wait for frames, which nobody would take meanwhile."""
+    if not lock.acquire(blocking=flow.consumer != threading.get_ident()):
+        raise PipelineError(
+            "another change of the line is under way, which may wait for the results that this thread takes; "
+            "try again at the next one, or in a thread of its own"
+        )
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 @dataclass(slots=True)
@@ -87,7 +103,7 @@ class Streams:
 
     def add(self, name: str, spec: SourceSpec, stream: StreamConfig) -> None:
         """Start a stream. Raises ConfigError for a name that is taken, PipelineError after the line's end."""
-        with self._lock:
+        with self._alone():
             if name in self._streams:
                 raise ConfigError(
                     f"there is a stream {name!r} already; remove it first, or choose another name"
@@ -100,7 +116,7 @@ class Streams:
             try:
                 self._start(name, _Stream(spec, stream, capture))
             except BaseException:
-                self._depths.forget(name)
+                self._forget(name)
                 raise
 
     def remove(self, name: str) -> None:
@@ -109,21 +125,19 @@ class Streams:
         Raises ConfigError for one that is not there, PipelineError where its frames do not leave; it is
         removed all the same.
         """
-        with self._lock:
+        with self._alone():
             known = self._known(name)
             self._check_who_waits("remove", name, known)
             try:
                 self._halt(name, known, "removed")
             finally:
                 del self._streams[name]
-                self._depths.forget(name)
+                self._forget(name)
                 self._let_go(known)
-                for each in self._removed:
-                    each(name)
 
     def pause(self, name: str) -> None:
         """As :meth:`remove`, but it can be resumed, and the line does not end meanwhile."""
-        with self._lock:
+        with self._alone():
             known = self._known(name)
             if known.stranded:  # which is wanted now
                 known.stranded = False
@@ -133,10 +147,11 @@ class Streams:
             self._check_who_waits("pause", name, known)
             self._hold("pause", name, known)
             self._halt(name, known, "paused")
+            self._depths.forget(name)
 
     def resume(self, name: str) -> None:
         """Start a paused stream again."""
-        with self._lock:
+        with self._alone():
             known = self._known(name)
             if known.paused:
                 self._begin_again(name, known)
@@ -147,7 +162,7 @@ class Streams:
         Frames and their PTS count on. Raises ConfigError for one that is not there, PipelineError where its
         frames do not leave, or no thread is to be had; it is paused then, until it is changed or resumed.
         """
-        with self._lock:
+        with self._alone():
             known = self._known(name)
             kept = not _reconnects(known.stream, stream)
             if not (kept or known.paused):
@@ -177,17 +192,27 @@ class Streams:
             known.capture.stop.set()
         self._frames.hold_no_more()
 
+    def _forget(self, name: str) -> None:
+        self._depths.forget(name)
+        for each in self._removed:
+            each(name)
+
     def _begin_again(self, name: str, known: _Stream) -> None:
         self._start(name, known)
         known.stranded = False
         self._let_go(known)
 
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        with in_turn(self._lock, self._flow):
+            yield
+
     def _check_who_waits(self, to_do: str, name: str, known: _Stream) -> None:
         """Raise PipelineError where the frames that have to leave are taken by the thread that would wait."""
         if self._flow.consumer != threading.get_ident():
             return
-        running = known.thread is not None and known.thread.is_alive()
-        if running or not self._accounts.streams[name].wait_idle(0.0):
+        account = self._accounts.streams[name]
+        if account.ending is None or not account.wait_idle(0.0):
             raise PipelineError(
                 f"cannot {to_do} stream {name!r} in the thread that takes the results: its frames have to "
                 "leave the line first; do it in a thread of its own"

@@ -374,3 +374,13 @@ def test_what_was_not_looked_at_for_a_while_is_judged_anew() -> None:
     for _ in range(75):
         watched.see(living(), 0.2)
     assert watched.went()[before:] == [("ok",)]
+
+
+def test_a_stall_is_no_slow_rate() -> None:
+    watched = Watched(fps=5)
+    for _ in range(75):
+        watched.see(living(), 0.2)
+    watched.see(living(), 9)
+    for _ in range(75):
+        watched.see(living(), 0.2)
+    assert watched.went() == [("ok",)]

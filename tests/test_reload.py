@@ -287,6 +287,7 @@ def test_an_edit_that_fails_half_way_is_told_and_made_up_for(
             go_on.set()
             until(lambda: line.accounts.streams["h"].counts().emitted > 5)
             assert line.accounts.streams["f"].ending == "stranded"
+            until(lambda: not line.accounts.streams["f"].counts().in_flight)
             reader.ask()  # the same file
             until(lambda: reader.refused is None)
             before = line.accounts.streams["f"].counts().emitted

@@ -103,3 +103,10 @@ def test_no_stream_writes_over_the_pictures_of_another(tmp_path: Path) -> None:
             sink.write(make_result(stream=stream, source=source), 0)
         sink.write(make_result(stream="first", source="1.jpg"), 0)  # of a source that loops
     assert {path.name for path in tmp_path.iterdir()} == {"1.jpg", "b-1.jpg", "a-b-1.jpg", "a-b-1-2.jpg"}
+
+
+def test_a_pictures_name_may_look_like_anothers_number(tmp_path: Path) -> None:
+    with PictureFiles(tmp_path, ["pics"]) as sink:
+        sink.write(make_result(stream="cam", seq=1), 0)
+        sink.write(make_result(stream="pics", source="cam-000001.jpg"), 0)
+    assert {path.name for path in tmp_path.iterdir()} == {"cam-000001.jpg", "cam-000001-2.jpg"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 
 from pipeline import chaos
 from pipeline.sources import Picture
+from pipeline.sources.framenumbers import FrameNumbers
 from tests.chaos_clients import opened as camera
 from tests.clips import make_clip, need_encoder
 from tests.test_sources_media import opened
@@ -57,6 +59,26 @@ def with_losses(clip: Path, path: Path, seed: int) -> Path:
     return path
 
 
+def remuxed(clip: Path, path: Path, change: Callable[[int, bytes, bool], list[bytes]]) -> Path:
+    """``clip`` in another container; of each packet ``change`` makes some, of its number, data, and whether
+    it is a key frame's."""
+    with av.open(str(clip)) as given, av.open(str(path), "w") as out:
+        stream = out.add_stream_from_template(given.streams.video[0])
+        for number, packet in enumerate(given.demux(given.streams.video[0])):
+            made = change(number, bytes(packet), packet.is_keyframe) if packet.size else []
+            for at, data in enumerate(made):
+                part = av.Packet(data)
+                part.pts, part.dts, part.time_base = packet.pts + at, packet.dts + at, packet.time_base
+                part.stream = stream
+                out.mux(part)
+    return path
+
+
+def sei(size: int) -> bytes:
+    """A unit of H.264 that holds so many bytes of somebody's own data, and no picture."""
+    return b"\x06\x05" + b"\xff" * (size // 255) + bytes([size % 255]) + b"\xaa" * size + b"\x80"
+
+
 def packets(path: Path) -> int:
     with av.open(str(path)) as container:
         return sum(packet.size > 0 for packet in container.demux(video=0))
@@ -93,3 +115,61 @@ def test_a_camera_that_loses_packets(tmp_path: Path) -> None:
         pictures = list(islice(source, 75))
     assert kit.injected["drop"] > 0
     assert 10 < sum(picture.damaged for picture in pictures) < 70
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mkv", "ts"])
+@pytest.mark.parametrize("options", [{"preset": "medium", "bf": "2"}, {"x264-params": "intra-refresh=1"}])
+def test_of_a_whole_clip_nothing_is_marked(tmp_path: Path, suffix: str, options: dict[str, str]) -> None:
+    """Lengths of 256 to 511 before its units, as MP4 has them, look like start codes."""
+    images = (scene(n) for n in range(FRAMES))
+    path = make_clip(tmp_path / f"c.{suffix}", images=images, size=(192, 144), gop=GOP, options=options)
+    with av.open(str(path)) as container:
+        sizes = [packet.size for packet in container.demux(video=0)]
+    assert sum(256 <= size < 520 for size in sizes) > 10
+    with opened(path) as source:
+        assert [picture.damaged for picture in source] == [False] * FRAMES
+        assert (source._numbers is None) == (suffix != "ts")  # by chance they do so rarely
+
+
+@pytest.mark.parametrize("many", [1, 7])
+def test_much_before_a_slice_is_no_loss(tmp_path: Path, many: int) -> None:
+    images = (scene(n) for n in range(60))
+    clip = make_clip(tmp_path / "c.ts", images=images, size=(192, 144), gop=GOP, format="mpegts")
+
+    def more(number: int, data: bytes, key: bool) -> list[bytes]:
+        return [b"\0\0\0\1" + sei(5000) + data if key or number % many == 0 else data]
+
+    with opened(remuxed(clip, tmp_path / "s.ts", more)) as source:
+        assert [picture.damaged for picture in source] == [False] * 60
+
+
+def test_a_packet_without_a_picture_is_no_loss(tmp_path: Path) -> None:
+    images = (scene(n) for n in range(60))
+    clip = make_clip(tmp_path / "c.mp4", images=images, size=(192, 144), gop=60)
+    unit = sei(40)
+    alone = len(unit).to_bytes(4, "big") + unit
+
+    def more(number: int, data: bytes, _: bool) -> list[bytes]:
+        return [data, alone] if number in (10, 30) else [data]
+
+    with opened(remuxed(clip, tmp_path / "s.mkv", more)) as source:
+        assert [picture.damaged for picture in source] == [False] * 60
+
+
+def test_without_key_frames_all_is_coded_anew_in_time(tmp_path: Path) -> None:
+    """Some encoders refresh their pictures bit by bit."""
+    images = (scene(n) for n in range(450))
+    options = {"x264-params": "intra-refresh=1"}
+    clip = make_clip(
+        tmp_path / "c.ts", images=images, size=(192, 144), gop=50, options=options, format="mpegts"
+    )
+    path = remuxed(clip, tmp_path / "l.ts", lambda number, data, _: [] if number == 60 else [data])
+    with opened(path) as source:
+        marked = [picture.damaged for picture in source]
+    assert not any(marked[:58]) and marked[62] and not any(marked[-60:])
+
+
+def test_a_parameter_set_that_ends_early_is_no_error() -> None:
+    numbers = FrameNumbers(b"\0\0\0\1\x67\x64\0")
+    assert not numbers.gap_before(memoryview(b"\0\0\1\x67\x64"))
+    assert not numbers.gap_before(memoryview(b"\0\0\1\x41"))

@@ -508,3 +508,28 @@ def test_of_a_removed_stream_nothing_is_remembered_but_its_books(cheap_model: st
         assert lane.tick is not None
         run.line.remove_stream("new")
         assert lane.tick is None
+
+
+def test_whoever_takes_the_results_does_not_wait_for_anothers_change(cheap_model: str) -> None:
+    streams = [{"source": ENDLESS, "name": name, "live": True} for name in ("a", "b")]
+    with Pipeline(make_config({"model": cheap_model, "streams": streams})) as line:
+        remover = threading.Thread(target=lambda: line.remove_stream("a"))
+        changes = [
+            lambda: line.add_stream(ENDLESS, name="c", live=True),
+            lambda: line.pause_stream("b"),
+            lambda: line.reload_model(conf_threshold=0.3),
+        ]
+        for number, _ in enumerate(line):
+            if number == 5:
+                remover.start()
+                while any(thread.name == "capture:a" for thread in threading.enumerate()):
+                    time.sleep(0.01)
+                assert line.accounts.streams["a"].counts().in_flight > 0
+                while changes:
+                    with pytest.raises(PipelineError, match="another change of the line is under way"):
+                        changes.pop()()
+            elif number > 5 and not remover.is_alive():
+                line.add_stream(ENDLESS, name="c", live=True)
+                break
+        remover.join()
+        assert list(line.sources) == ["b", "c"]

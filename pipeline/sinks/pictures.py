@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -86,9 +87,17 @@ class PictureFiles(Sink):
 
     def _unlike_others(self, name: str, stream: str) -> str:
         (stem, suffix), number, free = os.path.splitext(name), 2, name
-        while self._written.get(free.casefold(), stream) != stream:
+        while self._is_of_another(free, stream):
             free, number = f"{stem}-{number}{suffix}", number + 1
         return free
+
+    def _is_of_another(self, name: str, stream: str) -> bool:
+        if self._written.get(name.casefold(), stream) != stream:
+            return True
+        numbered = re.fullmatch(r"(.*)-\d{6,}\.jpg", name)
+        return numbered is not None and any(
+            numbered[1].casefold() == named.casefold() for of, named in self._names.items() if of != stream
+        )
 
     def _name(self, stream: str) -> str:
         """The stream's name, fit for a file's, and no other stream's on disks that confuse Cam and cam."""

@@ -10,6 +10,10 @@ from av.stream import Stream
 from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 
+from pipeline.sources.framenumbers import holds_picture
+
+_HEALED = 300
+"""Pictures after which all has been coded anew where no key frame comes: some encoders refresh bit by bit."""
 _HELD_BACK = 64
 """Packets whose pictures a decoder may hold back, at most."""
 
@@ -20,21 +24,26 @@ def tell_of_damage(context: VideoCodecContext, live: bool) -> None:
     Without ``output_corrupt`` it throws away what comes between lost data and the next key frame: of H.264
     with B-frames 359 pictures of 603 for 15 lost packets. With slice threads its H.264 decoder marks next to
     nothing (3 of 265 pictures instead of 41, for 67 lost RTP packets): live streams, which have no frame
-    threads, are decoded by one thread unless more are asked for.
+    threads, are decoded by one thread unless more are asked for (of other codecs by two).
     """
     context.flags |= Flags.output_corrupt
-    if live and context.name == "h264":
-        context.thread_count = 1
+    if live:
+        context.thread_count = 1 if context.name == "h264" else 2
 
 
 class Damage:
-    """Of one source, in order: from lost data on, every picture is damaged until the next whole key frame.
+    """Of one source, in order: from lost data on, every picture is damaged until the next whole key frame, or
+    for _HEALED of them.
 
     The decoder itself marks hardly more than the picture that data is missing of (H.264), though those that
     follow are coded as differences from it: 15 pictures of 189 that can be seen to be wrecked, 184 with this.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, lengths: bool | None) -> None:
+        """``lengths``: of H.264, whether its units have them instead of start codes; None: it is none."""
+        self._lengths = lengths
+        self._without: deque[int] = deque()
+        """Numbers of packets without a picture."""
         self._joined = False
         self._count = 0
         """Packets that the decoder was given."""
@@ -49,9 +58,21 @@ class Damage:
         """The decoder is given a packet now; None, or an empty one: the end."""
         if packet is not None and packet.size:
             self._count += 1
+            if self._lengths is not None and not holds_picture(memoryview(packet), self._lengths):
+                self._without.append(self._count)
             self._numbers[packet.pts] = self._count
             if len(self._numbers) > _HELD_BACK:
                 del self._numbers[next(iter(self._numbers))]
+
+    def refused(self) -> None:
+        """The decoder has refused a packet, this one or, where it has frame threads, one before it. Of H.264
+        it does so with those that hold no picture, too, such as captions: then nothing is missing."""
+        while self._without and self._count - self._without[0] >= _HELD_BACK:
+            self._without.popleft()
+        if self._without:
+            self._without.popleft()
+        else:
+            self.lost()
 
     def lost(self) -> None:
         """Something is missing from here on."""
@@ -65,13 +86,12 @@ class Damage:
     def shows(self, frame: VideoFrame) -> bool:
         """Whether a picture is damaged."""
         number = self._numbers.pop(frame.pts, self._count)
-        if frame.key_frame:
-            self._since = None
         while self._losses and self._losses[0] <= number:
-            loss = self._losses.popleft()
-            if self._since is None and not (frame.key_frame and loss < number):
-                self._since = loss
-        if frame.is_corrupt and self._since is None:
-            self._since = number
+            self._since = min(self._losses.popleft(), number if self._since is None else self._since)
+        healed = frame.key_frame or (self._since is not None and number - self._since >= _HEALED)
+        if healed and not frame.is_corrupt:
+            self._since = None
+        if frame.is_corrupt:
+            self._since = number if self._since is None or healed else self._since
         # What was decoded before the loss may come out after it, in the order of display.
         return self._since is not None and (number >= self._since or frame.is_corrupt)

@@ -8,6 +8,7 @@ header), 7.4.3 (frame_num).
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 
 _START = b"\x00\x00\x01"
 _SLICE, _IDR, _SPS = 1, 5, 7
@@ -15,26 +16,28 @@ _HIGH = frozenset({100, 110, 122, 244, 44, 83, 86, 118, 128, 138, 139, 134, 135}
 """Profiles whose parameter sets say more of colours."""
 _LOOKED_AT = 4096
 """Bytes of a packet in which its parameter sets and its first slice begin."""
-_HEADER = 256
-"""Bytes of a unit that are read: a parameter set has fewer, scaling lists aside."""
+_HEADER = 1024
+"""Bytes of a unit that are read: a parameter set has fewer."""
 
 
 class FrameNumbers:
     """Of one stream's packets, in the order of decoding."""
 
     def __init__(self, extradata: bytes = b"") -> None:
-        self._bits: int | None = None
-        """Of ``frame_num``; None where it is not known, or gaps are allowed."""
-        self._colours = False
+        """``extradata`` is the decoder's, with start codes; of AVC with lengths nothing is read."""
+        self._sets: dict[int, tuple[int | None, bool]] = {}
+        """Of each parameter set, how many bits ``frame_num`` has (None: gaps are allowed), and whether a
+        slice says of which colour plane it is."""
         self._last: int | None = None
         """That of the last reference picture; None: nothing to compare with."""
-        for kind, _, unit in _units(extradata):
-            if kind == _SPS:
-                self._learn(unit)
+        with suppress(IndexError):  # it is damaged; another one will come
+            for kind, _, unit in _units(extradata):
+                if kind == _SPS:
+                    self._learn(unit)
 
     def gap_before(self, packet: memoryview) -> bool:
-        """Whether a picture that this packet's is coded from has not come. False for what is no H.264 with
-        start codes, and for what cannot be read: the decoder will tell."""
+        """Whether a picture that this packet's is coded from has not come. False for what cannot be read: the
+        decoder will tell."""
         try:
             for kind, reference, unit in _units(bytes(packet[:_LOOKED_AT])):
                 if kind == _SPS:
@@ -43,32 +46,37 @@ class FrameNumbers:
                     self._last = 0
                     return False
                 elif kind == _SLICE:
-                    return self._bits is not None and self._is_gap(unit, reference)
+                    return self._is_gap(unit, reference)
         except IndexError:  # it is damaged
-            self._last = None
+            pass
+        self._last = None
         return False
 
     def _is_gap(self, unit: bytes, reference: bool) -> bool:
+        sets = set(self._sets.values())
+        if len(sets) != 1:  # which one it goes by, the picture parameter sets would say
+            return False
+        ((length, colours),) = sets
+        if length is None:
+            return False
         bits = _Bits(unit)
         for _ in ("first_mb_in_slice", "slice_type", "pic_parameter_set_id"):
             bits.ue()
-        if self._colours:
+        if colours:
             bits.u(2)
-        assert self._bits is not None
-        number, last = bits.u(self._bits), self._last
+        number, last = bits.u(length), self._last
         if reference:
             self._last = number
-        return last is not None and (number - last) % 2**self._bits > 1
+        return last is not None and (number - last) % 2**length > 1
 
     def _learn(self, unit: bytes) -> None:
         bits = _Bits(unit)
         profile = bits.u(8)
         bits.u(16)  # constraints, level
-        bits.ue()  # its own number
-        self._colours = False
+        own, colours = bits.ue(), False
         if profile in _HIGH:
             chroma = bits.ue()
-            self._colours = chroma == 3 and bool(bits.u(1))
+            colours = chroma == 3 and bool(bits.u(1))
             bits.ue(), bits.ue(), bits.u(1)  # bit depths, transform bypass
             if bits.u(1):
                 for number in range(12 if chroma == 3 else 8):
@@ -83,7 +91,7 @@ class FrameNumbers:
             for _ in range(bits.ue()):
                 bits.ue()
         bits.ue()  # max_num_ref_frames
-        self._bits = None if bits.u(1) or length > 16 else length
+        self._sets[own] = None if bits.u(1) or length > 16 else length, colours
 
 
 class _Bits:
@@ -129,3 +137,16 @@ def _units(data: bytes) -> Iterator[tuple[int, bool, bytes]]:
         unit = data[at + 1 : min(end if end >= 0 else len(data), at + _HEADER)]
         yield data[at] & 0x1F, bool(data[at] & 0x60), unit.replace(b"\x00\x00\x03", b"\x00\x00")
         at = end
+
+
+def holds_picture(packet: memoryview, lengths: bool) -> bool:
+    """Whether there is a slice in a packet of H.264, with start codes or with ``lengths`` of four bytes."""
+    if not lengths:
+        parts = (packet[:_LOOKED_AT], packet)
+        return any(_SLICE <= kind <= _IDR for part in parts for kind, _, _ in _units(bytes(part)))
+    at = 0
+    while at + 4 < len(packet):
+        if _SLICE <= packet[at + 4] & 0x1F <= _IDR:
+            return True
+        at += 4 + int.from_bytes(packet[at : at + 4], "big")
+    return False

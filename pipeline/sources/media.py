@@ -87,9 +87,10 @@ class MediaSource(Once):
         frame_threads = not self.live and not on_device(self._video) and fflog.frame_threads_allowed()
         self._video.thread_type = "AUTO" if frame_threads else "SLICE"
         tell_of_damage(self._video.codec_context, self.live)
-        self._damage = Damage()
-        h264 = self._video.codec_context.name == "h264"
-        self._numbers = FrameNumbers(self._video.codec_context.extradata or b"") if h264 else None
+        extradata = bytes(self._video.codec_context.extradata or b"")
+        h264, lengths = self._video.codec_context.name == "h264", extradata[:1] == b"\x01"
+        self._damage = Damage(lengths if h264 else None)
+        self._numbers = FrameNumbers(extradata) if h264 and not lengths else None
         if stream.decode_threads is not None:
             self._video.codec_context.thread_count = stream.decode_threads
         self.frame_count = None if self.live else self._video.frames or None
@@ -204,6 +205,7 @@ class MediaSource(Once):
             if packet.stream.index != self._video.index:
                 continue
             if self._could_be is not None and packet.size and not self._could_be(memoryview(packet)):
+                self._damage.lost()
                 self._refuse()
                 continue
             if packet.is_corrupt:
@@ -229,11 +231,11 @@ class MediaSource(Once):
         return ""
 
     def _skip(self, packet: Packet[Stream], error: av.error.FFmpegError) -> None:
+        self._damage.refused()
         self._refuse()
         LOG.debug("%s: packet at %s skipped: %s", self._shown, packet.pts, error.strerror)
 
     def _refuse(self) -> None:
-        self._damage.lost()
         self._corrupt_packets += 1
         self._refused += 1
         if self._refused == _CHANGED:
