@@ -63,8 +63,8 @@ def _value(match: re.Match[str], where: str) -> str:
         if not value:
             state = "is empty" if inside in os.environ else "is not set"
             raise ConfigError(
-                f"{where}: the environment variable {inside!r} {state}; set it, or write $${{{inside}}} "
-                "for the text itself"
+                f"{where}: the environment variable {inside!r} {state}; set it, or write $${{ for the text "
+                "itself"
             )
     else:
         raise ConfigError(

@@ -195,6 +195,9 @@ def test_several_streams_share_the_cores_for_video_decode(cheap_model: str) -> N
     assert threads_of(clip, clip) == [max(1, usable_cores() // 2)] * 2
     assert threads_of(*[clip] * 100) == [max(1, usable_cores() // 100)] * 100
     assert threads_of(clip, clip | {"decode_threads": 3})[1] == 3
+    # One by itself, whatever they share: with more, H.264's decoder does not tell of damage.
+    live = {"source": "rtsp://127.0.0.1/x"}
+    assert threads_of(live, live) == [None, None]
 
 
 def test_several_streams_keep_their_own_order_and_names(cheap_model: str) -> None:

@@ -58,7 +58,7 @@ def test_text_that_is_no_reference(text: str, expected: str) -> None:
     [
         (
             "rtsp://u:${NOT_SET_HERE}@cam/",
-            "streams.0.source: the environment variable 'NOT_SET_HERE' is not set",
+            "streams.0.source: the environment variable 'NOT_SET_HERE' is not set; set it, or write $${ for",
         ),
         ("rtsp://u:${EMPTY_HERE}@cam/", "'EMPTY_HERE' is empty"),
         ("rtsp://u:${CAM PW}@cam/", "is no reference"),

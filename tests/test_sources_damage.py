@@ -167,6 +167,9 @@ def test_without_key_frames_all_is_coded_anew_in_time(tmp_path: Path) -> None:
     with opened(path) as source:
         marked = [picture.damaged for picture in source]
     assert not any(marked[:58]) and marked[62] and not any(marked[-60:])
+    again = remuxed(clip, tmp_path / "2.ts", lambda number, data, _: [] if number in (60, 200) else [data])
+    with opened(again) as source:  # of the last loss so many must have passed
+        assert all([picture.damaged for picture in source][62:])
 
 
 def test_a_parameter_set_that_ends_early_is_no_error() -> None:

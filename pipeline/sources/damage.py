@@ -53,6 +53,8 @@ class Damage:
         """Numbers of packets behind a loss, which no picture has come of yet."""
         self._since: int | None = None
         """The first of them since the last whole key frame; None: nothing is missing."""
+        self._latest = 0
+        """The last of them."""
 
     def decodes(self, packet: Packet[Stream] | None) -> None:
         """The decoder is given a packet now; None, or an empty one: the end."""
@@ -87,11 +89,11 @@ class Damage:
         """Whether a picture is damaged."""
         number = self._numbers.pop(frame.pts, self._count)
         while self._losses and self._losses[0] <= number:
-            self._since = min(self._losses.popleft(), number if self._since is None else self._since)
-        healed = frame.key_frame or (self._since is not None and number - self._since >= _HEALED)
-        if healed and not frame.is_corrupt:
+            self._latest = self._losses.popleft()
+            self._since = self._latest if self._since is None else self._since
+        if frame.key_frame or number - self._latest >= _HEALED:
             self._since = None
         if frame.is_corrupt:
-            self._since = number if self._since is None or healed else self._since
+            self._since, self._latest = number if self._since is None else self._since, number
         # What was decoded before the loss may come out after it, in the order of display.
         return self._since is not None and (number >= self._since or frame.is_corrupt)
