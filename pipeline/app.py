@@ -43,7 +43,7 @@ from pipeline.monitor import Monitor
 from pipeline.profiles import Profile, applied
 from pipeline.runtime.model import Model, open_model
 from pipeline.sinks import Outputs, Sink, check_outputs, completed, open_sinks
-from pipeline.sources import SourceSpec, local_files, parse_source
+from pipeline.sources import SourceSpec, local_files
 from pipeline.stages.emit import Emit
 from pipeline.streams import STOP_GRACE_SECONDS, in_turn
 
@@ -262,15 +262,14 @@ class Pipeline:
         self._running("resume a stream").streams.resume(name)
 
     def change_stream(self, name: str, **options: Any) -> None:
-        """Change keys of a stream's :class:`StreamConfig`; its source is opened again where need be."""
+        """Change keys of a stream's :class:`StreamConfig` (None: the default); its source is opened again
+        where need be."""
         line = self._running("change a stream")
         with in_turn(self._changing, line.flow):
-            running = line.streams.config(name)
-            stream = make_stream({**running.model_dump(exclude_unset=True), **options})
-            decided = {"decode_threads": running.decode_threads, "isolate": self.config.isolate_sources}
-            left_open = {key: value for key, value in decided.items() if getattr(stream, key) is None}
-            stream = stream.model_copy(update=left_open)
-            spec = parse_source(stream.source)
+            running = line.streams.config(name).model_dump(exclude_unset=True)
+            stream = make_stream({**running, **options, "name": name})
+            others = [other for other in line.streams.names if other != name]
+            ((spec, stream),) = name_streams([stream], others, self.config.isolate_sources).values()
             self.check_sources({name: spec})
             line.streams.change(name, spec, stream)
             self.sources[name] = spec, stream
@@ -296,6 +295,12 @@ class Pipeline:
             if (now := batch_limit(self.config, before)) != (asked := batch_limit(config, opened)):
                 raise ConfigError(
                     f"the line takes {now} frames a run, and this asks for {asked}; start it anew"
+                )
+            tasks = before.family.task, opened.family.task
+            if tasks[0] != tasks[1] and "classify" in tasks:
+                raise ConfigError(
+                    f"the line's model is for the task {tasks[0]}, and {opened.name!r} for {tasks[1]}; "
+                    "start it anew"
                 )
             if self.second is not None and list(opened.labels) != list(before.labels):
                 raise ConfigError("classify: the objects' labels would change under it; start the line anew")

@@ -43,37 +43,38 @@ class Depths:
         self._asked = asked
         self._blob_bytes = int(np.prod(spec.blob_shape)) * spec.dtype.itemsize
         self._capacity = LEAST_CAPACITY
-        self._known: dict[str, tuple[Channel[Any], bool, int] | None] = {}
-        """Each stream's first channel, whether it is live, and how many of its frames fit; None before its
-        first frame."""
+        self._known: dict[Channel[Any], tuple[bool, int] | None] = {}
+        """By the first channel of each stream that is there: whether it is live, and how many of its frames
+        fit; None before its first frame."""
         self._lock = threading.Lock()
 
-    def expect(self, name: str) -> None:
-        """There is a stream ``name``, which has not begun yet."""
+    def expect(self, first: Channel[Any]) -> None:
+        """A stream begins, whose channel is ``first``."""
         with self._lock:
-            self._known[name] = None
+            self._known[first] = None
 
-    def forget(self, name: str) -> None:
-        """It is no longer there."""
+    def forget(self, first: Channel[Any]) -> None:
+        """No further frame of it comes."""
         with self._lock:
-            self._known.pop(name, None)
-            self._fit()
+            self._known.pop(first, None)
+            if self._known:  # of a line without streams nothing is to be said
+                self._fit()
 
-    def opened(self, name: str, first: Channel[Any], live: bool, frame_bytes: int) -> None:
-        """A stream has its first frame, of so many bytes; ``first`` is its channel, still empty."""
+    def opened(self, first: Channel[Any], live: bool, frame_bytes: int) -> None:
+        """A stream has its first frame, of so many bytes; ``first`` is still empty."""
         first.policy = "drop_oldest" if live else "block"
         if live and self._live_window is not None:
             first.narrow(self._live_window)
         fit = LEAST_CAPACITY if live else CHANNEL_BYTES // (frame_bytes + self._blob_bytes)
         with self._lock:
-            self._known[name] = first, live, fit
+            self._known[first] = live, fit
             self._fit()
 
     def _fit(self) -> None:
         """Smaller at once for whatever comes; larger when it is known of all streams."""
-        known = [each for each in self._known.values() if each is not None]
-        live = any(live for _, live, _ in known)
-        capacity = max(LEAST_CAPACITY, min([MOST_CAPACITY, *(fit for _, _, fit in known)]))
+        known = {first: each for first, each in self._known.items() if each is not None}
+        live = any(live for live, _ in known.values())
+        capacity = max(LEAST_CAPACITY, min([MOST_CAPACITY, *(fit for _, fit in known.values())]))
         if len(known) < len(self._known):
             live, capacity = live or self._flow.live, min(capacity, self._capacity)
         self._flow.live = live
@@ -82,7 +83,7 @@ class Depths:
         if capacity != self._capacity:
             self._capacity = capacity
             self._flow.resize(capacity)
-        for first, _, fit in known:
+        for first, (_, fit) in known.items():
             first.resize(1 if fit < LEAST_CAPACITY and len(self._known) > 1 else capacity)
 
 

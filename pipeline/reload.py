@@ -85,7 +85,9 @@ def apply(line: Pipeline, old: Config, new: Config, again: frozenset[str] = froz
 
     now = dict(was)
     for name in sorted(changed):
-        if step(name, "changed", partial(line.change_stream, name, **_said(will[name]))):
+        before, after = _said(was[name]), _said(will[name])
+        keys = after if name in again else [key for key in after if after[key] != before[key]]
+        if step(name, "changed", partial(line.change_stream, name, **{key: after[key] for key in keys})):
             now[name] = will[name]
             again -= {name}
         else:

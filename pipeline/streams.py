@@ -15,7 +15,8 @@ from pipeline.accounts import Accounts
 from pipeline.config import StreamConfig
 from pipeline.decide import Depths
 from pipeline.errors import ConfigError, PipelineError
-from pipeline.flow import Channel, Flow, Merge
+from pipeline.flow import Channel, Dropped, Flow, Merge
+from pipeline.frame import Frame
 from pipeline.sources import SourceSpec, Timestamps
 from pipeline.stages.capture import Capture
 
@@ -112,7 +113,6 @@ class Streams:
                 each(name)
             timestamps = self._timestamps.setdefault(name, Timestamps())
             capture = Capture(spec, stream, self._accounts.add(name), timestamps=timestamps)
-            self._depths.expect(name)
             try:
                 self._start(name, _Stream(spec, stream, capture))
             except BaseException:
@@ -147,7 +147,6 @@ class Streams:
             self._check_who_waits("pause", name, known)
             self._hold("pause", name, known)
             self._halt(name, known, "paused")
-            self._depths.forget(name)
 
     def resume(self, name: str) -> None:
         """Start a paused stream again."""
@@ -193,7 +192,6 @@ class Streams:
         self._frames.hold_no_more()
 
     def _forget(self, name: str) -> None:
-        self._depths.forget(name)
         for each in self._removed:
             each(name)
 
@@ -246,11 +244,13 @@ class Streams:
         before = account.ending
         account.begun()
         # An event of its own for each run: one that answers late must not hear of the next.
-        run = partial(each.capture, partial(self._depths.opened, name, channel), each.capture.begin())
+        run = partial(self._frames_of, each.capture, channel, each.capture.begin())
+        self._depths.expect(channel)
         try:
             each.thread = self._flow.feed("capture", f"capture:{name}", run, channel)
         except RuntimeError as error:
             channel.close()  # nobody feeds it, and the line would wait for it
+            self._depths.forget(channel)
             account.ended(before or "removed")
             raise PipelineError(
                 f"cannot start stream {name!r}: {error}; raise the limits of this user or container"
@@ -260,6 +260,15 @@ class Streams:
         if self._stopped.is_set():  # meanwhile
             each.capture.stop.set()
 
+    def _frames_of(
+        self, capture: Capture, channel: Channel[Any], stop: threading.Event
+    ) -> Iterator[Frame | Dropped]:
+        """One run of a stream; the others' channels go by it as long as it lasts."""
+        try:
+            yield from capture(partial(self._depths.opened, channel), stop)
+        finally:
+            self._depths.forget(channel)
+
     def _halt(self, name: str, each: _Stream, ending: str) -> None:
         account, thread, channel = self._accounts.streams[name], each.thread, each.channel
         until = time.monotonic() + DRAIN_SECONDS
@@ -268,6 +277,7 @@ class Streams:
             if not self._flow.await_feeder(thread, channel, STOP_GRACE_SECONDS, DRAIN_SECONDS):
                 log.warning("stream %s did not answer to stop; it ends by its own time-out", name)
                 each.capture.begin()
+            self._depths.forget(channel)
         left = account.wait_idle(max(0.0, until - time.monotonic()))
         each.thread = each.channel = None
         account.ended(ending)

@@ -23,6 +23,7 @@ from pipeline import Pipeline
 from pipeline.config import load_config
 from pipeline.errors import ConfigError, PipelineError, SinkOpenError, SourceOpenError
 from pipeline.reload import HalfDoneError, Reloader, apply
+from pipeline.runtime.session import usable_cores
 from pipeline.sinks import Null
 from pipeline.smallfile import stamp
 from tests.clips import make_clip
@@ -334,6 +335,29 @@ def test_a_change_that_failed_is_made_up_for_also_when_it_is_taken_back(
             reader.ask()
             run.until_results("a", 3)
             run.until(lambda: reader.refused is None)
+
+
+def test_a_key_that_is_taken_out_goes_back_to_its_default(cheap_model: str, tmp_path: Path) -> None:
+    path = tmp_path / "f.yaml"
+
+    def write(**more: Any) -> None:
+        path.write_text(yaml.safe_dump({"model": cheap_model, "streams": [{**A, **more}, B]}))
+
+    write()
+    with running(cheap_model, A, B) as run:
+        shared = max(1, usable_cores() // 2)
+        with Reloader(run.line, lambda: load_config(path), str(path), watch=False) as reader:
+            for more, threads, nth in (({"decode_threads": 5, "every_nth": 3}, 5, 3), ({}, shared, 1)):
+                write(**more)
+                reader.ask()
+                run.until(lambda threads=threads: run.line.sources["a"][1].decode_threads == threads)
+                assert run.line.sources["a"][1].every_nth == nth
+            run.line.change_stream("a", every_nth=4)  # which no edit speaks of
+            write(backoff=3)
+            reader.ask()
+            run.until(lambda: run.line.sources["a"][1].backoff == 3)
+            assert run.line.sources["a"][1].every_nth == 4
+            assert reader.refused is None
 
 
 def test_a_stream_that_cannot_be_added_keeps_the_one_whose_place_it_takes(

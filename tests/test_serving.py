@@ -19,6 +19,7 @@ from pipeline import Pipeline
 from pipeline.errors import ConfigError, ModelError, ProviderFault
 from pipeline.metrics import health, readiness
 from tests.test_monitor import until
+from tests.test_stages_classify import write_colour_classifier
 from tests.test_supervision import running
 
 CAM = {"source": "synthetic:64x48@200", "name": "cam", "live": False}
@@ -270,6 +271,8 @@ def test_what_cannot_be_served_is_refused_and_changes_nothing(cheap_model: str, 
             run.line.reload_model(str(broken))
         with pytest.raises(ConfigError, match="takes 1 frames a run, and this asks for 2"):
             run.line.reload_model(str(fixed))
+        with pytest.raises(ConfigError, match="is for the task detect, and 'colours' for classify; start it"):
+            run.line.reload_model(str(write_colour_classifier(tmp_path / "colours.onnx", 1)))
         with pytest.raises(ConfigError, match="jsonl: it is no key of the model's"):
             run.line.reload_model(jsonl="x.jsonl")
         with pytest.raises(ConfigError, match="conf_threshold"):

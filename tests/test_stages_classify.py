@@ -307,7 +307,7 @@ def test_a_live_stream_has_fewer_frames_under_way(model: Model) -> None:
     depths = Depths(flow, 20, model.spec, live_window=3)
     for name, live, under_way in (("camera", True, 3), ("file", False, 9)):
         first = flow.channel(name, "capture", 20, merge=merge, window=9)
-        depths.opened(name, first, live, 100)
+        depths.opened(first, live, 100)
         first.put_all(range(12))
         assert len(merge.take(20)) == under_way
 
