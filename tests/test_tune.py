@@ -429,7 +429,7 @@ def test_a_model_that_becomes_another_one_meanwhile_leaves_no_profile(
     def steps(*_):
         if when == "while it is tried":
             export()
-        yield STEPS[0]
+        yield Step("concurrency", [{"infer_workers": 1}])
         if when == "at the end":
             export()
 
