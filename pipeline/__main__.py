@@ -44,9 +44,10 @@ def main() -> None:
         if not hasattr(error, "format_message"):
             raise
         context = getattr(error, "ctx", None)
-        if context is not None:
+        helps = type(error).__name__ == "NoArgsIsHelpError"  # the whole help is its message
+        if context is not None and not helps:
             typer.echo(redact(context.get_usage()), err=True)
-        typer.echo(redact(f"Error: {error.format_message()}"), err=True)
+        typer.echo(redact(f"{'' if helps else 'Error: '}{error.format_message()}"), err=True)
         code = getattr(error, "exit_code", 2)
     _end(code if isinstance(code, int) else 0)
 

@@ -103,7 +103,7 @@ def test_b_frames_come_in_order_of_presentation(tmp_path):
 def test_a_picture_is_bgr_contiguous_timed_and_the_receivers_own(tmp_path):
     with opened(make_clip(tmp_path / "a.mp4", frames=12)) as source:
         assert (source.live, source.frame_count) == (False, 12)
-        assert source.description == "h264, 64x48, 25 fps, mov file, not live"
+        assert source.description == "h264, 64x48, 25 fps, mov file"
         pictures = list(source)
         assert source.corrupt_packets == 0
     for number, picture in enumerate(pictures):

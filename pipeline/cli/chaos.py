@@ -48,8 +48,9 @@ _Debug = Annotated[bool, typer.Option("--debug", help="Log each injection and co
 
 
 @chaos_app.command(
+    short_help="Play a clip over RTSP and HTTP, with faults.",
     epilog="Example: framerail chaos serve clip.mp4 --listen 127.0.0.1:8554 --fault stall@5:for=3 "
-    "--fault drop@10:rate=0.05,for=5"
+    "--fault drop@10:rate=0.05,for=5",
 )
 def serve(
     clips: Annotated[
@@ -94,8 +95,9 @@ def serve(
 
 
 @chaos_app.command(
+    short_help="Stand before a real server, with faults.",
     epilog="Example: framerail chaos proxy rtsp://127.0.0.1:8554/stream --listen 127.0.0.1:9000 "
-    "--fault reset@5:of=connection"
+    "--fault reset@5:of=connection",
 )
 def proxy(
     target: Annotated[

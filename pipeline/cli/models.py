@@ -32,7 +32,7 @@ def models_info(
         commands.show_info(model, stdout(), as_json=as_json)
 
 
-@models_app.command("identify")
+@models_app.command("identify", short_help="Find out what a model is, and why.")
 def models_identify(
     model: Annotated[str, typer.Argument(metavar="NAME|FILE.onnx")],
     as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
@@ -116,7 +116,7 @@ def models_convert(
         )
 
 
-@models_app.command("quantize")
+@models_app.command("quantize", short_help="Make a smaller, faster copy that keeps its accuracy.")
 def models_quantize(
     model: Annotated[str, typer.Argument(metavar="NAME|FILE.onnx", help="A float32 detector.")],
     calibrate: Annotated[
@@ -211,7 +211,7 @@ def models_quantize(
         quantize(options, stdout(), console, as_json=as_json)
 
 
-@models_app.command("verify")
+@models_app.command("verify", short_help="Check a model's hash and run it once.")
 def models_verify(
     model: Annotated[str, typer.Argument(metavar="NAME|FILE.onnx")],
     provider: Annotated[str, typer.Option("--provider", "-p", help="Where to run it.")] = "auto",

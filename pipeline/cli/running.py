@@ -14,7 +14,7 @@ import typer
 
 from pipeline.cli.common import CANCELLED, console, log
 from pipeline.config import Config
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, SourceOpenError
 
 FORCED_EXIT_SECONDS = 0.8
 
@@ -79,13 +79,15 @@ def run_line(
         finally:
             if ran:
                 figures = summarize(pipeline)
+                captured = any(one["captured"] for one in figures["streams"].values())
+                failed = sys.exc_info()[1] is not None  # which says it all where nothing was captured
                 try:
                     if config.summary is not None:
                         _write(write_summary, config.summary, figures)
                 finally:
                     if config.log_format == "json":
                         log.info("summary", extra={"data": figures})
-                    elif not config.quiet and any(one["captured"] for one in figures["streams"].values()):
+                    elif not config.quiet and (captured or not failed):
                         # The work is done, whether or not somebody still reads what is said of it.
                         with suppress(OSError, SystemExit):
                             print_summary(figures, console)
@@ -95,6 +97,9 @@ def run_line(
     if failures and not interrupted.is_set():
         # Each was logged when it happened.
         raise typer.Exit(max(error.exit_code for error in failures))
+    if config.duration is not None and not (captured or interrupted.is_set()):
+        log.error("no source gave a picture in the %g s that were given", config.duration)
+        raise typer.Exit(SourceOpenError.exit_code)
 
 
 def _nothing_to_read() -> None:

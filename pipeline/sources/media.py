@@ -283,8 +283,7 @@ class MediaSource(Once):
         way = f" over {scheme}" if scheme else " file"
         if transport:
             where, way = scheme, f" over {transport.upper()}"
-        kind = "live" if self.live else "not live"
-        return f"{context.name}{decoded}, {size}, {fps}, {where}{way}, {kind}"
+        return f"{context.name}{decoded}, {size}, {fps}, {where}{way}"
 
 
 def _is_live(container: InputContainer) -> bool:

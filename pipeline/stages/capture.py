@@ -95,10 +95,11 @@ class Capture:
                     self._supervise()
                     paced = None if source.live else self._stream.pace
                     account.health.begin(paced or source.declared_fps)
-                    account.connected(source.description, None if looped else source.frame_count)
-                    if source.description != described:
-                        described = source.description
-                        log.info("stream %s: %s", account.name, source.description)
+                    description = f"{source.description}, {self._kind(source)}"
+                    account.connected(description, None if looped else source.frame_count)
+                    if description != described:
+                        described = description
+                        log.info("stream %s: %s", account.name, description)
                     for frame in self._frames(source, stop):
                         if opened is not None and not told and isinstance(frame, Frame):
                             told, live = True, self._is_live(source)
@@ -148,6 +149,12 @@ class Capture:
     def _is_live(self, source: Source) -> bool:
         asked = self._stream.asked_live(self._spec.live)
         return source.live if asked is None else asked
+
+    def _kind(self, source: Source) -> str:
+        live = self._is_live(source)
+        if live == source.live:
+            return "live" if live else "not live"
+        return "taken as live" if live else "taken as a file"
 
     def _frames(self, source: Source, stop: threading.Event) -> Iterator[Frame | Dropped]:
         name, account, link = self._account.name, self._account, self._account.link
