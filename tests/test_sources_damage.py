@@ -128,7 +128,48 @@ def test_of_a_whole_clip_nothing_is_marked(tmp_path: Path, suffix: str, options:
     assert sum(256 <= size < 520 for size in sizes) > 10
     with opened(path) as source:
         assert [picture.damaged for picture in source] == [False] * FRAMES
-        assert (source._numbers is None) == (suffix != "ts")  # by chance they do so rarely
+        assert source._numbers is not None  # by chance they do so rarely
+        assert source._numbers._length_size == (0 if suffix == "ts" else 4)
+
+
+@pytest.mark.parametrize("threads", [1, None, 4])
+@pytest.mark.parametrize("suffix", ["ts", "mp4", "mkv", "flv", "h264"])
+def test_a_missing_picture_is_told_whatever_it_stands_in(
+    tmp_path: Path, suffix: str, threads: int | None
+) -> None:
+    """By start codes or lengths, with presentation times or (a bare stream) without."""
+    images = (scene(n) for n in range(100))
+    options = {"bf": "0", "sc_threshold": "0"}
+    start_codes = suffix in ("ts", "h264")
+    whole = tmp_path / ("c.ts" if start_codes else f"c.{suffix}")
+    clip = make_clip(whole, images=images, size=(192, 144), gop=GOP, options=options)
+    lost = GOP + 5
+    path = remuxed(clip, tmp_path / f"l.{suffix}", lambda n, data, _: [] if n == lost else [data])
+    with opened(path, decode_threads=threads) as source:
+        pictures = list(source)
+    assert [n for n, picture in enumerate(pictures) if picture.damaged] == list(range(lost, 2 * GOP - 1))
+    assert all((picture.pts is None) == (suffix == "h264") for picture in pictures)
+
+
+@pytest.mark.parametrize("threads", [1, None, 8])
+@pytest.mark.parametrize("number", [GOP - 1, GOP - 6])
+def test_what_a_key_picture_has_healed_is_not_marked_when_it_is_told_late(
+    tmp_path: Path, number: int, threads: int | None
+) -> None:
+    """VP9's decoder refuses a packet when it has later ones, or all until it is told to forget."""
+    need_encoder("libvpx-vp9")
+    images = (scene(n) for n in range(100))
+    options = {"deadline": "realtime", "cpu-used": "8", "lag-in-frames": "0", "auto-alt-ref": "0"}
+    clip = make_clip(
+        tmp_path / "c.webm", codec="libvpx-vp9", images=images, size=(192, 144), gop=GOP, options=options
+    )
+    path = remuxed(clip, tmp_path / "z.webm", lambda n, data, _: [bytes(len(data)) if n == number else data])
+    with opened(path, decode_threads=threads) as source:
+        pictures = list(source)
+        assert source.corrupt_packets
+    assert len(pictures) >= 100 - GOP
+    start = next(n for n, picture in enumerate(pictures) if picture.key and n > 0)
+    assert not any(picture.damaged for picture in pictures[start:])
 
 
 @pytest.mark.parametrize("many", [1, 7])

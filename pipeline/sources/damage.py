@@ -10,12 +10,18 @@ from av.stream import Stream
 from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 
-from pipeline.sources.framenumbers import holds_picture
+from pipeline.sources.framenumbers import FrameNumbers
 
+MOST_THREADS = 16
+"""That FFmpeg takes where their number is left to it."""
 _HEALED = 300
 """Pictures after which all has been coded anew where no key frame comes: some encoders refresh bit by bit."""
 _HELD_BACK = 64
 """Packets whose pictures a decoder may hold back, at most."""
+_IN_ORDER = frozenset({"vp8", "vp9", "av1", "mjpeg"})
+"""Codecs whose decoders bring pictures, and say what they refuse, in the order of packets."""
+_UNTIMED = -(2**62)
+"""Packets without a PTS get made-up ones above this, so that their pictures are known again."""
 
 
 def tell_of_damage(context: VideoCodecContext, live: bool) -> None:
@@ -39,9 +45,10 @@ class Damage:
     follow are coded as differences from it: 15 pictures of 189 that can be seen to be wrecked, 184 with this.
     """
 
-    def __init__(self, lengths: bool | None) -> None:
-        """``lengths``: of H.264, whether its units have them instead of start codes; None: it is none."""
-        self._lengths = lengths
+    def __init__(self, codec: str, h264: FrameNumbers | None, delay: int = 1) -> None:
+        """``h264`` reads its packets (None: it is another codec). ``delay``: how many packets after one that
+        it refuses the decoder says so, at most: those that frame threads are at work on."""
+        self._in_order, self._h264, self._delay = codec in _IN_ORDER, h264, delay
         self._without: deque[int] = deque()
         """Numbers of packets without a picture."""
         self._joined = False
@@ -51,6 +58,8 @@ class Damage:
         """Theirs, by PTS: decoders hold pictures back, and bring them in another order."""
         self._losses: deque[int] = deque()
         """Numbers of packets behind a loss, which no picture has come of yet."""
+        self._refusals: deque[int] = deque()
+        """Numbers of packets at which others, themselves or shortly before, turned out to be refused."""
         self._since: int | None = None
         """The first of them since the last whole key frame; None: nothing is missing."""
         self._latest = 0
@@ -60,9 +69,12 @@ class Damage:
         """The decoder is given a packet now; None, or an empty one: the end."""
         if packet is not None and packet.size:
             self._count += 1
-            if self._lengths is not None and not holds_picture(memoryview(packet), self._lengths):
+            if packet.pts is None:
+                packet.pts = _UNTIMED + self._count
+            if self._h264 is not None and not self._h264.holds_picture(memoryview(packet)):
                 self._without.append(self._count)
-            self._numbers[packet.pts] = self._count
+            else:
+                self._numbers[packet.pts] = self._count
             if len(self._numbers) > _HELD_BACK:
                 del self._numbers[next(iter(self._numbers))]
 
@@ -74,7 +86,7 @@ class Damage:
         if self._without:
             self._without.popleft()
         else:
-            self.lost()
+            self._refusals.append(self._count)
 
     def lost(self) -> None:
         """Something is missing from here on."""
@@ -88,12 +100,35 @@ class Damage:
     def shows(self, frame: VideoFrame) -> bool:
         """Whether a picture is damaged."""
         number = self._numbers.pop(frame.pts, self._count)
+        self._settle(number, frame.key_frame)
         while self._losses and self._losses[0] <= number:
             self._latest = self._losses.popleft()
             self._since = self._latest if self._since is None else self._since
         if frame.key_frame or number - self._latest >= _HEALED:
             self._since = None
+        if self._refusals and not frame.key_frame and number > self._refusals[0] - self._delay:
+            return True
         if frame.is_corrupt:
             self._since, self._latest = number if self._since is None else self._since, number
         # What was decoded before the loss may come out after it, in the order of display.
         return self._since is not None and (number >= self._since or frame.is_corrupt)
+
+    def _settle(self, number: int, key: bool) -> None:
+        """Forget refusals that the picture of packet ``number`` heals. One that was told of after a key
+        picture's packet was given may be of a packet before that: which then never has a picture; or it is,
+        because the key picture would have come before it."""
+        while self._refusals and number - self._refusals[0] >= _HEALED:
+            self._refusals.popleft()
+        if not key:
+            return
+        never = [pts for pts, before in self._numbers.items() if before < number]
+        for pts in never:
+            del self._numbers[pts]
+        left = len(self._refusals) if self._in_order else len(never)
+        while self._refusals and (self._refusals[0] <= number or left):
+            left -= self._refusals.popleft() > number
+
+    @staticmethod
+    def pts(frame: VideoFrame) -> int | None:
+        """The picture's, None where its packet had none."""
+        return None if frame.pts is None or frame.pts < _UNTIMED // 2 else frame.pts

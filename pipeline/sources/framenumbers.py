@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import suppress
+from itertools import islice
 
 _START = b"\x00\x00\x01"
 _SLICE, _IDR, _SPS = 1, 5, 7
@@ -24,14 +25,23 @@ class FrameNumbers:
     """Of one stream's packets, in the order of decoding."""
 
     def __init__(self, extradata: bytes = b"") -> None:
-        """``extradata`` is the decoder's, with start codes; of AVC with lengths nothing is read."""
+        """``extradata`` is the decoder's: with start codes, or an AVCDecoderConfigurationRecord (ISO/IEC
+        14496-15, 5.3.3.1), whose stream has the lengths of units in their place."""
+        self._length_size = 0
+        """Bytes of a unit's length; 0: there are start codes."""
         self._sets: dict[int, tuple[int | None, bool]] = {}
         """Of each parameter set, how many bits ``frame_num`` has (None: gaps are allowed), and whether a
         slice says of which colour plane it is."""
         self._last: int | None = None
         """That of the last reference picture; None: nothing to compare with."""
+        if extradata[:1] == b"\x01" and len(extradata) > 6:
+            self._length_size = (extradata[4] & 3) + 1
+            # A record of parameter sets is that of units with lengths of two bytes.
+            units = _units(extradata[6:], 2, extradata[5] & 31)
+        else:
+            units = _units(extradata, 0)
         with suppress(IndexError):  # it is damaged; another one will come
-            for kind, _, unit in _units(extradata):
+            for kind, _, unit in units:
                 if kind == _SPS:
                     self._learn(unit)
 
@@ -39,7 +49,7 @@ class FrameNumbers:
         """Whether a picture that this packet's is coded from has not come. False for what cannot be read: the
         decoder will tell."""
         try:
-            for kind, reference, unit in _units(bytes(packet[:_LOOKED_AT])):
+            for kind, reference, unit in _units(bytes(packet[:_LOOKED_AT]), self._length_size):
                 if kind == _SPS:
                     self._learn(unit)
                 elif kind == _IDR:
@@ -51,6 +61,12 @@ class FrameNumbers:
             pass
         self._last = None
         return False
+
+    def holds_picture(self, packet: memoryview) -> bool:
+        """Whether there is a slice in a packet."""
+        parts = (packet[:_LOOKED_AT], packet)
+        units = (unit for part in parts for unit in _units(bytes(part), self._length_size))
+        return any(_SLICE <= kind <= _IDR for kind, _, _ in units)
 
     def _is_gap(self, unit: bytes, reference: bool) -> bool:
         sets = set(self._sets.values())
@@ -128,25 +144,28 @@ def _skip_scaling_list(bits: _Bits, size: int) -> None:
         last = following or last
 
 
-def _units(data: bytes) -> Iterator[tuple[int, bool, bytes]]:
-    """Kind, whether it is referred to, and the first bytes of each unit behind a start code."""
+def _units(data: bytes, length_size: int, most: int | None = None) -> Iterator[tuple[int, bool, bytes]]:
+    """Kind, whether it is referred to, and the first bytes of each unit (of the first ``most``): behind a
+    start code, or behind its length where that has ``length_size`` bytes."""
+    spans = _behind_lengths(data, length_size) if length_size else _behind_start_codes(data)
+    for at, end in islice(spans, most):
+        unit = data[at + 1 : min(end, at + _HEADER)]
+        yield data[at] & 0x1F, bool(data[at] & 0x60), unit.replace(b"\x00\x00\x03", b"\x00\x00")
+
+
+def _behind_start_codes(data: bytes) -> Iterator[tuple[int, int]]:
     at = data.find(_START)
     while at >= 0 and at + 3 < len(data):
         at += 3
         end = data.find(_START, at)
-        unit = data[at + 1 : min(end if end >= 0 else len(data), at + _HEADER)]
-        yield data[at] & 0x1F, bool(data[at] & 0x60), unit.replace(b"\x00\x00\x03", b"\x00\x00")
+        yield at, end if end >= 0 else len(data)
         at = end
 
 
-def holds_picture(packet: memoryview, lengths: bool) -> bool:
-    """Whether there is a slice in a packet of H.264, with start codes or with ``lengths`` of four bytes."""
-    if not lengths:
-        parts = (packet[:_LOOKED_AT], packet)
-        return any(_SLICE <= kind <= _IDR for part in parts for kind, _, _ in _units(bytes(part)))
-    at = 0
-    while at + 4 < len(packet):
-        if _SLICE <= packet[at + 4] & 0x1F <= _IDR:
-            return True
-        at += 4 + int.from_bytes(packet[at : at + 4], "big")
-    return False
+def _behind_lengths(data: bytes, size: int) -> Iterator[tuple[int, int]]:
+    at = size
+    while at < len(data):
+        end = at + int.from_bytes(data[at - size : at], "big")
+        if end > at:
+            yield at, end
+        at = end + size

@@ -30,7 +30,7 @@ from pipeline.sources.base import Picture, Remembered, Source, SourceSpec
 from pipeline.sources.bitstream import checker
 from pipeline.sources.connect import Opened, connect
 from pipeline.sources.convert import Converter
-from pipeline.sources.damage import Damage, tell_of_damage
+from pipeline.sources.damage import MOST_THREADS, Damage, tell_of_damage
 from pipeline.sources.ending import Progress
 from pipeline.sources.failures import explain
 from pipeline.sources.framenumbers import FrameNumbers
@@ -47,6 +47,8 @@ LOG = logging.getLogger(__name__)
 _CHANGED = 50
 """Packets in a row that the decoder refuses: what comes is not what was opened any more."""
 _CHANGED_AT_END = 10
+_STUCK = 5
+"""Packets in a row that the decoder refuses, after which it is to forget all at the next key frame."""
 _PLAYLISTS = frozenset({"hls", "dash"})
 
 
@@ -88,11 +90,13 @@ class MediaSource(Once):
         self._video.thread_type = "AUTO" if frame_threads else "SLICE"
         tell_of_damage(self._video.codec_context, self.live)
         extradata = bytes(self._video.codec_context.extradata or b"")
-        h264, lengths = self._video.codec_context.name == "h264", extradata[:1] == b"\x01"
-        self._damage = Damage(lengths if h264 else None)
-        self._numbers = FrameNumbers(extradata) if h264 and not lengths else None
         if stream.decode_threads is not None:
             self._video.codec_context.thread_count = stream.decode_threads
+        h264 = self._video.codec_context.name == "h264"
+        self._numbers = FrameNumbers(extradata) if h264 else None
+        at_work = (self._video.codec_context.thread_count or MOST_THREADS) if frame_threads else 1
+        self._damage = Damage(self._video.codec_context.name, self._numbers, at_work)
+        self._forgets = at_work == 1  # others would lose what they are at work on
         self.frame_count = None if self.live else self._video.frames or None
         rate = self._video.average_rate
         if rate is None and opened.scheme not in ("rtsp", "rtsps"):
@@ -135,6 +139,8 @@ class MediaSource(Once):
         spent = 0.0
         for packet in self._packets(progress):
             begun, large = clock(), ""
+            if packet is not None and packet.is_keyframe and self._forgets and self._refused >= _STUCK:
+                self._video.codec_context.flush_buffers()  # VP9's does not get over some by itself
             self._damage.decodes(packet)
             try:
                 frames = self._video.decode(packet)
@@ -159,8 +165,8 @@ class MediaSource(Once):
                 seconds = clock() - begun + spent / (len(frames) - n)
                 spent -= spent / (len(frames) - n)
                 progress.pictures += 1
-                damaged, key = self._damage.shows(frame), frame.key_frame
-                yield Picture(pixels, frame.pts, frame.time_base, seconds, None, damaged, key=key)
+                damaged, key, pts = self._damage.shows(frame), frame.key_frame, self._damage.pts(frame)
+                yield Picture(pixels, pts, frame.time_base, seconds, None, damaged, key=key)
                 self._pictured = time.monotonic()
                 if self._stop.is_set():
                     return
@@ -233,7 +239,7 @@ class MediaSource(Once):
     def _skip(self, packet: Packet[Stream], error: av.error.FFmpegError) -> None:
         self._damage.refused()
         self._refuse()
-        LOG.debug("%s: packet at %s skipped: %s", self._shown, packet.pts, error.strerror)
+        LOG.debug("%s: packet at %s skipped: %s", self._shown, packet.dts, error.strerror)
 
     def _refuse(self) -> None:
         self._corrupt_packets += 1
