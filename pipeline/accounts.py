@@ -170,6 +170,7 @@ class StreamAccount:
 def told(account: StreamAccount) -> dict[str, Any]:
     """A stream's books and its link's state, for JSON. Times are seconds."""
     counts, link = account.counts(), account.link.status()
+    rate = account.health.fps if account.up else None
     return {
         "state": link.state,
         "for_seconds": round(link.for_seconds, 3),
@@ -190,7 +191,7 @@ def told(account: StreamAccount) -> dict[str, Any]:
         "pts_repaired": dict(account.pts_repaired),
         "adaptive_every_nth": account.lane.every_nth,
         "health": list(account.health_now),
-        "fps": account.health.fps and round(account.health.fps, 3),
+        "fps": rate and round(rate, 3),
         "declared_fps": account.health.declared_fps,
         "ending": account.ending,
         "source": account.description,

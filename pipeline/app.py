@@ -377,6 +377,7 @@ class Pipeline:
                     self.outputs.hurry()
                     line.streams.stop()
                     self._start_stopper(flow)
+            flow.consumer = threading.get_ident()
             for act in self._on_start:
                 act()
             if self.config.duration is not None:
@@ -435,7 +436,7 @@ class Pipeline:
             raise ExceptionGroup("an output could not be finished", errors)
 
     def _raise_if_nothing_opened(self) -> None:
-        accounts = self.accounts.streams.values()
+        accounts = [account for account in self.accounts.streams.values() if not account.removed]
         errors = [account.error for account in accounts if account.error is not None]
         if errors and len(errors) == len(accounts) and self.accounts.totals().captured == 0:
             raise ExceptionGroup("no stream could be opened", errors)

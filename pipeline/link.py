@@ -179,6 +179,7 @@ class Link:
         with self._lock:
             self._in_a_row = self._auth_in_a_row = 0
             self._lost_at = self._clock() if self._lost_at is not None else None
+            self._error = None
 
     def ended(self) -> None:
         """It is over."""

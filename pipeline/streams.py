@@ -30,11 +30,11 @@ DRAIN_SECONDS = 30.0
 
 @contextmanager
 def in_turn(lock: threading.Lock | threading.RLock, flow: Flow) -> Iterator[None]:
-    """Changes of streams one at a time. Raises PipelineError in the thread that takes the results where
-    another one is under way: that may wait for frames, which nobody would take meanwhile."""
-    if not lock.acquire(blocking=flow.consumer != threading.get_ident()):
+    """Changes of streams one at a time. Raises PipelineError in the thread that takes the results, or writes
+    them, where another one is under way: that may wait for frames, which nobody would take meanwhile."""
+    if not lock.acquire(blocking=not flow.waits_for_this_thread):
         raise PipelineError(
-            "another change of the line is under way, which may wait for the results that this thread takes; "
+            "another change of the line is under way, which may wait for results that this thread takes; "
             "try again at the next one, or in a thread of its own"
         )
     try:
@@ -207,13 +207,13 @@ class Streams:
 
     def _check_who_waits(self, to_do: str, name: str, known: _Stream) -> None:
         """Raise PipelineError where the frames that have to leave are taken by the thread that would wait."""
-        if self._flow.consumer != threading.get_ident():
+        if not self._flow.waits_for_this_thread:
             return
         account = self._accounts.streams[name]
         if account.ending is None or not account.wait_idle(0.0):
             raise PipelineError(
-                f"cannot {to_do} stream {name!r} in the thread that takes the results: its frames have to "
-                "leave the line first; do it in a thread of its own"
+                f"cannot {to_do} stream {name!r} in the thread that takes the results, or writes them: its "
+                "frames have to leave the line first; do it in a thread of its own"
             )
 
     def _hold(self, to_do: str, name: str, known: _Stream) -> None:

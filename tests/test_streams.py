@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from pipeline import Pipeline
+from pipeline.accounts import told
 from pipeline.config import make_config
 from pipeline.errors import ConfigError, PipelineError, SinkOpenError, SourceOpenError
 from pipeline.metrics import readiness
@@ -462,3 +463,33 @@ def test_of_a_removed_stream_nothing_is_remembered_but_its_books(cheap_model: st
         assert lane.tick is not None
         run.line.remove_stream("new")
         assert lane.tick is None
+
+
+def test_a_line_of_which_no_stream_opened_fails_also_when_others_were_removed(cheap_model: str) -> None:
+    gone = {"source": "rtsp://127.0.0.1:9/x", "reconnect": False, "name": "gone"}
+    tries = {"source": "rtsp://127.0.0.1:9/y", "backoff": 20, "name": "tries"}
+    with Pipeline(make_config({"model": cheap_model, "streams": [gone, tries]})) as line:
+
+        def remove() -> None:
+            while line.accounts.streams["gone"].ending is None:
+                time.sleep(0.01)
+            line.remove_stream("tries")
+
+        thread = threading.Thread(target=remove)
+        line.on_start(thread.start)
+        with pytest.raises(ExceptionGroup, match="no stream could be opened") as raised:
+            line.run()
+        thread.join()
+    assert isinstance(raised.value.exceptions[0], SourceOpenError)
+
+
+def test_what_is_told_of_a_stream_is_of_its_source_of_now(cheap_model: str) -> None:
+    """Not the error of another one, nor the rate at which pictures came before it was paused."""
+    with running(cheap_model, OTHER, {"source": "rtsp://127.0.0.1:9/x", "name": "a"}) as run:
+        account = run.line.accounts.streams["a"]
+        run.until(lambda: "127.0.0.1:9" in (told(account)["last_error"] or ""))
+        run.line.change_stream("a", source=ENDLESS, live=True)
+        run.until(lambda: told(account)["fps"])
+        assert told(account)["last_error"] is None
+        run.line.pause_stream("a")
+        assert told(account)["fps"] is None

@@ -10,6 +10,7 @@ import pytest
 from pipeline import Pipeline
 from pipeline.config import make_config
 from pipeline.errors import PipelineError
+from pipeline.frame import Result
 
 ENDLESS = "synthetic:64x48@100"
 
@@ -58,7 +59,7 @@ def test_whoever_takes_the_results_cannot_wait_for_them(cheap_model: str) -> Non
         ]
         for _ in line:
             while changes:
-                with pytest.raises(PipelineError, match=r"thread that takes the results: .* of its own"):
+                with pytest.raises(PipelineError, match=r"thread that takes the results, .* of its own"):
                     changes.pop()()
                 assert line.accounts.streams["a"].ending is None
             line.change_stream("a", every_nth=2)  # which waits for nothing
@@ -66,6 +67,54 @@ def test_whoever_takes_the_results_cannot_wait_for_them(cheap_model: str) -> Non
                 line.remove_stream("ended")  # as this does
                 break
     assert "ended" not in line.sources and line.sources["a"][1].every_nth == 2
+
+
+def test_an_output_cannot_wait_for_what_waits_for_it(cheap_model: str) -> None:
+    """A file's frames wait for one that is slow, in its own thread or not."""
+
+    class Enough:
+        own_thread = True
+        said: str | None = None
+
+        def write(self, result: Result, dropped_before: int) -> None:
+            time.sleep(0.005)  # slower than the file
+            if result.stream == "file" and result.frame.seq == 50:
+                try:
+                    line.remove_stream("file")
+                except PipelineError as error:
+                    self.said = str(error)
+
+        def close(self) -> None:
+            pass
+
+    sink = Enough()
+    streams = [{"source": "synthetic:64x48?frames=200", "name": "file"}]
+    with Pipeline(make_config({"model": cheap_model, "streams": streams}), sinks=[sink]) as line:
+        begun = time.monotonic()
+        line.run()
+        assert time.monotonic() - begun < 15  # and not the 30 s that frames may take to leave
+    assert "or writes them: its frames have to leave the line first" in (sink.said or "")
+    assert line.accounts.streams["file"].counts().emitted == 200
+
+
+def test_what_is_called_at_the_start_cannot_wait_for_frames_either(cheap_model: str) -> None:
+    """It is called in the thread that will take them."""
+    said: list[str] = []
+
+    def pause() -> None:
+        while not line.accounts.streams["file"].counts().in_flight:
+            time.sleep(0.01)
+        try:
+            line.pause_stream("file")
+        except PipelineError as error:
+            said.append(str(error))
+
+    streams = [{"source": "synthetic:64x48?frames=500", "name": "file"}]
+    with Pipeline(make_config({"model": cheap_model, "streams": streams})) as line:
+        line.on_start(pause)
+        line.run()
+    assert len(said) == 1 and "in the thread that takes the results" in said[0]
+    assert line.accounts.streams["file"].counts().emitted == 500
 
 
 def test_whoever_takes_the_results_does_not_wait_for_anothers_change(cheap_model: str) -> None:

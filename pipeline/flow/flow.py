@@ -73,7 +73,9 @@ class Flow:
         self.baton = threading.Lock()
         """Held by a cheap stage while it works (see CHEAP_SECONDS), and by nobody who waits for a channel."""
         self.consumer: int | None = None
-        """The thread that took results last (its ident): whoever waits for frames must not be that."""
+        """The thread that took results last (its ident)."""
+        self.writers: set[int] = set()
+        """Those of outputs, which frames wait for, too."""
         self._channels: list[Channel[Any]] = []
         self._resizable: list[Channel[Any]] = []
         self._merges: list[Merge[Any]] = []
@@ -195,6 +197,12 @@ class Flow:
             self._started = True
             for thread in [*self._workers, *(thread for thread, _ in self._feeders)]:
                 thread.start()
+
+    @property
+    def waits_for_this_thread(self) -> bool:
+        """Whether results wait until this thread takes or writes them: it must not wait for frames itself."""
+        me = threading.get_ident()
+        return me == self.consumer or me in self.writers
 
     def consume(
         self, stage: str, source: Source, call: Call, limit: int = 1, idle: Callable[[], None] | None = None

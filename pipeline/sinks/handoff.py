@@ -74,6 +74,7 @@ class HandOff(Output):
     def start(self) -> None:
         """Start its thread."""
         self._thread.start()
+        self.thread = self._thread.ident
 
     def put(self, result: Result, dropped_before: int, live: bool) -> None:
         """Leave a result for the thread; see the module."""

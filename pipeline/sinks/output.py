@@ -29,6 +29,8 @@ class Output:
         """The first is what it was lost by."""
         self.waited_for = False
         """Whether results of a file wait for it right now."""
+        self.thread: int | None = None
+        """The thread that writes (its ident), where that is its own."""
         self._lost = lost
         self._released: deque[str] = deque()
 

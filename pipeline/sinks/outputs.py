@@ -63,6 +63,8 @@ class Outputs(Sequence[Output]):
         flow.on_cancel(self._wake)
         for output in self._outputs:
             output.start()
+            if output.thread is not None:
+                flow.writers.add(output.thread)
 
     def release(self, stream: str) -> None:
         """A stream was removed from the line, its frames emitted: what is held for it alone is finished."""
