@@ -647,3 +647,39 @@ def test_the_remedy_is_at_hand(arguments: list[str], code: int, says: str, tmp_p
     for name in ("net.weights", "net.pt"):
         (tmp_path / name).write_bytes(b"?")
     assert_one_line(framerail("run", "sample:", *arguments, cwd=tmp_path), code, says)
+
+
+def test_a_run_that_saw_no_picture_says_so(cheap_model: str, tmp_path: Path) -> None:
+    done = framerail(
+        "run",
+        "rtsp://127.0.0.1:9/x",
+        "--name",
+        "gate",
+        "--model",
+        cheap_model,
+        "--duration",
+        "0.5",
+        cwd=tmp_path,
+    )
+    assert_one_line(done, 2, "no source gave a picture in the 0.5 s that were given")
+    assert "gate gave no picture: cannot open rtsp://127.0.0.1:9/x: connection refused" in done.stderr
+    assert "0 captured = 0 emitted + 0 dropped" in done.stderr
+
+
+def test_what_is_taken_as_live_is_said_to_be(cheap_model: str, tmp_path: Path) -> None:
+    for options, said in (
+        (["--pace", "100"], "taken as live"),
+        (["--live"], "taken as live"),
+        ([], "not live"),
+    ):
+        done = framerail("run", "synthetic:64x48?frames=3", "--model", cheap_model, *options, cwd=tmp_path)
+        assert f"64x48, 25 fps, 3 frames, {said}\n" in done.stderr, done.stderr
+
+
+def test_without_arguments_the_help_is_shown_once(tmp_path: Path) -> None:
+    done = framerail(cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.count("Usage:") == 1 and "Error" not in done.stderr
+    # None of the commands is described by half a sentence.
+    for arguments in ([], ["models"], ["chaos"]):
+        assert "..." not in framerail(*arguments, "--help", cwd=tmp_path).stdout.partition("Commands:")[2]
