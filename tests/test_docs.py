@@ -1,0 +1,55 @@
+"""What the documents show and list is what there is."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import cv2
+import pytest
+import yaml
+
+from pipeline import Pipeline
+from pipeline.config import CameraConfig, Config, StreamConfig, load_config
+from pipeline.metrics import Collector
+from pipeline.sources import parse_source
+
+ROOT = Path(__file__).parent.parent
+SUFFIX = {"counter": "_total", "info": "_info"}
+
+
+def test_the_table_of_metrics_is_what_is_exported(cheap_model: str) -> None:
+    families = Collector(Pipeline("synthetic:64x48", model=cheap_model)).collect()
+    rows = [
+        f"| `{each.name}{SUFFIX.get(each.type, '')}` | {each.type} | "
+        f"{', '.join(f'`{label}`' for label in each._labelnames)} | {each.documentation} |"  # type: ignore[attr-defined]
+        for each in families
+    ]
+    text = (ROOT / "docs/metrics.md").read_text(encoding="utf-8")
+    assert [line for line in text.splitlines() if line.startswith("| `")] == rows
+
+
+def test_every_key_of_a_config_is_documented() -> None:
+    text = (ROOT / "docs/configuration.md").read_text(encoding="utf-8")
+    for kind in (Config, StreamConfig, CameraConfig):
+        for key in kind.model_fields:
+            assert re.search(rf"\b{key}\b[`:]", text), key
+
+
+def test_the_camera_in_the_commented_config_can_be_uncommented(tmp_path: Path) -> None:
+    lines = (ROOT / "deploy/framerail.yaml").read_text(encoding="utf-8").splitlines()
+    block = [line.replace("# ", "", 1) if re.match("  # +(- )?[a-z]+: ", line) else line for line in lines]
+    path = tmp_path / "c.yaml"
+    path.write_text("\n".join(block))
+    assert len(yaml.safe_load(path.read_text())["streams"]) == 2
+    dock = load_config(path).streams[1]
+    assert (parse_source(dock.source).kind, dock.camera.width) == ("camera", 1280)
+
+
+def test_the_recipe_for_crops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    section = (ROOT / "docs/api.md").read_text(encoding="utf-8").partition("## Crops and counts")[2]
+    exec(section.partition("```python\n")[2].partition("```")[0], {})
+    assert "{'person': 1}" in capsys.readouterr().out
+    crops = [cv2.imread(str(path)) for path in (tmp_path / "crops").iterdir()]
+    assert len(crops) > 5 and all(min(crop.shape[:2]) > 20 for crop in crops)
