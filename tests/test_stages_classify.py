@@ -134,8 +134,8 @@ def test_a_model_that_answers_otherwise_than_once_a_crop_is_an_error(model: Mode
     """Rows after NMS, say: as many as it finds."""
 
     class Other:
-        def run(self, blob: np.ndarray) -> list[np.ndarray]:
-            return [np.zeros((len(blob) + 1, 3), np.float32)]
+        def run(self, *blobs: np.ndarray) -> list[np.ndarray]:
+            return [np.zeros((len(blobs[0]) + 1, 3), np.float32)]
 
     stage = Classify(replace(model, session=Other()))
     matched = Match(model.labels, None, 1)([scene(0, [("red", 5, 5, 0)])])

@@ -63,6 +63,10 @@ def run_line(
         forced.start()
         pipeline.cancel()
 
+    if not (config.jsonl or config.video or config.pictures or config.display):
+        log.info(
+            "no output was asked for: --jsonl, --video, --pictures and --display keep or show detections"
+        )
     plain = not console.is_terminal or config.log_format == "json"
     ran = False
     # A terminal that is closed says so in the same way: there it ends the run.

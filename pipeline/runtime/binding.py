@@ -32,8 +32,8 @@ _NO_GRAPH = "-1"
 class Runner(Protocol):
     """What inference needs of a session."""
 
-    def run(self, blob: NDArray[Any]) -> Sequence[NDArray[Any]]:
-        """Raw outputs for ``blob`` ([B, 3, H, W]), in the model's order."""
+    def run(self, *blobs: NDArray[Any]) -> Sequence[NDArray[Any]]:
+        """Raw outputs for ``blobs`` ([B, 3, H, W] each, of one shape) together, in the model's order."""
         ...
 
 
@@ -110,16 +110,17 @@ class Binding:
         for size in reversed(self._sizes):
             self.run(np.zeros((size, *shape), dtype))
 
-    def run(self, blob: NDArray[Any]) -> Sequence[NDArray[Any]]:
-        """Raw outputs for ``blob`` ([B, 3, H, W]), the receiver's own, with as many rows as it has."""
-        count = len(blob)
+    def run(self, *blobs: NDArray[Any]) -> Sequence[NDArray[Any]]:
+        """Raw outputs for ``blobs`` ([B, 3, H, W] each) together, the receiver's own, with as many rows."""
+        count = sum(map(len, blobs))
+        shape, dtype = blobs[0].shape[1:], blobs[0].dtype
         size = next((size for size in self._sizes if size >= count), count)
-        key = (size, *blob.shape[1:], blob.dtype.str)
-        slot = self._slots.pop(key, None) or _Slot(self._bound, (size, *blob.shape[1:]), blob.dtype)
+        key = (size, *shape, dtype.str)
+        slot = self._slots.pop(key, None) or _Slot(self._bound, (size, *shape), dtype)
         self._slots[key] = slot
         if len(self._slots) > MOST_SHAPES:
             self._slots.popitem(last=False)
-        outputs = slot.run(blob)
+        outputs = slot.run(blobs)
         return outputs if count == size else [output[:count] for output in outputs]
 
 
@@ -146,9 +147,9 @@ class _Slot:
         self._ran = False
         self._options = without_graph() if bound.graphs is not None else None
 
-    def run(self, blob: NDArray[Any]) -> list[NDArray[Any]]:
+    def run(self, blobs: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
         with self._bound.graphs.alone if self._bound.graphs is not None else nullcontext():
-            self._write(blob)
+            self._write(blobs)
             self._bound.session.run_with_iobinding(self._binding, self._options)
             # On the host ``numpy`` gives a view, which the next run would write over.
             values = self._binding.get_outputs()
@@ -166,12 +167,15 @@ class _Slot:
         for name in names:
             self._binding.bind_output(name, self._bound.memory.kind, self._bound.memory.device)
 
-    def _write(self, blob: NDArray[Any]) -> None:
+    def _write(self, blobs: Sequence[NDArray[Any]]) -> None:
         """Pictures to the device; rows beyond them keep what was there: their answers are cut off."""
-        source, staging = blob, self._staging
-        if self._pinned or len(blob) < len(staging):
-            staging[: len(blob)] = blob
+        source, staging = blobs[0], self._staging
+        if self._pinned or len(source) < len(staging):
+            row = 0
+            for blob in blobs:
+                staging[row : row + len(blob)] = blob
+                row += len(blob)
             source = staging
-        elif not blob.flags.c_contiguous:
-            source = np.ascontiguousarray(blob)
+        elif not source.flags.c_contiguous:
+            source = np.ascontiguousarray(source)
         self._input.update_inplace(source[0] if self._bound.without_batch else source)

@@ -178,11 +178,13 @@ class Session:
             feeds[name] = np.repeat(value, size, axis=0)
         return feeds
 
-    def run(self, blob: NDArray[Any]) -> Sequence[NDArray[Any]]:
-        """Run on ``blob`` ([B, 3, H, W]); the raw outputs in the model's order. Releases the GIL.
+    def run(self, *blobs: NDArray[Any]) -> Sequence[NDArray[Any]]:
+        """Run on ``blobs`` ([B, 3, H, W] each, of one shape) together; the raw outputs in the model's order.
+        Releases the GIL.
 
         Where the file fixes the batch, the rest of it is filled up, and left out of the outputs.
         """
+        blob = blobs[0] if len(blobs) == 1 else np.concatenate(blobs)
         count = len(blob)
         outputs: Sequence[NDArray[Any]] = self._session.run(self._output_names, self.feeds(blob), self._plain)
         return outputs if count == (self.batch or count) else [output[:count] for output in outputs]

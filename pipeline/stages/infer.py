@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from pipeline.frame import Prepared, Raw
 from pipeline.runtime.binding import Runner
 from pipeline.stages.preprocess import BlobPool
@@ -35,7 +33,7 @@ class Infer:
 
     def _run(self, batch: list[Prepared]) -> list[Raw]:
         blobs = [item.blob for item in batch]
-        outputs = self._session.run(np.concatenate(blobs))
+        outputs = self._session.run(*blobs)
         for blob in blobs:
             self._pool.give_back(blob)
         return [
