@@ -106,10 +106,10 @@ class Damage:
             self._since = self._latest if self._since is None else self._since
         if frame.key_frame or number - self._latest >= _HEALED:
             self._since = None
-        if self._refusals and not frame.key_frame and number > self._refusals[0] - self._delay:
-            return True
         if frame.is_corrupt:
             self._since, self._latest = number if self._since is None else self._since, number
+        if self._refusals and not frame.key_frame and number > self._refusals[0] - self._delay:
+            return True
         # What was decoded before the loss may come out after it, in the order of display.
         return self._since is not None and (number >= self._since or frame.is_corrupt)
 
