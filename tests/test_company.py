@@ -11,7 +11,7 @@ from benchmarks import company
 
 @pytest.mark.timeout(120)
 def test_two_faults_alone_and_together(cheap_model: str) -> None:
-    asked = company.parser().parse_args(["--kinds", "stall,reset", "--seconds", "1.5", "--model", cheap_model])
+    asked = company.parser().parse_args(["--kinds", "stall,reset", "--seconds", "3", "--model", cheap_model])
     found = company.measure(asked)
     assert [each["kinds"] for each in found["trials"]] == [(), ("stall",), ("reset",), ("stall", "reset")]
     assert [set(each["injected"]) for each in found["trials"]] == [

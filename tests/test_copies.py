@@ -40,7 +40,7 @@ from tests.tiny_detector import write_coloured, write_tiny_detector
 
 pytest.importorskip("faster_coco_eval", reason="needs the extra eval")
 
-SHORT = Settings(warm_up=0.1, window=0.1, most=0.5)
+SHORT = Settings(warm_up=0.1, window=0.25, most=1.0)
 
 
 @pytest.fixture
