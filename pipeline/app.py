@@ -266,10 +266,15 @@ class Pipeline:
         where need be."""
         line = self._running("change a stream")
         with in_turn(self._changing, line.flow):
-            running = line.streams.config(name).model_dump(exclude_unset=True)
-            stream = make_stream({**running, **options, "name": name})
+            running = line.streams.config(name)
+            stream = make_stream({**running.model_dump(exclude_unset=True), **options})
+            stream = stream.model_copy(update={"name": name})
             others = [other for other in line.streams.names if other != name]
             ((spec, stream),) = name_streams([stream], others, self.config.isolate_sources).values()
+            if (
+                "decode_threads" not in options
+            ):  # its share is of how many there were: no reason to open it anew
+                stream = stream.model_copy(update={"decode_threads": running.decode_threads})
             self.check_sources({name: spec})
             line.streams.change(name, spec, stream)
             self.sources[name] = spec, stream

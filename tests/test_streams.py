@@ -465,6 +465,19 @@ def test_of_a_removed_stream_nothing_is_remembered_but_its_books(cheap_model: st
         assert lane.tick is None
 
 
+def test_a_light_change_opens_nothing_anew_though_there_are_more_streams_now(cheap_model: str) -> None:
+    """Each would have fewer of the cores for its decoder, had it begun with the others there."""
+    with running(cheap_model, {"source": "synthetic:64x48@100", "name": "a", "pace": 100}) as run:
+        run.until_results("a", 20)
+        run.line.add_stream(ENDLESS, name="b", pace=100)
+        run.until_results("b", 3)
+        thread = next(each for each in threading.enumerate() if each.name == "capture:a")
+        run.line.change_stream("a", every_nth=2)
+        assert run.line.sources["a"][1].decode_threads is None
+        assert thread.is_alive()
+        assert thread in threading.enumerate()
+
+
 def test_a_line_of_which_no_stream_opened_fails_also_when_others_were_removed(cheap_model: str) -> None:
     gone = {"source": "rtsp://127.0.0.1:9/x", "reconnect": False, "name": "gone"}
     tries = {"source": "rtsp://127.0.0.1:9/y", "backoff": 20, "name": "tries"}
