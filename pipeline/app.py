@@ -271,9 +271,8 @@ class Pipeline:
             stream = stream.model_copy(update={"name": name})
             others = [other for other in line.streams.names if other != name]
             ((spec, stream),) = name_streams([stream], others, self.config.isolate_sources).values()
-            if (
-                "decode_threads" not in options
-            ):  # its share is of how many there were: no reason to open it anew
+            # A share of the cores is of how many streams there were: not a reason to open it anew.
+            if "decode_threads" not in options:
                 stream = stream.model_copy(update={"decode_threads": running.decode_threads})
             self.check_sources({name: spec})
             line.streams.change(name, spec, stream)

@@ -465,9 +465,12 @@ def test_of_a_removed_stream_nothing_is_remembered_but_its_books(cheap_model: st
         assert lane.tick is None
 
 
-def test_a_light_change_opens_nothing_anew_though_there_are_more_streams_now(cheap_model: str) -> None:
+def test_a_light_change_opens_nothing_anew_though_there_are_more_streams_now(
+    cheap_model: str, tmp_path: Path
+) -> None:
     """Each would have fewer of the cores for its decoder, had it begun with the others there."""
-    with running(cheap_model, {"source": "synthetic:64x48@100", "name": "a", "pace": 100}) as run:
+    clip = make_clip(tmp_path / "c.mp4", frames=400)
+    with running(cheap_model, {"source": str(clip), "name": "a", "pace": 50, "loop": True}) as run:
         run.until_results("a", 20)
         run.line.add_stream(ENDLESS, name="b", pace=100)
         run.until_results("b", 3)
