@@ -5,16 +5,21 @@ from __future__ import annotations
 import json
 import random
 import threading
+from collections import Counter
 from itertools import pairwise
 from pathlib import Path
 
+import av
+import numpy as np
 import pytest
+from av.bitstream import BitStreamFilterContext
 
 from pipeline import Pipeline
 from pipeline.config import StreamConfig, make_config
 from pipeline.errors import SourceReadError
 from pipeline.sinks import JsonLines
-from pipeline.sources import open_source, parse_source
+from pipeline.sources import open_source, parse_source, read_number
+from pipeline.sources.synthetic import encode_number
 from tests.clips import make_clip
 
 
@@ -57,6 +62,48 @@ def test_another_size_is_followed(cheap_model: str, parts: dict[str, bytes], tmp
     account = line.accounts.streams["s"]
     assert account.pts_repaired["jump"] == 2
     assert account.counts().captured == len(results)
+
+
+@pytest.mark.parametrize("degrees", [90, -90])
+def test_another_rotation_is_followed(tmp_path: Path, degrees: int) -> None:
+    """A camera that is turned says so beside its next key picture, for those that follow too."""
+    upright = make_clip(tmp_path / "upright.ts", frames=30, size=(128, 96), format="mpegts")
+    stored = (np.rot90(encode_number(n, 96, 128), -degrees // 90) for n in range(30))
+    clip = make_clip(tmp_path / "stored.ts", images=stored, size=(96, 128), gop=30, format="mpegts")
+    both = tmp_path / "both.ts"
+    both.write_bytes(b"".join(path.read_bytes() for path in (upright, turned(clip, degrees), upright)))
+    pictures = [picture for picture in read(both) if not picture.damaged]
+    assert {picture.image.shape for picture in pictures} == {(96, 128, 3)}
+    numbers = [read_number(picture.image) for picture in pictures]
+    assert [n for a, n in pairwise(numbers) if n < a] == [0, 0] and len(numbers) >= 3 * 28
+
+
+def turned(clip: Path, degrees: int) -> Path:
+    """The clip with a message beside its first picture that it is to be turned by so much."""
+    path = clip.with_name(f"turned{degrees}.ts")
+    with av.open(str(clip)) as given, av.open(str(path), "w", format="mpegts") as out:
+        video = given.streams.video[0]
+        copy = out.add_stream_from_template(video)
+        say = BitStreamFilterContext(
+            f"h264_metadata=display_orientation=insert:rotate={degrees}", video, copy
+        )
+        for packet in given.demux(video):
+            for told in say.filter(packet if packet.dts is not None else None):
+                told.stream = copy
+                out.mux(told)
+    return path
+
+
+def test_another_frame_rate_is_followed(cheap_model: str, tmp_path: Path) -> None:
+    path = tmp_path / "rates.ts"
+    rates = (25, 10, 50)
+    path.write_bytes(b"".join(ts(tmp_path / f"{fps}.ts", size=(128, 96), fps=fps) for fps in rates))
+    config = make_config({"streams": [{"source": str(path), "name": "s"}], "model": cheap_model})
+    with Pipeline(config) as line:
+        times = [result.frame.pts_seconds for result in line]
+    steps = Counter(round(b - a, 2) for a, b in pairwise(times))
+    # At a seam of the files there may be another one.
+    assert {step for step, count in steps.items() if count >= 26} == {1 / fps for fps in rates}
 
 
 def test_another_codec_is_said(parts: dict[str, bytes], tmp_path: Path) -> None:

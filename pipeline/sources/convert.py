@@ -39,6 +39,7 @@ class Converter:
         self._reformatter = VideoReformatter()
         self._proven: set[tuple[object, ...]] = set()
         self._orientations: dict[int, Orientation] = {}
+        self._turned_by = 0
         self._reducer = Reducer()
         self._shifts: dict[str, int | None] = {}
 
@@ -106,8 +107,16 @@ class Converter:
         return None if shift is None else partial(_luma_grid, frame, shift)
 
     def _orientation(self, frame: VideoFrame) -> Orientation:
-        """The frame's orientation; its matrix is read once for each rotation that occurs."""
+        """The frame's orientation; its matrix is read once for each rotation that occurs.
+
+        An encoder may say it in a message beside a key picture, for all that follow up to the next sequence
+        (ITU-T H.264, D.2.27, display_orientation_repetition_period). FFmpeg tells it of that picture alone.
+        """
         rotation = frame.rotation
+        if rotation or frame.key_frame:
+            self._turned_by = rotation
+        else:
+            rotation = self._turned_by
         known = self._orientations.get(rotation)
         if known is None:
             known = self._orientations[rotation] = _read_orientation(frame)
