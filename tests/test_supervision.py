@@ -14,12 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import Pipeline
+from pipeline import Pipeline, chaos
 from pipeline.config import Config
 from pipeline.frame import Result
 from pipeline.link import State
 from pipeline.sources import read_number
-from tests.clips import make_clip
+from tests.clips import make_clip, need_encoder
 from tests.servers import free_port, gst_rtsp_server, http_server, silent_server
 
 OTHER = {"source": "synthetic:64x48@50", "name": "other", "live": True}
@@ -243,3 +243,22 @@ def test_what_the_config_calls_live_is_tried_again_from_the_start(cheap_model: s
     with running(cheap_model, cam(address), OTHER) as run:
         run.until(lambda: run.line.accounts.streams["cam"].ending == "refused")
         run.until_results("other", 3)
+
+
+@pytest.mark.parametrize(("over", "cause"), [("rtsp", "ended"), ("ts", "changed")])
+def test_a_camera_that_changes_its_codec_is_opened_again_with_the_new_one(
+    cheap_model: str, tmp_path: Path, over: str, cause: str
+) -> None:
+    first = make_clip(tmp_path / "first.mp4", frames=100, fps=25, size=(128, 96))
+    hevc = need_encoder("libx265")
+    second = make_clip(tmp_path / "second.mp4", frames=100, fps=25, size=(256, 192), codec=hevc)
+    with chaos.serve([first, second]) as kit:
+        camera = cam(getattr(kit, over), stall_timeout=10)
+        with running(cheap_model, camera, OTHER) as run:
+            run.until_results("cam", 20)
+            kit.inject("switch")
+            run.until(lambda: run.of("cam")[-1].frame.width == 256)
+            run.until_results("cam", 20)
+            assert run.state() == "live"
+            assert run.line.accounts.streams["cam"].link.reconnects == {cause: 1}
+    assert {each.frame.width for each in run.of("cam") if not each.frame.damaged} == {128, 256}
