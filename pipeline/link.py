@@ -122,9 +122,10 @@ class Link:
         with self._lock:
             self._enter("connecting")
 
-    def picture(self, live: bool) -> None:
-        """A picture came; ``live``: the next ones come by themselves, so that their absence is a stall."""
-        now = self._clock()
+    def picture(self, live: bool, at: float | None = None) -> None:
+        """A picture came, ``at`` (None: now); ``live``: the next ones come by themselves, so that their
+        absence is a stall."""
+        now = self._clock() if at is None else at
         if self._state == "live":  # the one that runs for each picture
             assert self._last_picture is not None
             self._interval += 0.1 * (now - self._last_picture - self._interval)

@@ -102,6 +102,18 @@ def test_the_way_round():
     assert {"connecting", "live", "stalled", "backing_off", "auth_failed", "ended"} == set(STATES)
 
 
+def test_a_picture_that_had_come_before_the_silence_does_not_end_it():
+    """Decoders hold pictures back, and give them out when nothing more is to come."""
+    clock = Clock()
+    link = a_link(clock)
+    run(link, clock, 1)
+    came = clock.now
+    clock.now += STALLED_SECONDS + 1
+    link.picture(live=True, at=came)
+    assert link.state == "stalled"
+    assert link.status().since_picture == pytest.approx(STALLED_SECONDS + 1)
+
+
 def test_a_slow_camera_is_not_stalled_between_two_pictures():
     clock = Clock()
     link = a_link(clock)

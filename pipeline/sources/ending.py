@@ -20,7 +20,7 @@ class Progress:
     """What has been read of a container so far.
 
     ``watched`` are the streams to demux: all of a Matroska file's, whose duration is that of the
-    longest, else the video alone.
+    longest, and of a live source, whose sound may go on without pictures; else the video alone.
     """
 
     def __init__(self, container: InputContainer, video: VideoStream, *, sized: bool) -> None:
@@ -31,7 +31,9 @@ class Progress:
         name = container.format.name
         self._matroska = sized and name.startswith("matroska") and container.duration is not None
         self._avi = sized and name == "avi"
-        self.watched: tuple[Stream, ...] = tuple(container.streams) if self._matroska else (video,)
+        self.watched: tuple[Stream, ...] = (
+            tuple(container.streams) if self._matroska or not sized else (video,)
+        )
         # Taken now: an end of file may close what these ask.
         self._size = container.size if sized else 0
         self._index_end = max((e.pos + e.size for e in video.index_entries), default=0) if sized else 0

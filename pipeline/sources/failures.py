@@ -69,7 +69,7 @@ def explain(
     """
     answered = isinstance(error, av.error.HTTPError | av.error.HTTPClientError)
     if remote and not answered and waited >= STALL_SHARE * limit:
-        return "timeout", f"no data within {limit:.3g} s"
+        return silence(limit)
     dialogue = opening is not None and opening.lower().startswith("rtsp")
     if dialogue and isinstance(error, av.error.InvalidDataError):
         return _RTSP_ANSWER  # media come later: what cannot be read is the dialogue
@@ -87,6 +87,11 @@ def explain(
         return _BY_ERRNO[number]
     # strerror, not str(): the latter holds the address.
     return "error", str(getattr(error, "strerror", None) or type(error).__name__)
+
+
+def silence(limit: float) -> tuple[str, str]:
+    """The cause and the phrase where nothing came for ``limit`` seconds."""
+    return "timeout", f"no data within {limit:.3g} s"
 
 
 def _is_known(address: str) -> bool:

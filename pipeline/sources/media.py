@@ -32,7 +32,7 @@ from pipeline.sources.connect import Opened, connect
 from pipeline.sources.convert import Converter
 from pipeline.sources.damage import MOST_THREADS, Damage, tell_of_damage
 from pipeline.sources.ending import Progress
-from pipeline.sources.failures import explain
+from pipeline.sources.failures import STALL_SHARE, explain, silence
 from pipeline.sources.framenumbers import FrameNumbers
 from pipeline.sources.hardware import NoHardwareError, on_device
 from pipeline.sources.limits import too_large
@@ -105,6 +105,8 @@ class MediaSource(Once):
         self.declared_fps = float(rate) if rate else None
         self._opened = opened
         self._pictured = time.monotonic()
+        self._came: float | None = None
+        """When what the decoder is given now had come, where that was not just now."""
         self._refused = 0
         self._could_be = checker(self._video.codec_context.name, self._container.format.name)
         self._ahead: list[Picture] = []
@@ -166,7 +168,8 @@ class MediaSource(Once):
                 spent -= spent / (len(frames) - n)
                 progress.pictures += 1
                 damaged, key, pts = self._damage.shows(frame), frame.key_frame, self._damage.pts(frame)
-                yield Picture(pixels, pts, frame.time_base, seconds, None, damaged, key=key)
+                time_base = frame.time_base or self._video.time_base  # none where it was held back to the end
+                yield Picture(pixels, pts, time_base, seconds, None, damaged, self._came, key)
                 self._pictured = time.monotonic()
                 if self._stop.is_set():
                     return
@@ -177,6 +180,7 @@ class MediaSource(Once):
         """The video's packets; damaged ones are skipped and counted. None: no more will come, before the
         reason is raised."""
         packets = iter(self._container.demux(*progress.watched))
+        came, limit = time.monotonic(), self._stall_timeout
         while not self._stop.is_set():
             begun = time.monotonic()
             failure: tuple[str, str] | None = None
@@ -185,9 +189,29 @@ class MediaSource(Once):
                 packet = next(packets, None)
             except av.error.FFmpegError as error:
                 waited = time.monotonic() - begun
-                failure = explain(
-                    error, remote=self._remote, opening=None, waited=waited, limit=self._stall_timeout
-                )
+                failure = explain(error, remote=self._remote, opening=None, waited=waited, limit=limit)
+            now = time.monotonic()
+            waited = now - begun
+            if packet is not None and self._remote and waited >= limit:
+                # FFmpeg's time was up: this is what its parser held. Asked again, it would wait once more.
+                failure = silence(limit)
+            if failure is None and packet is None:
+                return
+            if failure is None:
+                came = now
+            elif waited >= STALL_SHARE * limit:
+                self._came = came
+            if packet is not None:
+                progress.saw(packet)
+                pictured = now - self._pictured
+                if self._remote and self.live and waited < limit / 2 and pictured > limit:
+                    raise SourceReadError(
+                        f"{self._shown}: data comes, but no picture within {limit:.3g} s, after "
+                        f"{progress.pictures} pictures",
+                        cause="timeout",
+                    )
+                if self._usable(packet):
+                    yield packet
             if failure is not None:
                 yield None  # pictures that the decoder holds back, to bring them in order, had come
                 cause, phrase = failure
@@ -195,34 +219,25 @@ class MediaSource(Once):
                 raise SourceReadError(
                     f"{self._shown}: {phrase}, after {progress.pictures} pictures{hint}", cause=cause
                 )
-            if packet is None:
-                return
-            progress.saw(packet)
-            now = time.monotonic()
-            # Where this very packet was long awaited (it may be a parser's last), the next one tells why.
-            came = now - begun < self._stall_timeout / 2
-            if self._remote and self.live and came and now - self._pictured > self._stall_timeout:
-                raise SourceReadError(
-                    f"{self._shown}: data comes, but no picture within {self._stall_timeout:.3g} s, after "
-                    f"{progress.pictures} pictures",
-                    cause="timeout",
-                )
-            # The stream, not stream_index: that is 0 on the empty packets that flush the decoders.
-            if packet.stream.index != self._video.index:
-                continue
-            if self._could_be is not None and packet.size and not self._could_be(memoryview(packet)):
-                self._damage.lost()
-                self._refuse()
-                continue
-            if packet.is_corrupt:
-                # Such as the half packet at the end of a file cut short: decoded, it would be a
-                # smeared picture.
-                self._corrupt_packets += 1
-                self._damage.lost()
-                continue
-            if self._numbers is not None and packet.size and self._numbers.gap_before(memoryview(packet)):
-                self._damage.lost()
-            yield packet
+
+    def _usable(self, packet: Packet[Stream]) -> bool:
+        """Whether a packet is for the decoder. One that is not, but should be, is counted."""
+        # The stream, not stream_index: that is 0 on the empty packets that flush the decoders.
+        if packet.stream.index != self._video.index:
+            return False
+        if self._could_be is not None and packet.size and not self._could_be(memoryview(packet)):
+            self._damage.lost()
+            self._refuse()
+            return False
+        if packet.is_corrupt:
+            # Such as the half packet at the end of a file cut short: decoded, it would be a
+            # smeared picture.
+            self._corrupt_packets += 1
+            self._damage.lost()
+            return False
+        if self._numbers is not None and packet.size and self._numbers.gap_before(memoryview(packet)):
+            self._damage.lost()
+        return True
 
     def _hint(self) -> str:
         """What may be amiss where no picture came: FFmpeg finds an MP4's index at its end, and cannot go
@@ -268,7 +283,8 @@ class MediaSource(Once):
         count = progress.pictures
         if self.live:
             raise SourceReadError(
-                f"{self._shown}: the stream ended: the server closed it after {count} pictures", cause="ended"
+                f"{self._shown}: the stream ended (the server closed it, or broke off), after {count} pictures",
+                cause="ended",
             )
         if early := progress.ends_early():
             raise SourceReadError(f"{self._shown}: {early}; {count} pictures were read", cause="ended")

@@ -165,7 +165,7 @@ class Capture:
         corrupt_before = account.corrupt_packets
         for picture in source:
             account.corrupt_packets = corrupt_before + source.corrupt_packets
-            link.picture(source.live)
+            link.picture(source.live, picture.decoded_at if isinstance(picture, Picture) else None)
             if health.watched and isinstance(picture, Picture):
                 health.picture(picture.pixels, picture.key)
             if self._pace is not None and isinstance(picture, Picture):

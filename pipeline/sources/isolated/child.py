@@ -134,7 +134,9 @@ class Child:
             self.tell({**told, "unreadable": picture.reason})
             self._missed = 0
             return
-        at = time.monotonic() if source.live else None
+        at = picture.decoded_at
+        if at is None and source.live:
+            at = time.monotonic()
         content, layout = self._proof.content(picture)
         files = self._provide(layout.nbytes)
         assert self._slots is not None
