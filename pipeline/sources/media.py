@@ -283,7 +283,7 @@ class MediaSource(Once):
         count = progress.pictures
         if self.live:
             raise SourceReadError(
-                f"{self._shown}: the stream ended (the server closed it, or broke off), after {count} pictures",
+                f"{self._shown}: it ended (the server closed it, or broke off), after {count} pictures",
                 cause="ended",
             )
         if early := progress.ends_early():
