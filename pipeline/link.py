@@ -98,7 +98,10 @@ class Link:
         self._live_since: float | None = None
         self._lost_at: float | None = None
         self._lost_for = ""
+        self._tries = 0
+        """Failures since the last picture."""
         self._in_a_row = 0
+        """And since it last ran for STABLE_SECONDS."""
         self._auth_in_a_row = 0
         self._retry_at: float | None = None
         self._error: str | None = None
@@ -135,10 +138,10 @@ class Link:
             self._enter("live")
             self._live_since, self._last_picture, self._watched = now, now, live
             self._interval = 0.0
-            again, tries, lost_at = self._lost_for, self._in_a_row, self._lost_at
+            again, tries, lost_at = self._lost_for, self._tries, self._lost_at
             if again:
                 self.reconnects[again] += 1
-            self._lost_for, self._lost_at = "", None
+            self._lost_for, self._lost_at, self._tries = "", None, 0
         if lost_at is not None:
             word = "live again" if again else "live"
             failures = f"{tries} failure{'s' * (tries != 1)}"
@@ -158,6 +161,7 @@ class Link:
             if self._lost_at is None:
                 self._lost_at = now
             self._in_a_row += 1
+            self._tries += 1
             refused = error.cause == "auth"
             self._auth_in_a_row = self._auth_in_a_row + 1 if refused else 0
             if backoff is None or error.cause in _HOPELESS:
@@ -166,8 +170,8 @@ class Link:
             wait = backoff.seconds(error.cause, failures, self._draw)
             self._enter("auth_failed" if refused else "backing_off")
             self._retry_at = now + wait
-            tries, lost_for = self._in_a_row, now - self._lost_at
-        # A camera that is gone for a month should not fill the log: tries 1, 2, 4, 8, … are told.
+            tries, lost_for = self._tries, now - self._lost_at
+        # A camera that is gone for a month should not fill the log: its loss is told, and tries 2, 4, 8, …
         level = logging.WARNING if tries & (tries - 1) == 0 else logging.DEBUG
         kept = " only, so that the camera does not lock the account" if refused else ""
         so_far = f" (try {tries}, {lost_for:.1f} s without it)" if tries > 1 else ""
@@ -178,7 +182,7 @@ class Link:
         """It goes elsewhere, with another password, or is added anew: what failed before says nothing of
         that."""
         with self._lock:
-            self._in_a_row = self._auth_in_a_row = 0
+            self._in_a_row = self._auth_in_a_row = self._tries = 0
             self._lost_at = self._clock() if self._lost_at is not None else None
             self._error = None
 

@@ -135,6 +135,20 @@ def test_what_no_try_could_mend_is_not_tried():
     assert a_link(Clock()).failed(lost("hardware")) is None
 
 
+def test_each_loss_is_told_however_many_there_were_before(caplog: pytest.LogCaptureFixture):
+    caplog.set_level(logging.INFO)
+    clock = Clock()
+    link = a_link(clock)
+    for _ in range(6):
+        run(link, clock, 5)  # too short to begin anew with the shortest wait
+        clock.now += link.failed(lost()) or 0
+        link.connecting()
+    said = [record.getMessage() for record in caplog.records]
+    assert sum("it was lost" in each for each in said) == 6 and not any("(try" in each for each in said)
+    assert sum("live again" in each and "and 1 failure" in each for each in said) == 5
+    assert not any("failures" in each for each in said)
+
+
 def test_a_month_without_a_camera_is_few_lines(caplog: pytest.LogCaptureFixture):
     caplog.set_level(logging.INFO)
     clock = Clock()
