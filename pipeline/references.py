@@ -80,12 +80,13 @@ def _value(match: re.Match[str], where: str) -> str:
 def _secret_in(path: str, where: str) -> str:
     if not os.path.isabs(path):
         raise ConfigError(
-            f"{where}: ${{file:{path}}}: expected an absolute path, such as ${{file:/run/secrets/cam}}"
+            f"{where}: the file {path!r}: expected an absolute path, such as ${{file:/run/secrets/cam}}"
         )
-    text = _text(path, f"{where}: ${{file:{path}}}").removesuffix("\n").removesuffix("\r")
+    # Without its ${file:}: where that stands in a password's place it is masked as one.
+    text = _text(path, f"{where}: the file {path!r}").removesuffix("\n").removesuffix("\r")
     if not text or "\n" in text:
         lines = "none" if not text else str(text.count("\n") + 1)
-        raise ConfigError(f"{where}: ${{file:{path}}}: expected one line of text in it, got {lines}")
+        raise ConfigError(f"{where}: the file {path!r}: expected one line of text in it, got {lines}")
     return text
 
 

@@ -64,8 +64,8 @@ def test_text_that_is_no_reference(text: str, expected: str) -> None:
         ("rtsp://u:${CAM PW}@cam/", "is no reference"),
         ("rtsp://u:${}@cam/", "is no reference"),
         ("rtsp://u:${CAM_PW", "is not closed"),
-        ("rtsp://u:${file:pw}@cam/", "expected an absolute path"),
-        ("rtsp://u:${file:/nowhere/at/all}@cam/", "No such file"),
+        ("rtsp://u:${file:pw}@cam/", "the file 'pw': expected an absolute path"),
+        ("rtsp://u:${file:/nowhere/at/all}@cam/", "the file '/nowhere/at/all': cannot be read: No such file"),
     ],
 )
 def test_what_cannot_be_resolved_names_the_reference(
