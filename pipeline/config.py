@@ -29,7 +29,7 @@ from pipeline import smallfile
 from pipeline.errors import ConfigError
 from pipeline.redact import protect, redact
 from pipeline.references import resolved
-from pipeline.yamlfile import MOST_BYTES, parse
+from pipeline.yamlfile import MOST_BYTES, parse, remedy
 
 ProviderName = Literal[
     "auto",
@@ -389,7 +389,7 @@ def load_config(path: str | Path, overrides: dict[str, Any] | None = None) -> Co
         # Not the error's own text: it quotes the line, which may hold half a password.
         mark = error.problem_mark
         where = f" in line {mark.line + 1}, column {mark.column + 1}" if mark is not None else ""
-        raise ConfigError(f"config {path} is not valid YAML{where}; compare docs/configuration.md") from None
+        raise ConfigError(f"config {path} is not valid YAML{where}: {remedy(error)}") from None
     except ConfigError as error:
         raise ConfigError(f"config {path}: {error}") from None
     except (yaml.YAMLError, RecursionError, ValueError) as error:

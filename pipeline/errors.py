@@ -50,7 +50,7 @@ class SourceError(PipelineError, OSError):
     """A source failed. ``cause`` is one word for metrics and the summary.
 
     Causes: ``not_found``, ``auth``, ``timeout``, ``refused``, ``network``, ``format``,
-    ``permission``, ``ended``, ``changed``, ``hardware``, ``crash`` (the process of an isolated source died),
+    ``permission``, ``certificate``, ``ended``, ``changed``, ``hardware``, ``crash`` (the process of an isolated source died),
     ``stopped`` (while it was opened, as asked), ``error``.
     """
 

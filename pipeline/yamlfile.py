@@ -12,6 +12,15 @@ MOST_BYTES = 1 << 20
 MOST_NODES = 100_000
 """Values, each counted as often as aliases repeat it: ten lines of aliases can stand for billions."""
 
+_REMEDIES = {
+    "mapping values are not allowed": "a value with a colon at its end, or before a space, stands in quotes",
+    "cannot start any token": "indent with spaces, no tabs; a value that begins with @, ` or % stands in quotes",
+    "',' or '": "a [ or { is not closed",
+    "expected node content": "a [ or { is not closed, or a value is missing",
+    "unexpected end of stream": "a quote is not closed",
+}
+"""By a part of what libyaml says; the whole of it may quote the file, and half a password."""
+
 MOST_LEVELS = 100
 MOST_DIGITS = 100
 
@@ -84,6 +93,12 @@ def parse(data: bytes) -> Any:
             ) from None
     finally:
         loader.dispose()
+
+
+def remedy(error: yaml.MarkedYAMLError) -> str:
+    """What to do about a syntax error, in a phrase that quotes nothing."""
+    found = (text for part, text in _REMEDIES.items() if part in (error.problem or ""))
+    return next(found, "compare docs/configuration.md")
 
 
 def _check_size(text: str) -> None:
