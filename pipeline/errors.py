@@ -50,8 +50,8 @@ class SourceError(PipelineError, OSError):
     """A source failed. ``cause`` is one word for metrics and the summary.
 
     Causes: ``not_found``, ``auth``, ``timeout``, ``refused``, ``network``, ``format``,
-    ``permission``, ``certificate``, ``ended``, ``changed``, ``hardware``, ``crash`` (the process of an isolated source died),
-    ``stopped`` (while it was opened, as asked), ``error``.
+    ``permission``, ``certificate``, ``ended``, ``changed``, ``hardware``, ``crash`` (the process of an
+    isolated source died), ``stopped`` (while it was opened, as asked), ``error``.
     """
 
     def __init__(self, message: str, cause: str = "error") -> None:

@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Callable
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -22,6 +23,8 @@ HEALING_SECONDS = 600.0
 """So much longer a call may take in which the model is opened afresh: an engine is built for minutes."""
 AGES_SECONDS = 5.0
 """So long may no result be young enough before the log says so."""
+UNDAMAGED_SECONDS = 60.0
+"""After so long without a damaged picture, those of before are told of as over."""
 
 
 class Monitored(Protocol):
@@ -65,6 +68,7 @@ class Monitor:
         self._ages, self._ages_at = (0, 0), time.monotonic()
         """Results, and frames that were too old for one, when that was looked at last."""
         self._states: dict[str, State] = {}
+        self._damage: dict[str, Damages] = {}
         self._thread = threading.Thread(target=self._run, name="monitor", daemon=True)
 
     def __enter__(self) -> Self:
@@ -83,6 +87,7 @@ class Monitor:
         while not self._done.wait(self._tick):
             self._look_for_stuck_stages()
             self._look_at_streams()
+            self._look_at_damage()
             self._look_at_ages()
             if self._told_manager and not self.stuck and self._line.flow is not None:
                 _tell(WATCHDOG=1)
@@ -131,6 +136,10 @@ class Monitor:
             elif status.state == "live" and before == "stalled":
                 log.info("stream %s: pictures come again", name)
 
+    def _look_at_damage(self) -> None:
+        for name, account in list(self._line.accounts.streams.items()):
+            self._damage.setdefault(name, Damages(name)).look(account.damaged, account.corrupt_packets)
+
     def _look_at_ages(self) -> None:
         now = time.monotonic()
         if now < self._ages_at + AGES_SECONDS:
@@ -149,6 +158,40 @@ class Monitor:
                 AGES_SECONDS,
                 old - old_before,
             )
+
+
+class Damages:
+    """A stream's damaged pictures: told when they begin and when they are over, however many there are."""
+
+    def __init__(self, stream: str, clock: Callable[[], float] = time.monotonic) -> None:
+        self._stream, self._clock = stream, clock
+        self._seen = self._before = (0, 0)
+        self._since: float | None = None
+        self._last = 0.0
+
+    def look(self, pictures: int, packets: int) -> None:
+        """``pictures`` have been damaged by now, and ``packets`` could not be decoded."""
+        now, counts = self._clock(), (pictures, packets)
+        if counts != self._seen:
+            if self._since is None:
+                self._since, self._before = now, self._seen
+                log.warning(
+                    "stream %s: data is lost or damaged; pictures that it spoils are counted, and marked or "
+                    "dropped where --damaged says so",
+                    self._stream,
+                )
+            self._seen, self._last = counts, now
+        elif self._since is not None and now - self._last >= UNDAMAGED_SECONDS:
+            log.info(
+                "stream %s: no damage for %.0f s; in the %.0f s before, %d pictures were damaged, and %d "
+                "packets could not be decoded",
+                self._stream,
+                now - self._last,
+                self._last - self._since,
+                pictures - self._before[0],
+                packets - self._before[1],
+            )
+            self._since = None
 
 
 def _report(busy: Busy) -> str:

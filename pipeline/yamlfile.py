@@ -14,7 +14,7 @@ MOST_NODES = 100_000
 
 _REMEDIES = {
     "mapping values are not allowed": "a value with a colon at its end, or before a space, stands in quotes",
-    "cannot start any token": "indent with spaces, no tabs; a value that begins with @, ` or % stands in quotes",
+    "cannot start any token": "indent with spaces; a value that begins with @, ` or % stands in quotes",
     "',' or '": "a [ or { is not closed",
     "expected node content": "a [ or { is not closed, or a value is missing",
     "unexpected end of stream": "a quote is not closed",

@@ -13,13 +13,14 @@ from types import SimpleNamespace
 
 import pytest
 
-from pipeline import Pipeline
+from pipeline import Pipeline, chaos
 from pipeline.flow import Busy
 from pipeline.frame import Result
 from pipeline.metrics import health
-from pipeline.monitor import HEALING_SECONDS, Monitor
+from pipeline.monitor import HEALING_SECONDS, Damages, Monitor
 from pipeline.notify import notify, watchdog_seconds
 from pipeline.sinks import Sink
+from tests.clips import make_clip
 
 ENDLESS = "synthetic:64x48@100"
 
@@ -144,6 +145,31 @@ def test_a_limit_that_no_result_keeps_to_is_told(
     with Pipeline("synthetic:64x48@100?frames=100", max_age_ms=10_000, **options) as line:
         line.run()
     assert "young enough" not in caplog.text
+
+
+def test_damage_is_told_when_it_begins_and_when_it_is_over(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    now = 0.0
+    damages = Damages("cam", lambda: now)
+    for second in range(300):
+        now = float(second)
+        spoilt = max(0, min(second, 100) - 10) + 5 * (second >= 250)
+        damages.look(spoilt, spoilt // 3)
+    begun, over, again = (record.getMessage() for record in caplog.records)
+    assert begun == again and "stream cam: data is lost or damaged" in begun
+    assert "no damage for 60 s; in the 89 s before, 90 pictures were damaged, and 30 packets" in over
+
+
+def test_a_camera_that_loses_packets_is_told_of(
+    cheap_model: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    clip = make_clip(tmp_path / "c.mp4", frames=50, size=(128, 96))
+    with chaos.serve(clip, ["drop@0.5:rate=0.2"]) as kit, Pipeline(kit.rtsp, model=cheap_model) as line:
+        thread = threading.Thread(target=line.run)
+        thread.start()
+        until(lambda: "data is lost or damaged" in caplog.text)
+        line.stop()
+        thread.join(10)
 
 
 def test_a_slow_call_is_not_stuck(cheap_model: str, caplog: pytest.LogCaptureFixture) -> None:
