@@ -83,6 +83,11 @@ def test_systemd_finds_nothing_wrong_with_the_unit(startable_unit: Path) -> None
     assert (verified.returncode, verified.stdout) == (0, "")
 
 
+def test_unit_reloads_by_the_signal_that_the_command_goes_by() -> None:
+    assert "ExecReload=kill -HUP $MAINPID" in UNIT.read_text().splitlines()
+    assert re.search(r"SIGHUP|--watch-config", (UNIT.parent.parent / "docs" / "reliability.md").read_text())
+
+
 def test_unit_is_hardened(startable_unit: Path) -> None:
     # 10 is wide open, 2.0 was chosen just above what cameras, the network and a GPU drop-in leave.
     checked = run(
