@@ -176,6 +176,7 @@ def told(account: StreamAccount) -> dict[str, Any]:
         "for_seconds": round(link.for_seconds, 3),
         "retry_in": None if link.retry_in is None else round(link.retry_in, 3),
         "failures_in_a_row": link.failures_in_a_row,
+        "lost_for": None if link.lost_for is None else round(link.lost_for, 3),
         "last_error": link.error,
         "since_picture": None if link.since_picture is None else round(link.since_picture, 3),
         "reconnects": dict(account.link.reconnects),

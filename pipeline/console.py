@@ -141,10 +141,14 @@ def print_summary(summary: dict[str, Any], console: Console) -> None:
         if stream["corrupt_packets"] or stream["damaged"]:
             further.append(
                 f"{name} was damaged: {stream['corrupt_packets']} packets could not be decoded, "
-                f"{stream['damaged']} pictures are spoilt by what is missing"
+                f"{stream['damaged']} pictures are spoilt"
             )
         if stream["reconnects"]:
             further.append(f"{name} was lost and came back: {_each(stream['reconnects'])}")
+        if stream["captured"] and stream["lost_for"] is not None:
+            further.append(
+                f"{name} had been lost for {stream['lost_for']:.1f} s at the end: {stream['last_error']}"
+            )
     _print_whole(streams, console)
     if further:
         console.print("\n".join(further), highlight=False, markup=False, soft_wrap=True)

@@ -69,6 +69,8 @@ class LinkStatus:
     for_seconds: float
     failures_in_a_row: int
     retry_in: float | None
+    lost_for: float | None
+    """Since it could not be opened, or was lost, up to its end; None where it is not."""
     since_picture: float | None
     """Since the last picture came; None before the first."""
     error: str | None
@@ -201,6 +203,7 @@ class Link:
                 now - since,
                 self._in_a_row if state in ("backing_off", "auth_failed", "connecting") else 0,
                 max(0.0, self._retry_at - now) if self._retry_at is not None else None,
+                None if self._lost_at is None else (since if state == "ended" else now) - self._lost_at,
                 None if self._last_picture is None else now - self._last_picture,
                 self._error,
             )

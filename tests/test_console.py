@@ -41,8 +41,15 @@ def test_in_a_log_nothing_is_cut_off(summary: dict[str, Any]) -> None:
     assert len(row) > 80 and "…" not in "".join(lines).replace("captured → emitted", "")
     assert f"{NAME} dropped: 40 capture/every_nth" in lines
     assert f"{NAME} was lost and came back: 2 timeout, 1 ended" in lines
-    damage = "21 packets could not be decoded, 0 pictures are spoilt by what is missing"
+    damage = "21 packets could not be decoded, 0 pictures are spoilt"
     assert f"{NAME} was damaged: {damage}" in lines
+
+
+def test_a_camera_that_was_gone_at_the_end(summary: dict[str, Any]) -> None:
+    gone = {**summary["streams"][NAME], "lost_for": 12.34, "last_error": "no data within 10 s"}
+    lines = shown({**summary, "streams": {NAME: gone}}).splitlines()
+    assert f"{NAME} had been lost for 12.3 s at the end: no data within 10 s" in lines
+    assert not any("at the end" in line for line in shown(summary).splitlines())
 
 
 def test_a_narrow_terminal_folds_the_name_alone(summary: dict[str, Any]) -> None:

@@ -114,6 +114,23 @@ def test_a_picture_that_had_come_before_the_silence_does_not_end_it():
     assert link.status().since_picture == pytest.approx(STALLED_SECONDS + 1)
 
 
+def test_for_how_long_it_has_been_lost():
+    clock = Clock()
+    link = a_link(clock)
+    assert link.status().lost_for is None
+    run(link, clock, 1)
+    assert link.status().lost_for is None
+    link.failed(lost())
+    clock.now += 5
+    link.connecting()
+    link.failed(lost("refused"))
+    clock.now += 2
+    assert link.status().lost_for == pytest.approx(7)
+    link.ended()
+    clock.now += 100
+    assert link.status().lost_for == pytest.approx(7)
+
+
 def test_a_slow_camera_is_not_stalled_between_two_pictures():
     clock = Clock()
     link = a_link(clock)

@@ -300,11 +300,15 @@ def test_an_index_that_finds_no_room_in_front_stays_at_the_end(tmp_path, monkeyp
     assert decode(path)[1] == whole
 
 
-def test_until_closed_there_is_only_a_part_file(tmp_path):
+def test_until_closed_there_is_only_a_part_file(tmp_path, caplog):
     with VideoFile(tmp_path / "out.mp4") as video:
         video.write(make_result(pts=0), 0)
         assert [each.name for each in tmp_path.iterdir()] == ["out.mp4.part"]
     assert [each.name for each in tmp_path.iterdir()] == ["out.mp4"]
+    assert "written over" not in caplog.text
+    with VideoFile(tmp_path / "out.mp4") as video:
+        video.write(make_result(pts=0), 0)
+        assert "out.mp4 is written over" in caplog.text
 
 
 FILL_THE_DISK = """

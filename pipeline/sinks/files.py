@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import tempfile
 from collections.abc import Iterable
@@ -10,6 +11,8 @@ from io import FileIO
 from pathlib import Path
 
 from pipeline.errors import SinkOpenError
+
+_log = logging.getLogger(__name__)
 
 _FULL = "no space left on the device"
 _REASONS = {
@@ -38,10 +41,21 @@ def open_output(path: str | Path, shown: str) -> FileIO:
 
     ``shown`` is what the message calls it. Raises SinkOpenError with the remedy.
     """
+    tell_of_old(path, shown)
     try:
         return FileIO(path, "wb", opener=_open_at_once)
     except (OSError, ValueError) as error:  # ValueError: a NUL character in the name
         raise SinkOpenError(f"cannot write {shown}: {_why_not(Path(path), error)}") from error
+
+
+def tell_of_old(path: str | Path, shown: str) -> None:
+    """Say in the log that what is there goes: a service that is started again takes the same names."""
+    try:
+        size = os.path.getsize(path) if os.path.isfile(path) else 0
+    except (OSError, ValueError):
+        return  # why it cannot be had, opening it says
+    if size:
+        _log.warning("%s is written over: it held %s bytes", shown, f"{size:,}")
 
 
 def _open_at_once(path: str, flags: int) -> int:

@@ -8,7 +8,7 @@ from io import SEEK_SET
 from pathlib import Path
 
 from pipeline.errors import SinkOpenError
-from pipeline.sinks.files import open_output, reason
+from pipeline.sinks.files import open_output, reason, tell_of_old
 
 _log = logging.getLogger(__name__)
 
@@ -35,6 +35,7 @@ class PartFile:
         """PyAV writes no trailer into a closed file."""
         if os.path.isdir(target):
             open_output(target, shown)  # raises, and says why
+        tell_of_old(target, shown)
         _keep_old(self.path, shown)
         self._file = open_output(self.path, shown)
 
