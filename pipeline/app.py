@@ -412,6 +412,8 @@ class Pipeline:
         else:
             stopper.join()
         flow.join_workers()
+        assert self._line is not None
+        self._line.streams.give_up()
         self.accounts.end()
         for account in self.accounts.streams.values():
             if account.ending is None:

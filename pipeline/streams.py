@@ -191,6 +191,11 @@ class Streams:
             known.capture.stop.set()
         self._frames.hold_no_more()
 
+    def give_up(self) -> None:
+        """The line is over: nothing counts any more of sources that have not answered to stop."""
+        for known in list(self._streams.values()):
+            known.capture.begin()
+
     def _forget(self, name: str) -> None:
         for each in self._removed:
             each(name)

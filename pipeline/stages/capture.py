@@ -53,6 +53,7 @@ class Capture:
         self.stop = threading.Event()
         """That of the call that counts: an earlier one that finds another here has been given up."""
         self._lock = threading.Lock()
+        """Whoever writes what is told of the stream holds it, and looks at ``stop`` first."""
         self._captured = self._first = account.counts().captured
         self._source_live = spec.live
         self._pace: _Pace | None = None
@@ -69,12 +70,18 @@ class Capture:
         return self.stop
 
     def change(self, spec: SourceSpec, stream: StreamConfig) -> None:
-        """Go by another config; what concerns the source itself, from the next time that it is opened."""
-        if spec != self._spec:
-            self._source_live, self._remembered, self._pace = spec.live, Remembered(), None
-            self._account.link.renewed()
-        self._spec, self._stream = spec, stream
-        self._supervise()
+        """Go by another config; what concerns the source itself, from the next time that it is opened.
+
+        A call that is under way with another source is given up.
+        """
+        with self._lock:
+            if spec != self._spec:
+                self.stop.set()
+                self.stop = threading.Event()
+                self._source_live, self._remembered, self._pace = spec.live, Remembered(), None
+                self._account.link.renewed()
+            self._spec, self._stream = spec, stream
+            self._supervise()
 
     def __call__(
         self, opened: Opened | None = None, stop: threading.Event | None = None
@@ -85,19 +92,18 @@ class Capture:
         again, described = not self._enough(stop), ""
         while again:
             before, lost, looped = self._captured, None, False
-            account.link.connecting()
-            self._timestamps.restart()
+            with self._lock:
+                if stop is not self.stop:
+                    return
+                account.link.connecting()
+                self._timestamps.restart()
+                to_open = self._spec, self._stream, stop, self._remembered
             try:
-                source = self._open_source(self._spec, self._stream, stop, self._remembered)
+                source = self._open_source(*to_open)
                 with closing(source):
                     looped = self._stream.loop and not source.live
-                    self._source_live = source.live
-                    self._supervise()
-                    paced = None if source.live else self._stream.pace
-                    account.health.begin(paced or source.declared_fps)
                     description = f"{source.description}, {self._kind(source)}"
-                    account.connected(description, None if looped else source.frame_count)
-                    if description != described:
+                    if self._connected(source, stop, description, looped) and description != described:
                         described = description
                         log.info("stream %s: %s", account.name, description)
                     for frame in self._frames(source, stop):
@@ -115,12 +121,23 @@ class Capture:
                 # Its frames would keep the last picture for as long as the books and the log keep the error.
                 lost = error.with_traceback(None)
             give_back()
-            if stop is not self.stop:
-                return
             again = looped and self._captured > before if lost is None else self._wait(lost, stop)
             again = again and not self._enough(stop)
-        if account.ending is None:
-            account.ended("stopped" if stop.is_set() else "end")
+        with self._lock:
+            if stop is self.stop and account.ending is None:
+                account.ended("stopped" if stop.is_set() else "end")
+
+    def _connected(self, source: Source, stop: threading.Event, description: str, looped: bool) -> bool:
+        """The source is open; False where that comes too late, of a call that was given up."""
+        with self._lock:
+            if stop is not self.stop:
+                return False
+            self._source_live = source.live
+            self._supervise()
+            paced = None if source.live else self._stream.pace
+            self._account.health.begin(paced or source.declared_fps)
+            self._account.connected(description, None if looped else source.frame_count)
+            return True
 
     def _supervise(self) -> None:
         """Whether a lost source is opened again, and pictures looked at: as configured, else of live ones."""
@@ -139,9 +156,13 @@ class Capture:
         account = self._account
         if error.cause == "stopped" or (account.link.backoff is not None and stop.is_set()):
             return False
-        wait = account.link.failed(error)
+        with self._lock:
+            if stop is not self.stop:
+                return False
+            wait = account.link.failed(error)
+            if wait is None:
+                account.ended(error.cause, error)
         if wait is None:
-            account.ended(error.cause, error)
             log.error("stream %s ended: %s", account.name, error)
             return False
         return not stop.wait(wait)
@@ -160,19 +181,22 @@ class Capture:
         name, account, link = self._account.name, self._account, self._account.link
         live, lane, health = self._is_live(source), account.lane, account.health
         thinned = live and lane.tick is not None
-        if self._pace is None and live and not source.live:
-            self._pace = _Pace(self._stream.pace, name)
-        corrupt_before = account.corrupt_packets
+        with self._lock:
+            if stop is not self.stop:
+                return
+            if self._pace is None and live and not source.live:
+                self._pace = _Pace(self._stream.pace, name)
+            pace, corrupt_before = self._pace, account.corrupt_packets
         for picture in source:
-            account.corrupt_packets = corrupt_before + source.corrupt_packets
-            link.picture(source.live, picture.decoded_at if isinstance(picture, Picture) else None)
-            if health.watched and isinstance(picture, Picture):
-                health.picture(picture.pixels, picture.key)
-            if self._pace is not None and isinstance(picture, Picture):
-                self._pace.wait(picture, stop)
+            if pace is not None and isinstance(picture, Picture):
+                pace.wait(picture, stop)
             with self._lock:
                 if stop is not self.stop:
                     return
+                account.corrupt_packets = corrupt_before + source.corrupt_packets
+                link.picture(source.live, picture.decoded_at if isinstance(picture, Picture) else None)
+                if health.watched and isinstance(picture, Picture):
+                    health.picture(picture.pixels, picture.key)
                 seq = self._captured
                 self._captured += 1
             if isinstance(picture, Picture):
@@ -189,7 +213,9 @@ class Capture:
                 yield Dropped(Frame(name, seq, nothing, None, None, time.monotonic(), time.time()), reason)
             if self._enough(stop):
                 break
-        account.corrupt_packets = corrupt_before + source.corrupt_packets
+        with self._lock:
+            if stop is self.stop:
+                account.corrupt_packets = corrupt_before + source.corrupt_packets
 
     def _frame(self, seq: int, picture: Picture, *, pauses: bool) -> Frame | Dropped:
         stream, now = self._stream, time.monotonic()

@@ -1,0 +1,144 @@
+"""Capture by itself: of a call that was given up nothing counts, wherever its source answers late."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from fractions import Fraction
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pipeline import Pipeline
+from pipeline.accounts import StreamAccount, told
+from pipeline.config import StreamConfig, make_config
+from pipeline.errors import SourceReadError
+from pipeline.sources import Picture, Timestamps, parse_source
+from pipeline.stages.capture import Capture
+
+CAM = parse_source("rtsp://127.0.0.1:9/cam")
+OTHER = parse_source("synthetic:64x48")
+
+
+class Scripted:
+    """A camera that gives a black picture, calls each of ``late`` and gives one more after it, then dies."""
+
+    live, frame_count, declared_fps = True, 7, 25.0
+
+    def __init__(self, *late: Callable[[], None], dies: bool = False, opened: int = 0) -> None:
+        self.late, self.dies = late, dies
+        self.corrupt_packets = 0
+        self.description = f"camera {opened}"
+        self._opened = opened
+
+    def __iter__(self) -> Iterator[Picture]:
+        black = np.zeros((48, 64, 3), np.uint8)
+        yield Picture(black, 1000 * self._opened, Fraction(1, 25), 0.001)
+        for number, act in enumerate(self.late):
+            act()
+            self.corrupt_packets += 3
+            if self.dies:
+                raise SourceReadError("it is gone", cause="network")
+            yield Picture(black, 1000 * self._opened + 1 + number, Fraction(1, 25), 0.001, damaged=True)
+
+    def close(self) -> None:
+        pass
+
+
+def all_told(account: StreamAccount, timestamps: Timestamps) -> dict[str, Any]:
+    """Everything that is said of a stream, but for what passes with the time."""
+    passes = {"for_seconds", "since_picture", "retry_in"}
+    said = {key: value for key, value in told(account).items() if key not in passes}
+    health = account.health
+    return said | {
+        "error": account.error,
+        "frame_count": account.frame_count,
+        "backoff": account.link.backoff,
+        "unfit": (health.states, health.watched, health.declared_fps),
+        "clock": vars(timestamps) | {"repaired": dict(timestamps.repaired)},
+    }
+
+
+@pytest.mark.parametrize("how", ["paused", "changed", "removed", "resumed"])
+@pytest.mark.parametrize("where", ["picture", "end", "lost", "open", "refused"])
+def test_what_answers_late_does_not_count(how: str, where: str) -> None:
+    account, timestamps = StreamAccount("cam"), Timestamps()
+    before: dict[str, Any] = {}
+
+    def give_up() -> None:
+        if how == "changed":
+            capture.change(OTHER, StreamConfig(source="synthetic:64x48", health=False))
+        else:
+            capture.begin()
+        account.ended("removed" if how == "removed" else "paused")
+        if how == "resumed":
+            account.begun()
+        before.update(all_told(account, timestamps))
+
+    def open_source(*_: object) -> Scripted:
+        opened.append(source := sources.pop(0))
+        if source is late:
+            give_up()
+            if where == "refused":
+                raise SourceReadError("it is not there", cause="network")
+        return source
+
+    late = Scripted(opened=1)
+    first = [Scripted(), late] if where in ("open", "refused") else [Scripted(give_up, dies=where == "lost")]
+    if where == "end":
+        first[0].late = ()
+    sources, opened = list(first), list[Scripted]()
+    config = StreamConfig(source="rtsp://127.0.0.1:9/cam", loop=True, backoff=0.001, health=True)
+    capture = Capture(CAM, config, account, open_source, timestamps)
+    if where in ("open", "refused"):  # lost, and opened once more
+        first[0].late, first[0].dies = (lambda: None,), True
+    frames = capture()
+    next(frames)
+    if where == "end":
+        give_up()
+        first[0].corrupt_packets = 5
+    assert list(frames) == []
+    assert opened == first
+    assert before
+    assert all_told(account, timestamps) == before
+
+
+def test_what_answers_in_time_does() -> None:
+    account = StreamAccount("cam")
+    source = Scripted(lambda: None, lambda: None)
+    config = StreamConfig(source="rtsp://127.0.0.1:9/cam", reconnect=False)
+    frames = Capture(CAM, config, account, lambda *_: source)()
+    next(frames)
+    assert account.up
+    assert len(list(frames)) == 2
+    assert (account.corrupt_packets, account.damaged, account.ending) == (6, 2, "end")
+
+
+def test_nor_does_what_answers_when_the_line_is_over(
+    cheap_model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stuck, answers = threading.Event(), threading.Event()
+
+    def hang() -> None:
+        stuck.set()
+        answers.wait(20)
+
+    monkeypatch.setattr("pipeline.app.STOP_GRACE_SECONDS", 0.05)
+    make = partial(Capture, open_source=lambda *_: Scripted(hang))
+    monkeypatch.setattr("pipeline.streams.Capture", make)
+    stream = {"source": "rtsp://127.0.0.1:9/cam", "name": "cam"}
+    config = make_config({"streams": [stream], "model": cheap_model})
+    with Pipeline(config) as line:
+        stopper = threading.Thread(target=lambda: stuck.wait(20) and line.stop())
+        stopper.start()
+        line.run()
+        stopper.join()
+        ((name, account),) = line.accounts.streams.items()
+        before = account.link.state, account.ending, account.corrupt_packets
+        assert before == ("ended", "abandoned", 0)
+        (capture,) = [each for each in threading.enumerate() if each.name == f"capture:{name}"]
+        answers.set()
+        capture.join(10)
+        assert (account.link.state, account.ending, account.corrupt_packets) == before
