@@ -107,16 +107,12 @@ class _Still:
 
 
 class _Rate:
-    """Pictures per second, over the last RATE_SECONDS."""
+    """Pictures per second, over the last RATE_SECONDS in which some came."""
 
     def __init__(self) -> None:
         self.fps: float | None = None
         self._count = 0
         self._marks: deque[tuple[float, int]] = deque()
-
-    def begin(self) -> None:
-        self.fps, self._count = None, 0
-        self._marks.clear()
 
     def skip(self, seconds: float) -> None:
         """So long nothing came, which is no matter of a rate."""
@@ -157,8 +153,10 @@ class StreamHealth:
         self._still, self._rate = _Still(), _Rate()
         self._black, self._covered, self._off_rate = _Held(), _Held(), _Held()
         self._due = 0.0
-        self._looked, self._away = self._clock(), False
-        """When a picture was looked at last, and whether the source was opened anew since."""
+        self._looked = self._came = self._clock()
+        """When a picture was looked at last, and when the last one came."""
+        self._away = False
+        """Whether the source was opened anew since."""
         self._key = True
 
     @property
@@ -183,23 +181,37 @@ class StreamHealth:
         if not watched:
             self.states = ()
 
+    def renewed(self) -> None:
+        """The pictures that come now are another source's: those before say nothing of them."""
+        held = [_WORDS[state] for state in self.states if state in _WORDS]
+        if held:
+            log.info("stream %s is looked at anew; it was %s", self._stream, ", ".join(held))
+        self.states, self.declared_fps = (), None
+        self._forget()
+
     def begin(self, declared_fps: float | None) -> None:
         """The source was opened, and says that so many pictures a second will come (None: nothing)."""
         # FFmpeg calls the ticks of RTP's clock a frame rate where it knows none.
-        self.declared_fps = declared_fps if declared_fps and 0 < declared_fps <= 1000 else None
-        self._rate.begin()
+        declared = declared_fps if declared_fps and 0 < declared_fps <= 1000 else None
+        if declared != self.declared_fps:
+            # Else the rate is measured on: one that is opened anew every few seconds has one, too.
+            self._rate, self._off_rate = _Rate(), _Held()
+        self.declared_fps = declared
         self._due, self._key = 0.0, True
         self._away = True
 
     def picture(self, pixels: Image | Decoded, key: bool) -> None:
         """A picture came. ``key``: it was coded by itself, not as a difference from others."""
         self._rate.arrived()
-        now, follows = self._clock(), self._key
-        self._key = key
+        now, follows, before = self._clock(), self._key, self._came
+        self._key, self._came = key, now
         if now < self._due and (follows or not key):
             return
-        # Time without pictures is no time of the same, or of black ones.
-        missed = now - self._looked - (0.0 if self._away else SILENT_SECONDS)
+        # Time without pictures is no time of the same, or of black ones. A source that was opened anew had
+        # one more picture to give than intervals between them: the gap counts for one.
+        missed = now - self._looked - SILENT_SECONDS
+        if self._away:
+            missed = now - before - (1 / self.declared_fps if self.declared_fps else 0.0)
         if missed > 0:
             self._rate.skip(missed)
             for each in (self._still, self._black, self._covered, self._off_rate):

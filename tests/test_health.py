@@ -228,6 +228,53 @@ def test_a_rate_has_to_come_back_clearly() -> None:
     assert watched.went() == [("ok",), ("rate",), ("ok",)]
 
 
+@pytest.mark.parametrize("each", [1, 3, 12, 50, 90])
+@pytest.mark.parametrize(("real", "state"), [(10, "ok"), (3, "rate")])
+def test_a_source_that_is_opened_anew_every_few_seconds_has_a_rate(each: int, real: int, state: str) -> None:
+    """Of the pictures that came in ten seconds, in however many connections; what was off comes to an end."""
+    watched = Watched(fps=10)
+    for _ in range(4 * 15):
+        watched.see(living(), 1 / 4)
+    assert watched.health.states == ("rate",)
+    for number in range(200):
+        if number % each == 0:
+            watched.now += 3
+            watched.health.begin(10)
+        watched.see(living(), 1 / real)
+    assert watched.health.states == (state if each > 1 else "ok",), "one by itself has no rate"
+    if each >= 12:
+        assert watched.health.fps == pytest.approx(real, rel=0.2)
+
+
+def test_what_was_off_another_declared_rate_is_not_off_this_one() -> None:
+    watched = Watched(fps=10)
+    for _ in range(4 * 15):
+        watched.see(living(), 1 / 4)
+    assert watched.health.states == ("rate",)
+    for declared in (4, 5, 4, 5):  # opened anew before there is a rate
+        watched.health.begin(declared)
+        for _ in range(4 * 4):
+            assert watched.see(living(), 1 / 4) == ("ok",)
+
+
+def test_another_source_begins_without_the_states_of_the_one_before(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A new connection to the same one keeps them."""
+    caplog.set_level(logging.INFO)
+    watched = Watched(fps=10, frozen=2, black=2)
+    for _ in range(4 * 15):
+        watched.see(np.zeros((90, 120, 3), np.uint8), 1 / 4)
+    assert watched.health.states == ("frozen", "black", "rate")
+    watched.health.begin(10)
+    assert watched.see(np.zeros((90, 120, 3), np.uint8), 1) == ("frozen", "black", "rate")
+    watched.health.renewed()
+    assert (watched.health.states, watched.health.fps, watched.health.declared_fps) == ((), None, None)
+    assert caplog.messages[-1] == "stream cam is looked at anew; it was frozen, black, off its declared rate"
+    watched.health.begin(10)
+    assert watched.see(scene(), 1) == ("ok",)
+
+
 @given(st.lists(st.tuples(st.integers(0, 60), st.floats(0.05, 3)), min_size=1, max_size=150))
 def test_nothing_flaps(pictures: list[tuple[int, float]]) -> None:
     """Whatever comes and whenever: two changes of one state are apart by what it takes to be sure."""
@@ -327,7 +374,7 @@ def test_in_the_line(cheap_model: str, tmp_path: Path, caplog: pytest.LogCapture
     ]
     assert said == [
         ("WARNING", "stream still is frozen: the same for 0.9 s while pictures come"),
-        ("INFO", "stream still is no longer frozen"),
+        ("INFO", "stream still is looked at anew; it was frozen"),
     ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from functools import partial
@@ -35,7 +36,7 @@ class Scripted:
 
     def __iter__(self) -> Iterator[Picture]:
         black = np.zeros((48, 64, 3), np.uint8)
-        yield Picture(black, 1000 * self._opened, Fraction(1, 25), 0.001)
+        yield Picture(black, 1000 * self._opened, Fraction(1, 25), 0.001, key=False)
         for number, act in enumerate(self.late):
             act()
             self.corrupt_packets += 3
@@ -103,6 +104,24 @@ def test_what_answers_late_does_not_count(how: str, where: str) -> None:
     assert opened == first
     assert before
     assert all_told(account, timestamps) == before
+
+
+@pytest.mark.parametrize("how", ["changed", "changed lightly", "added once more"])
+def test_health_is_of_the_source(how: str) -> None:
+    """What was wrong with the pictures of another one says nothing; without one it stays."""
+    account = StreamAccount("cam")
+    config = StreamConfig(source="rtsp://127.0.0.1:9/cam", black_seconds=0.01, health=True)
+    capture = Capture(CAM, config, account, lambda *_: Scripted(partial(time.sleep, 0.02)))
+    frames = capture()
+    next(frames)
+    next(frames)
+    assert account.health.states == ("black",)
+    if how == "added once more":
+        Capture(CAM, config, account)
+    else:
+        spec = OTHER if how == "changed" else CAM
+        capture.change(spec, config.model_copy(update={"every_nth": 2}))
+    assert account.health.states == (("black",) if how == "changed lightly" else ())
 
 
 def test_what_answers_in_time_does() -> None:

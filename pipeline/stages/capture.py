@@ -61,6 +61,7 @@ class Capture:
         account.pts_repaired = self._timestamps.repaired
         self._remembered = Remembered()
         account.link.renewed()  # of one that was there before under its name
+        account.health.renewed()
         self._supervise()
 
     def begin(self) -> threading.Event:
@@ -80,6 +81,7 @@ class Capture:
                 self.stop = threading.Event()
                 self._source_live, self._remembered, self._pace = spec.live, Remembered(), None
                 self._account.link.renewed()
+                self._account.health.renewed()
             self._spec, self._stream = spec, stream
             self._supervise()
 
