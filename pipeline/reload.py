@@ -12,6 +12,7 @@ import stat
 import threading
 from collections.abc import Callable
 from functools import partial
+from operator import attrgetter
 from types import TracebackType
 from typing import Any, Self
 
@@ -34,6 +35,24 @@ def named(config: Config) -> dict[str, StreamConfig]:
     return dict(zip(name_streams(config.streams), config.streams, strict=True))
 
 
+def with_names(line: Pipeline, old: Config, new: Config) -> Config:
+    """``new`` with a name for each stream: one without keeps that which its source has in ``old``, lest it
+    be taken for another one when those before it come or go; else it gets one that is free."""
+    was = named(old)
+    left = {name: was[name] for name in was.keys() - {stream.name for stream in new.streams}}
+    streams = list(new.streams)
+    # First those that are wholly the same: of one source there may be two.
+    for same in (_said, attrgetter("source")):
+        for number, stream in enumerate(streams):
+            keeps = (name for name in was if name in left and same(left[name]) == same(stream))
+            if stream.name is None and (name := next(keeps, None)) is not None:
+                streams[number] = stream.model_copy(update={"name": name})
+                del left[name]
+    names = name_streams(streams, line.sources.keys() - was.keys())
+    streams = [stream.model_copy(update={"name": name}) for name, stream in zip(names, streams, strict=True)]
+    return new.model_copy(update={"streams": streams})
+
+
 class HalfDoneError(PipelineError):
     """Of an edit that can be meant some steps failed. ``done`` are the others, in words; ``now`` is the
     config that the line goes by, but for the streams in ``again``, whose change failed."""
@@ -50,9 +69,15 @@ def apply(line: Pipeline, old: Config, new: Config, again: frozenset[str] = froz
     Raises PipelineError (ConfigError, ModelError, …) with the reasons why that cannot be, the line unchanged;
     HalfDoneError where it turned out only while streams were changed.
     """
+    return _go_over(line, old, new, again)[0]
+
+
+def _go_over(line: Pipeline, old: Config, new: Config, again: frozenset[str]) -> tuple[list[str], Config]:
+    """As :func:`apply`; and the config that the line goes by now, with the names that its streams have."""
     before, after = old.model_dump(), new.model_dump()
     differs = [key for key in after if key != "streams" and before[key] != after[key]]
     _refuse(_problems_of(new, differs))
+    new = with_names(line, old, new)
     there = line.sources.keys()  # Python may have changed it meanwhile
     lost = again - there  # and may have taken off what could not be changed
     was, will, again = named(old), named(new), again & there
@@ -105,7 +130,7 @@ def apply(line: Pipeline, old: Config, new: Config, again: frozenset[str] = froz
     if failed:
         streams = [stream.model_copy(update={"name": name}) for name, stream in now.items()]
         raise HalfDoneError(done, failed, new.model_copy(update={"streams": streams}), again & now.keys())
-    return done
+    return done, new
 
 
 def _problems_of(new: Config, differs: list[str]) -> list[PipelineError]:
@@ -204,8 +229,7 @@ class Reloader:
         try:
             if not stat.S_ISREG(os.stat(self._path).st_mode):
                 raise ConfigError("it is no file, which could be read again")
-            new = self._read()
-            done = apply(self._line, self._current, new, self._again)
+            done, new = _go_over(self._line, self._current, self._read(), self._again)
         except HalfDoneError as error:
             self._current, self._again = error.now, error.again
             done_so_far = f" ({'; '.join(error.done)})" if error.done else ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -13,16 +14,17 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import yaml
 
 from benchmarks.cheap_model import write_cheap_model
 from pipeline import Pipeline
-from pipeline.config import load_config
+from pipeline.config import load_config, make_config
 from pipeline.errors import ConfigError, PipelineError, SinkOpenError, SourceOpenError
-from pipeline.reload import HalfDoneError, Reloader, apply
+from pipeline.reload import HalfDoneError, Reloader, apply, named, with_names
 from pipeline.runtime.session import usable_cores
 from pipeline.sinks import Null
 from pipeline.smallfile import stamp
@@ -416,6 +418,68 @@ def test_what_python_changed_meanwhile_refuses_the_edit_before_the_model_is_chan
         with pytest.raises(ConfigError, match=said):
             apply(run.line, run.line.config_as_given, new)
         assert run.line.config.conf_threshold is None
+
+
+def unnamed(rate: int, **keys: Any) -> dict[str, Any]:
+    """Each of these would be called synthetic."""
+    return {"source": f"synthetic:64x48@{rate}", "live": True, **keys}
+
+
+def test_a_stream_without_a_name_keeps_that_which_it_has(cheap_model: str, tmp_path: Path) -> None:
+    """Whatever comes and goes beside it: it is not opened anew, and its books are its own."""
+    path = tmp_path / "f.yaml"
+    draw = random.Random(3)
+    every = [unnamed(rate) for rate in range(41, 48)]
+    there = every[:3]
+    with running(cheap_model, *there) as run:
+        threads: dict[str, threading.Thread] = {}
+
+        def look() -> dict[str, str]:
+            """The names of the streams that run, by source; each still in the thread that it began with."""
+            names = {stream.source: name for name, (_, stream) in run.line.sources.items()}
+            now = {each.name: each for each in threading.enumerate()}
+            for source, name in names.items():
+                run.until(lambda name=name: run.line.accounts.streams[name].up)
+                thread = now[f"capture:{name}"]
+                assert source not in known or (known[source], threads[source]) == (name, thread)
+                threads[source] = thread
+            return names
+
+        known: dict[str, str] = {}
+        known = look()
+        assert list(known.values()) == ["synthetic", "synthetic-2", "synthetic-3"]
+        with Reloader(run.line, lambda: load_config(path), str(path), watch=False) as reader:
+            for _ in range(8):
+                there = draw.sample(every, draw.randrange(1, 5))
+                path.write_text(yaml.safe_dump({"model": cheap_model, "streams": there}))
+                reader.ask()
+                wanted = {each["source"] for each in there}
+                run.until(lambda w=wanted: {each.source for _, each in run.line.sources.values()} == w)
+                assert reader.refused is None
+                known = {source: name for source, name in known.items() if source in wanted}
+                known = look()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "names"),
+    [
+        ([unnamed(1), unnamed(2)], [unnamed(2)], ["synthetic-2"]),
+        ([unnamed(1), unnamed(2)], [unnamed(3), unnamed(2)], ["synthetic", "synthetic-2"]),
+        ([unnamed(1), unnamed(1, every_nth=5)], [unnamed(1, every_nth=5)], ["synthetic-2"]),
+        ([unnamed(1), unnamed(1, every_nth=5)], [unnamed(1, every_nth=6)], ["synthetic"]),
+        ([unnamed(1, name="door")], [unnamed(2), unnamed(1)], ["synthetic", "door"]),
+        ([unnamed(1)], [unnamed(2, name="synthetic"), unnamed(1)], ["synthetic", "synthetic-2"]),
+        ([unnamed(1), B], [unnamed(1), unnamed(2), B], ["synthetic", "synthetic-3", "b"]),
+    ],
+)
+def test_names_that_streams_without_one_get(old: list[Any], new: list[Any], names: list[str]) -> None:
+    """Python has added a stream synthetic-2 in the last case."""
+    python = {"synthetic-2"} if B in old else set[str]()
+    was, will = (make_config({"model": "m.onnx", "streams": each}) for each in (old, new))
+    line = cast("Pipeline", SimpleNamespace(sources=dict.fromkeys(named(was).keys() | python)))
+    config = with_names(line, was, will)
+    assert [stream.name for stream in config.streams] == names
+    assert with_names(line, config, config) == config
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
