@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import random
 import shutil
@@ -425,8 +426,11 @@ def unnamed(rate: int, **keys: Any) -> dict[str, Any]:
     return {"source": f"synthetic:64x48@{rate}", "live": True, **keys}
 
 
-def test_a_stream_without_a_name_keeps_that_which_it_has(cheap_model: str, tmp_path: Path) -> None:
+def test_a_stream_without_a_name_keeps_that_which_it_has(
+    cheap_model: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """Whatever comes and goes beside it: it is not opened anew, and its books are its own."""
+    caplog.set_level(logging.INFO)
     path = tmp_path / "f.yaml"
     draw = random.Random(3)
     every = [unnamed(rate) for rate in range(41, 48)]
@@ -437,9 +441,9 @@ def test_a_stream_without_a_name_keeps_that_which_it_has(cheap_model: str, tmp_p
         def look() -> dict[str, str]:
             """The names of the streams that run, by source; each still in the thread that it began with."""
             names = {stream.source: name for name, (_, stream) in run.line.sources.items()}
+            run.until(lambda: all(run.line.accounts.streams[name].up for name in names.values()))
             now = {each.name: each for each in threading.enumerate()}
             for source, name in names.items():
-                run.until(lambda name=name: run.line.accounts.streams[name].up)
                 thread = now[f"capture:{name}"]
                 assert source not in known or (known[source], threads[source]) == (name, thread)
                 threads[source] = thread
@@ -449,12 +453,12 @@ def test_a_stream_without_a_name_keeps_that_which_it_has(cheap_model: str, tmp_p
         known = look()
         assert list(known.values()) == ["synthetic", "synthetic-2", "synthetic-3"]
         with Reloader(run.line, lambda: load_config(path), str(path), watch=False) as reader:
-            for _ in range(8):
+            for edit in range(8):
                 there = draw.sample(every, draw.randrange(1, 5))
                 path.write_text(yaml.safe_dump({"model": cheap_model, "streams": there}))
                 reader.ask()
+                run.until(lambda edits=edit + 1: caplog.text.count(f"config {path}: ") == edits)
                 wanted = {each["source"] for each in there}
-                run.until(lambda w=wanted: {each.source for _, each in run.line.sources.values()} == w)
                 assert reader.refused is None
                 known = {source: name for source, name in known.items() if source in wanted}
                 known = look()
