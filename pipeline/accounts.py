@@ -87,6 +87,12 @@ class StreamAccount:
         self.ending = ending
         self.error = error
 
+    def paused(self) -> None:
+        """It is closed until it is resumed. One that had ended by itself keeps its ending, and the error."""
+        if self.ending in (None, "stopped", "stranded"):
+            self.ended("paused")
+        self.link.paused()
+
     @property
     def up(self) -> bool:
         """Whether pictures come."""

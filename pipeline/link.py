@@ -7,7 +7,8 @@
       │   ▼          ▼          ▼
       └─ backing_off, auth_failed               a wait, longer with each failure
                      │
-                     └──▶ ended                 at its end, when stopped, or where no try could help
+                     ├──▶ ended                 at its end, when stopped, or where no try could help
+                     └──▶ paused                on purpose, until it is resumed
 
 One thread (the stream's capture) moves it on; any may read it.
 """
@@ -27,7 +28,7 @@ from pipeline.errors import SourceError
 
 log = logging.getLogger(__name__)
 
-State = Literal["connecting", "live", "stalled", "backing_off", "auth_failed", "ended"]
+State = Literal["connecting", "live", "stalled", "backing_off", "auth_failed", "ended", "paused"]
 STATES: tuple[State, ...] = get_args(State)
 
 STALLED_SECONDS = 2.0
@@ -192,6 +193,11 @@ class Link:
         """It is over."""
         with self._lock:
             self._enter("ended")
+
+    def paused(self) -> None:
+        """It is closed until it is resumed."""
+        with self._lock:
+            self._enter("paused")
 
     def status(self) -> LinkStatus:
         """A consistent snapshot."""

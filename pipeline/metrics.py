@@ -281,7 +281,7 @@ def readiness(pipeline: Observed) -> tuple[bool, dict[str, Any]]:
     }
     alive, _ = health(pipeline)
     loaded = alive and pipeline.model is not None and not pipeline.healing
-    wanted = [each for each in streams.values() if each["ending"] != "paused"]
+    wanted = [each for each in streams.values() if each["state"] != "paused"]
     ready = loaded and all(each["up"] and not each["unfit"] for each in wanted)
     return ready, {"ready": ready, "model_loaded": loaded, "streams": streams}
 

@@ -129,24 +129,25 @@ class Streams:
             known = self._known(name)
             self._check_who_waits("remove", name, known)
             try:
-                self._halt(name, known, "removed")
+                self._halt(name, known, removed=True)
             finally:
                 del self._streams[name]
                 self._forget(name)
                 self._let_go(known)
 
     def pause(self, name: str) -> None:
-        """As :meth:`remove`, but it can be resumed, and the line does not end meanwhile."""
+        """As :meth:`remove`, but it can be resumed, and the line does not end meanwhile. One that has ended
+        keeps its ending, and the error, until it is tried anew."""
         with self._alone():
             known = self._known(name)
             if known.stranded:  # which is wanted now
                 known.stranded = False
-                self._accounts.streams[name].ended("paused")
+                self._accounts.streams[name].paused()
             if known.paused:
                 return
             self._check_who_waits("pause", name, known)
             self._hold("pause", name, known)
-            self._halt(name, known, "paused")
+            self._halt(name, known)
 
     def resume(self, name: str) -> None:
         """Start a paused stream again."""
@@ -176,7 +177,7 @@ class Streams:
             self._hold("change", name, known)
             known.stranded = True
             try:
-                self._halt(name, known, "paused")
+                self._halt(name, known)
                 self._begin_again(name, known)
             except PipelineError as error:
                 if not self._stopped.is_set():  # nobody wanted that: it is not ready
@@ -246,7 +247,7 @@ class Streams:
             channel = self._first(name)
         except ValueError:
             raise PipelineError(f"cannot start stream {name!r}: the line has ended") from None
-        before = account.ending
+        ending, failed = account.ending, account.error
         account.begun()
         # An event of its own for each run: one that answers late must not hear of the next.
         run = partial(self._frames_of, each.capture, channel, each.capture.begin())
@@ -256,7 +257,9 @@ class Streams:
         except RuntimeError as error:
             channel.close()  # nobody feeds it, and the line would wait for it
             self._depths.forget(channel)
-            account.ended(before or "removed")
+            account.ended(ending or "removed", failed)
+            if each.held:
+                account.paused()
             raise PipelineError(
                 f"cannot start stream {name!r}: {error}; raise the limits of this user or container"
             ) from None
@@ -274,7 +277,7 @@ class Streams:
         finally:
             self._depths.forget(channel)
 
-    def _halt(self, name: str, each: _Stream, ending: str) -> None:
+    def _halt(self, name: str, each: _Stream, *, removed: bool = False) -> None:
         account, thread, channel = self._accounts.streams[name], each.thread, each.channel
         until = time.monotonic() + DRAIN_SECONDS
         if thread is not None and channel is not None:
@@ -285,10 +288,14 @@ class Streams:
             self._depths.forget(channel)
         left = account.wait_idle(max(0.0, until - time.monotonic()))
         each.thread = each.channel = None
-        account.ended(ending)
+        if removed:
+            account.ended("removed")
+        else:
+            account.paused()
         if not left and not self._flow.cancelled:
+            now = "removed" if removed else "paused"
             raise PipelineError(
-                f"stream {name!r} is {ending}, but its frames did not leave the line within "
+                f"stream {name!r} is {now}, but its frames did not leave the line within "
                 f"{DRAIN_SECONDS:.0f} s: an output, or whoever takes results, holds them up"
             )
 

@@ -99,7 +99,9 @@ def test_the_way_round():
     assert link.reconnects == {"timeout": 1} and link.failures == {"timeout": 1}
     link.ended()
     assert link.state == "ended"
-    assert {"connecting", "live", "stalled", "backing_off", "auth_failed", "ended"} == set(STATES)
+    link.paused()
+    assert link.state == "paused" and not link.up
+    assert {"connecting", "live", "stalled", "backing_off", "auth_failed", "ended", "paused"} == set(STATES)
 
 
 def test_a_picture_that_had_come_before_the_silence_does_not_end_it():

@@ -22,8 +22,10 @@ from pipeline.errors import ConfigError, PipelineError, SinkOpenError, SourceOpe
 from pipeline.metrics import readiness
 from pipeline.sinks import Null
 from pipeline.sources import read_number
+from pipeline.summary import summarize
 from tests.clips import make_clip
 from tests.servers import free_port
+from tests.test_metrics import scrape
 from tests.test_supervision import OTHER, running
 
 LINUX = sys.platform == "linux"
@@ -104,6 +106,13 @@ def test_a_stream_that_finds_no_thread_leaves_a_line_that_ends(
             start(thread)
 
         with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", short)
+            run.line.pause_stream("other")
+            with pytest.raises(PipelineError, match="cannot start stream 'other'"):
+                run.line.resume_stream("other")
+            assert (run.state("other"), run.line.accounts.streams["other"].ending) == ("paused", "paused")
+            patch.undo()
+            run.line.resume_stream("other")
             patch.setattr(threading.Thread, "start", short)
             with pytest.raises(PipelineError, match="cannot start stream 'new': can't start new thread"):
                 run.line.add_stream(ENDLESS, name="new", live=True)
@@ -188,6 +197,7 @@ def test_paused_and_resumed(cheap_model: str) -> None:
         seen = len(run.of("cam"))
         assert run.line.accounts.streams["cam"].ending == "paused"
         assert not run.line.accounts.streams["cam"].up
+        assert run.state() == "paused"
         time.sleep(0.3)
         assert len(run.of("cam")) == seen
         run.line.resume_stream("cam")
@@ -196,6 +206,33 @@ def test_paused_and_resumed(cheap_model: str) -> None:
     assert whole(run, "cam")
     times = [result.frame.pts_seconds for result in run.of("cam")]
     assert all(a < b for a, b in pairwise(times))
+
+
+def test_what_has_ended_may_be_paused_and_keeps_how_it_ended(cheap_model: str) -> None:
+    """Its error stays in the books, and so in the exit code, until it is tried anew."""
+    dead = {"source": "rtsp://127.0.0.1:9/x", "name": "dead", "reconnect": False}
+    file = {"source": "synthetic:64x48?frames=3", "name": "file"}
+    with running(cheap_model, OTHER, dead, file, metrics="127.0.0.1:0") as run:
+        gone, read = (run.line.accounts.streams[name] for name in ("dead", "file"))
+        run.until(lambda: gone.ending is not None and read.ending is not None)
+        ending, error = gone.ending, gone.error
+        assert error is not None and ending == error.cause
+        assert not readiness(run.line)[0]
+        for name in ("dead", "file"):
+            run.line.pause_stream(name)
+            found = scrape(run.line.metrics.port)
+            assert found["framerail_stream_state"]["paused", name] == 1
+            assert found["framerail_stream_up"][name,] == 0
+        assert readiness(run.line)[0], "which is on purpose"
+        assert (gone.ending, gone.error, read.ending) == (ending, error, "end")
+        run.line.resume_stream("dead")
+        run.until(lambda: gone.error not in (None, error))
+        assert gone.ending == ending and gone.link.failures == {ending: 2}
+        again = gone.error
+        run.line.pause_stream("dead")
+        run.line.resume_stream("file")
+        run.until(lambda: read.counts().emitted == 6 and read.ending == "end")
+    assert gone.error is again and summarize(run.line)["streams"]["dead"]["error"] == str(again)
 
 
 def test_changed(cheap_model: str, tmp_path: Path) -> None:
