@@ -374,6 +374,7 @@ class Pipeline:
         try:
             with self._lock:
                 self._line = line
+                self._model = None  # the line has it, and lets it go for another one
                 self.accounts.begin()
                 self.outputs.start(flow)
                 flow.start()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
 from itertools import cycle, groupby, islice
@@ -17,7 +18,8 @@ from typing import Any
 
 from pipeline.errors import PipelineError, ProviderFault
 from pipeline.flow import Call, Dropped
-from pipeline.frame import Prepared, Raw, Result
+from pipeline.frame import Frame, Prepared, Raw, Result
+from pipeline.memory import give_back
 from pipeline.runtime.faults import is_provider_fault
 from pipeline.runtime.model import Model
 from pipeline.stages.infer import Infer
@@ -41,12 +43,18 @@ class Serving:
         run; ``keep``: see Preprocess."""
         self.model = model
         pool = BlobPool(model.spec.dtype)
-        self.preprocess = [Preprocess(model.spec, pool, keep=keep, serving=self) for _ in range(preparing)]
+        this = weakref.ref(self)  # else it went with the next collection of garbage, some day
+        self.preprocess = [Preprocess(model.spec, pool, keep=keep, serving=this) for _ in range(preparing)]
         sessions = islice(cycle(model.sessions), inferring)
         self.infer = [Infer(session.bound(batch, model.spec), pool) for session in sessions]
         self.postprocess = Postprocess(model, thresholds)
         self.replacement: Serving | None = None
         """A fresh one of the same model, where this one's provider has failed."""
+
+    def __del__(self) -> None:
+        """Another took its place and the last of its frames has left: its memory goes back to the system."""
+        vars(self).clear()
+        give_back()
 
     @property
     def working(self) -> Serving:
@@ -107,7 +115,12 @@ class Server:
 
     def preprocess(self, worker: int) -> Call:
         """What worker number ``worker`` of preprocess calls."""
-        return lambda frames: self.current.preprocess[worker](frames)
+
+        def call(frames: list[Frame]) -> list[Prepared]:
+            serving = self.current  # which stays until they are prepared
+            return serving.preprocess[worker](frames)
+
+        return call
 
     def infer(self, worker: int) -> Call:
         """What worker number ``worker`` of infer calls."""
@@ -135,7 +148,8 @@ class Server:
         except Exception as error:
             if not is_provider_fault(error):
                 raise
-            fault = error
+            # What failed would stay for as long as the frames of the error do.
+            fault = error.with_traceback(None)
         self._heal(serving, fault)
         return [Dropped(item, "provider_fault") for item in batch]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict, deque
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -39,9 +40,16 @@ class BlobPool:
 class Preprocess:
     """One per worker: it holds scratch pictures."""
 
-    def __init__(self, spec: InputSpec, pool: BlobPool, *, keep: bool = False, serving: Any = None) -> None:
+    def __init__(
+        self,
+        spec: InputSpec,
+        pool: BlobPool,
+        *,
+        keep: bool = False,
+        serving: Callable[[], Any] = lambda: None,
+    ) -> None:
         """``keep``: somebody further down wants the full-size picture too, so the one made here stays;
-        ``serving``: what the blobs are prepared for."""
+        ``serving`` says what the blobs are prepared for."""
         self._spec = spec
         self._keep = keep
         self._whole = Blobber(spec)
@@ -63,7 +71,7 @@ class Preprocess:
             blob, letterbox = blobber(small, blob, (frame.height, frame.width))
         else:
             blob, letterbox = blobber(pixels.bgr(keep=self._keep), blob)
-        return Prepared(frame, blob, letterbox, self._serving)
+        return Prepared(frame, blob, letterbox, self._serving())
 
     def _reduced(self, frame: Frame, pixels: Decoded, blobber: Blobber) -> Image | None:
         """The picture in its size in the blob, where the whole is not wanted and need not be made."""
