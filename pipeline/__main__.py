@@ -49,6 +49,9 @@ def main() -> None:
             typer.echo(redact(context.get_usage()), err=True)
         typer.echo(redact(f"{'' if helps else 'Error: '}{error.format_message()}"), err=True)
         code = getattr(error, "exit_code", 2)
+    if sys.argv[1:2] == ["run"] and shutdown.HANGUP is not None:
+        # To this run it says nothing any more. Python takes its own handlers away before the process ends.
+        signal.signal(shutdown.HANGUP, signal.SIG_IGN)
     _end(code if isinstance(code, int) else 0)
 
 

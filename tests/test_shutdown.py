@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 
@@ -68,3 +70,30 @@ def test_handlers_return_and_nothing_is_left_for_the_next_line() -> None:
     stopped = threading.Event()
     with signals(stopped.set, stopped.set):
         assert not stopped.wait(0.05)
+
+
+LATE = """
+import os, signal, sys
+
+class Late:
+    def __del__(self, kill=os.kill, own=os.getpid(), number=signal.SIGHUP):
+        kill(own, number)  # when the interpreter is taken down
+
+sys.argv[1:] = ["run", *sys.argv[1:]]
+from pipeline.__main__ import main
+os.late = Late()
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"), [(["--help"], 0), (["nowhere.mp4"], 2), (["synthetic:32x32?frames=2", "-q"], 0)]
+)
+def test_a_hangup_after_the_run_does_not_change_its_exit_code(
+    cheap_model: str, arguments: list[str], code: int
+) -> None:
+    """Python's handlers are gone by then, while the process is still there."""
+    if code == 0 and "--help" not in arguments:
+        arguments = [*arguments, "--model", cheap_model]
+    done = subprocess.run([sys.executable, "-c", LATE, *arguments], capture_output=True, check=False)
+    assert done.returncode == code, done.stderr
