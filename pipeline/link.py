@@ -204,12 +204,13 @@ class Link:
         with self._lock:
             now = self._clock()
             state, since = self._now()
+            until = since if state in ("ended", "paused") else now
             return LinkStatus(
                 state,
                 now - since,
                 self._in_a_row if state in ("backing_off", "auth_failed", "connecting") else 0,
                 max(0.0, self._retry_at - now) if self._retry_at is not None else None,
-                None if self._lost_at is None else (since if state == "ended" else now) - self._lost_at,
+                None if self._lost_at is None else until - self._lost_at,
                 None if self._last_picture is None else now - self._last_picture,
                 self._error,
             )
