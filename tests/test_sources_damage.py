@@ -16,6 +16,7 @@ from pipeline.sources import Picture
 from pipeline.sources.framenumbers import FrameNumbers
 from tests.chaos_clients import opened as camera
 from tests.clips import make_clip, need_encoder
+from tests.h264_headers import B, Headers, I, P
 from tests.test_sources_media import opened
 
 FRAMES, GOP = 150, 25
@@ -217,3 +218,104 @@ def test_a_parameter_set_that_ends_early_is_no_error() -> None:
     numbers = FrameNumbers(b"\0\0\0\1\x67\x64\0")
     assert not numbers.gap_before(memoryview(b"\0\0\1\x67\x64"))
     assert not numbers.gap_before(memoryview(b"\0\0\1\x41"))
+
+
+def gaps(packets: list[bytes]) -> list[int]:
+    """Numbers of the packets before which something is missing."""
+    numbers = FrameNumbers()
+    return [n for n, packet in enumerate(packets) if numbers.gap_before(memoryview(packet))]
+
+
+def coded(seed: int, headers: Headers, fields: bool, gop: int) -> list[list[bytes]]:
+    """The fields, or the frame, of each picture of two GOPs, in the order of decoding: a P picture, or an I
+    one, and then up to three B ones that are shown before it; the middle one may be referred to."""
+    draw = random.Random(seed)
+    made: list[list[bytes]] = []
+
+    def add(number: int, place: int, kind: int, reference: bool = True) -> None:
+        if not fields or draw.random() < 0.3:
+            made.append([headers.slice(number, 2 * place, kind, reference=reference)])
+        else:
+            second = P if kind == I else kind
+            made.append(
+                [
+                    headers.slice(number, 2 * place, kind, reference=reference, bottom=False),
+                    headers.slice(number, 2 * place + 1, second, reference=reference, bottom=True),
+                ]
+            )
+
+    for _ in range(2):
+        add(0, 0, I)
+        made[-1][0] = headers.sets() + made[-1][0]
+        number = place = 0
+        while place < gop:
+            between = draw.randrange(4)
+            number, place = number + 1, place + between + 1
+            add(number, place, draw.choice([P, P, P, I]))
+            if between == 3 and draw.random() < 0.7:
+                number += 1
+                add(number, place - 2, B)
+                add(number + 1, place - 3, B, False)
+                add(number + 1, place - 1, B, False)
+            else:
+                for n in range(between):
+                    add(number + 1, place - between + n, B, False)
+    return made
+
+
+@pytest.mark.parametrize("fields", [False, True])
+@pytest.mark.parametrize("order_bits", [0, 5, 9])
+@pytest.mark.parametrize("seed", range(4))
+def test_a_whole_stream_has_no_gaps_and_every_loss_in_it_is_told(
+    seed: int, order_bits: int, fields: bool
+) -> None:
+    """One reference frame, or one field of it, is missing; with places that are counted round and round."""
+    pictures = coded(seed, Headers(5, order_bits, fields), fields, 70)
+    assert gaps([b"".join(picture) for picture in pictures]) == []
+    assert gaps([field for picture in pictures for field in picture]) == []
+    keys = [n for n, picture in enumerate(pictures) if b"\0\0\1\x67" in picture[0]]
+    for lost, picture in enumerate(pictures[:-1]):
+        referred = picture[-1][4] & 0x60
+        if lost in keys or lost + 1 in keys or not referred:
+            continue  # the next IDR picture is made from no other
+        for left in [[]] if len(picture) == 1 else [[], picture[:1], picture[1:]]:
+            kept = [*pictures[:lost], *([left] if left else []), *pictures[lost + 1 :]]
+            assert {lost, lost + 1} & set(gaps([b"".join(part) for part in kept]))
+            at = sum(len(part) for part in pictures[:lost])
+            assert {at, at + len(left)} & set(gaps([field for part in kept for field in part]))
+
+
+@pytest.mark.parametrize("gop", range(10, 60))
+def test_a_missing_key_picture_is_told_by_the_numbers_of_the_next(gop: int) -> None:
+    """Unless the number fits by chance, one time in 16; half of those are told by the order of display."""
+    for order_bits in (0, 8):
+        headers = Headers(4, order_bits)
+        group = [headers.slice(n, 2 * n, P if n else I) for n in range(gop)]
+        fits = gop % 16 == 1
+        assert gaps([headers.sets(), *group, *group[1:]]) == ([] if fits and not order_bits else [gop + 1])
+
+
+def test_pictures_go_by_the_parameter_sets_that_they_name() -> None:
+    """Of two that are known, or of a new one that takes the place of another."""
+    short, long, again = Headers(4, own=0), Headers(6, own=3), Headers(7, own=0)
+    packets = []
+    for headers in (short, long, again):
+        group = [headers.slice(n, 2 * n, P if n else I) for n in range(20)]
+        packets += [headers.sets() + group[0], *group[1:10], *group[11:]]
+    assert gaps(packets) == [10, 29, 48]
+
+
+@pytest.mark.parametrize(("gop", "b_frames"), [(18, 0), (50, 0), (49, 2), (50, 2)])
+def test_what_is_made_without_its_key_picture_is_marked(tmp_path: Path, gop: int, b_frames: int) -> None:
+    images = (scene(n) for n in range(2 * gop + 4))
+    options = {"bf": str(b_frames), "sc_threshold": "0", "preset": "veryfast", "tune": "film"}
+    options["x264-params"] = "b-adapt=0"
+    clip = make_clip(tmp_path / "c.mp4", images=images, size=(192, 144), gop=gop, options=options)
+    whole = {picture.pts: grey(picture) for picture in opened(clip)}
+    path = remuxed(clip, tmp_path / "l.mp4", lambda n, data, _: [] if n == gop else [data])
+    with opened(path) as source:
+        pictures = list(source)
+    wrecked = [np.abs(grey(picture) - whole[picture.pts]).mean() > SEEN for picture in pictures]
+    assert sum(wrecked) > gop / 2
+    assert all(picture.damaged for picture, seen in zip(pictures, wrecked, strict=True) if seen)
+    assert not any(picture.damaged for picture in pictures[: gop - 2])

@@ -1,24 +1,22 @@
-"""Whether a reference picture is missing from H.264: by the numbers that pictures carry (``frame_num``).
+"""Whether a reference picture is missing from H.264: by the numbers that pictures carry.
 
 Where a camera, or a network, loses a whole picture, FFmpeg's decoder repeats the one before in its place and
-marks nothing. Syntax and the rule are of ITU-T H.264: 7.3.2.1.1 (sequence parameter set), 7.3.3 (slice
-header), 7.4.3 (frame_num).
+marks nothing. The rules are of ITU-T H.264: 7.4.3 (``frame_num``), 8.2.1.1 (order of display).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import suppress
-from itertools import islice
+
+from pipeline.sources.parametersets import IDR, PPS, SLICE, SPS, B, P, ParameterSets, Slice
 
 _START = b"\x00\x00\x01"
-_SLICE, _IDR, _SPS = 1, 5, 7
-_HIGH = frozenset({100, 110, 122, 244, 44, 83, 86, 118, 128, 138, 139, 134, 135})
-"""Profiles whose parameter sets say more of colours."""
 _LOOKED_AT = 4096
 """Bytes of a packet in which its parameter sets and its first slice begin."""
-_HEADER = 1024
-"""Bytes of a unit that are read: a parameter set has fewer."""
+_HEADER = {SLICE: 48, IDR: 48}
+"""Bytes of a unit that are read."""
+_SET = 1024
 
 
 class FrameNumbers:
@@ -29,128 +27,116 @@ class FrameNumbers:
         14496-15, 5.3.3.1), whose stream has the lengths of units in their place."""
         self._length_size = 0
         """Bytes of a unit's length; 0: there are start codes."""
-        self._sets: dict[int, tuple[int | None, bool]] = {}
-        """Of each parameter set, how many bits ``frame_num`` has (None: gaps are allowed), and whether a
-        slice says of which colour plane it is."""
-        self._last: int | None = None
-        """That of the last reference picture; None: nothing to compare with."""
+        self._sets = ParameterSets()
+        self._forget()
+        units = _units(extradata, 0)
         if extradata[:1] == b"\x01" and len(extradata) > 6:
             self._length_size = (extradata[4] & 3) + 1
-            # A record of parameter sets is that of units with lengths of two bytes.
-            units = _units(extradata[6:], 2, extradata[5] & 31)
-        else:
-            units = _units(extradata, 0)
+            units = _recorded(extradata)
         with suppress(IndexError):  # it is damaged; another one will come
             for kind, _, unit in units:
-                if kind == _SPS:
-                    self._learn(unit)
+                self._sets.learn(kind, unit)
 
     def gap_before(self, packet: memoryview) -> bool:
         """Whether a picture that this packet's is coded from has not come. False for what cannot be read: the
         decoder will tell."""
         try:
             for kind, reference, unit in _units(bytes(packet[:_LOOKED_AT]), self._length_size):
-                if kind == _SPS:
-                    self._learn(unit)
-                elif kind == _IDR:
-                    self._last = 0
-                    return False
-                elif kind == _SLICE:
-                    return self._is_gap(unit, reference)
+                if kind in (SPS, PPS):
+                    self._sets.learn(kind, unit)
+                elif kind in (SLICE, IDR):
+                    first = self._sets.read(kind, reference, unit)
+                    if first is None or first.sequence.gaps:
+                        break
+                    gap = self._is_gap(first)
+                    return self._second_is_gap(packet, first) or gap if self._half is first else gap
         except IndexError:  # it is damaged
             pass
-        self._last = None
+        self._forget()
         return False
 
     def holds_picture(self, packet: memoryview) -> bool:
         """Whether there is a slice in a packet."""
         parts = (packet[:_LOOKED_AT], packet)
         units = (unit for part in parts for unit in _units(bytes(part), self._length_size))
-        return any(_SLICE <= kind <= _IDR for kind, _, _ in units)
+        return any(SLICE <= kind <= IDR for kind, _, _ in units)
 
-    def _is_gap(self, unit: bytes, reference: bool) -> bool:
-        sets = set(self._sets.values())
-        if len(sets) != 1:  # which one it goes by, the picture parameter sets would say
+    def _forget(self) -> None:
+        self._last: int | None = None
+        """The number of the last reference picture; None: nothing to compare with."""
+        self._order: int | None = None
+        """Its place in the order of display, since the last IDR picture."""
+        self._anchor: int | None = None
+        """That of the last one which is no B picture."""
+        self._half: Slice | None = None
+        """It, where it is a field whose other one is still to come."""
+
+    def _second_is_gap(self, packet: memoryview, first: Slice) -> bool:
+        """The same for the other field of a frame, where it stands in the same packet."""
+        for kind, reference, unit in _units(bytes(packet), self._length_size):
+            if kind in (SLICE, IDR):
+                other = self._sets.read(kind, reference, unit)
+                if other is not None and other.bottom is (not first.bottom):
+                    return self._is_gap(other)
+        return False
+
+    def _is_gap(self, now: Slice) -> bool:
+        half, self._half = self._half, None
+        if half is not None and now.completes(half):
+            if now.reference:
+                self._order = self._place(now)
             return False
-        ((length, colours),) = sets
-        if length is None:
-            return False
-        bits = _Bits(unit)
-        for _ in ("first_mb_in_slice", "slice_type", "pic_parameter_set_id"):
-            bits.ue()
-        if colours:
-            bits.u(2)
-        number, last = bits.u(length), self._last
-        if reference:
-            self._last = number
-        return last is not None and (number - last) % 2**length > 1
+        gap = False
+        if now.idr:  # it is made from no other
+            self._order = self._anchor = now.order
+        else:
+            step = None if self._last is None else (now.number - self._last) % (1 << now.sequence.number_bits)
+            order = self._place(now)
+            # By chance the step may be right though an IDR picture, from which both are counted anew, is
+            # missing; then a P picture may seem to come before one that it is made from.
+            early = now.kind == P and self._anchor is not None and order is not None and order < self._anchor
+            gap = half is not None or step not in (None, 1) or early
+            if now.reference:
+                self._order = order
+                if now.kind != B:
+                    self._anchor = order
+        if now.reference:
+            self._last = now.number
+            self._half = now if now.bottom is not None else None
+        return gap
 
-    def _learn(self, unit: bytes) -> None:
-        bits = _Bits(unit)
-        profile = bits.u(8)
-        bits.u(16)  # constraints, level
-        own, colours = bits.ue(), False
-        if profile in _HIGH:
-            chroma = bits.ue()
-            colours = chroma == 3 and bool(bits.u(1))
-            bits.ue(), bits.ue(), bits.u(1)  # bit depths, transform bypass
-            if bits.u(1):
-                for number in range(12 if chroma == 3 else 8):
-                    if bits.u(1):
-                        _skip_scaling_list(bits, 16 if number < 6 else 64)
-        length = bits.ue() + 4
-        order = bits.ue()
-        if order == 0:
-            bits.ue()
-        elif order == 1:
-            bits.u(1), bits.ue(), bits.ue()
-            for _ in range(bits.ue()):
-                bits.ue()
-        bits.ue()  # max_num_ref_frames
-        self._sets[own] = None if bits.u(1) or length > 16 else length, colours
+    def _place(self, now: Slice) -> int | None:
+        """A picture's place in the order of display: of those that its low bits stand for, the one nearest to
+        the last reference picture's."""
+        if now.order is None or self._order is None:
+            return now.order
+        span = 1 << now.sequence.order_bits
+        return self._order - ((self._order - now.order + span // 2) % span - span // 2)
 
 
-class _Bits:
-    """Reads a unit's bits. Raises IndexError behind its end."""
-
-    def __init__(self, data: bytes) -> None:
-        self._value, self._left = int.from_bytes(data, "big"), 8 * len(data)
-
-    def u(self, count: int) -> int:
-        """An unsigned number of so many bits."""
-        if count > self._left:
-            raise IndexError("behind the end")
-        self._left -= count
-        return (self._value >> self._left) & ((1 << count) - 1)
-
-    def ue(self) -> int:
-        """An Exp-Golomb number (9.1)."""
-        zeros = 0
-        while not self.u(1):
-            zeros += 1
-        return (1 << zeros) - 1 + self.u(zeros)
-
-    def se(self) -> int:
-        """A signed one (9.1.1)."""
-        code = self.ue()
-        return (code + 1) // 2 if code % 2 else -(code // 2)
+def _units(data: bytes, length_size: int) -> Iterator[tuple[int, bool, bytes]]:
+    """Kind, whether it is referred to, and the first bytes of each unit: behind a start code, or behind its
+    length where that has ``length_size`` bytes."""
+    for at, end in _behind_lengths(data, length_size) if length_size else _behind_start_codes(data):
+        yield _unit(data, at, end)
 
 
-def _skip_scaling_list(bits: _Bits, size: int) -> None:
-    last = following = 8
-    for _ in range(size):
-        if following:
-            following = (last + bits.se()) % 256
-        last = following or last
+def _unit(data: bytes, at: int, end: int) -> tuple[int, bool, bytes]:
+    kind = data[at] & 0x1F
+    unit = data[at + 1 : min(end, at + _HEADER.get(kind, _SET))]
+    return kind, bool(data[at] & 0x60), unit.replace(b"\x00\x00\x03", b"\x00\x00")
 
 
-def _units(data: bytes, length_size: int, most: int | None = None) -> Iterator[tuple[int, bool, bytes]]:
-    """Kind, whether it is referred to, and the first bytes of each unit (of the first ``most``): behind a
-    start code, or behind its length where that has ``length_size`` bytes."""
-    spans = _behind_lengths(data, length_size) if length_size else _behind_start_codes(data)
-    for at, end in islice(spans, most):
-        unit = data[at + 1 : min(end, at + _HEADER)]
-        yield data[at] & 0x1F, bool(data[at] & 0x60), unit.replace(b"\x00\x00\x03", b"\x00\x00")
+def _recorded(record: bytes) -> Iterator[tuple[int, bool, bytes]]:
+    """The same of the parameter sets in an AVCDecoderConfigurationRecord: those of sequences, and those of
+    pictures, each with their number before them. Raises IndexError where it ends early."""
+    at = 5
+    for mask in (0x1F, 0xFF):
+        count, at = record[at] & mask, at + 1
+        for _ in range(count):
+            begin = at + 2
+            at = begin + int.from_bytes(record[at:begin], "big")
+            yield _unit(record, begin, at)
 
 
 def _behind_start_codes(data: bytes) -> Iterator[tuple[int, int]]:
