@@ -319,3 +319,24 @@ def test_what_is_made_without_its_key_picture_is_marked(tmp_path: Path, gop: int
     assert sum(wrecked) > gop / 2
     assert all(picture.damaged for picture, seen in zip(pictures, wrecked, strict=True) if seen)
     assert not any(picture.damaged for picture in pictures[: gop - 2])
+
+
+@pytest.mark.parametrize("threads", [1, None])
+@pytest.mark.parametrize("refused", [[GOP + 1], [GOP - 10, GOP + 1]])
+def test_what_is_refused_behind_a_key_picture_is_not_healed_by_it(
+    tmp_path: Path, refused: list[int], threads: int | None
+) -> None:
+    """Whether or not a packet before it was refused, too, and never had a picture."""
+    images = (scene(n) for n in range(2 * GOP))
+    options = {"bf": "2", "sc_threshold": "0", "preset": "veryfast", "tune": "film"}
+    options["x264-params"] = "b-adapt=0"
+    clip = make_clip(tmp_path / "c.mp4", images=images, size=(192, 144), gop=GOP, options=options)
+    whole = {picture.pts: grey(picture) for picture in opened(clip)}
+    path = remuxed(clip, tmp_path / "l.mp4", lambda n, data, _: [data[:40] if n in refused else data])
+    with opened(path, decode_threads=threads) as source:
+        pictures = list(source)
+        assert source.corrupt_packets == len(refused)
+    key = next(n for n, picture in enumerate(pictures) if picture.key and n)
+    wrecked = [p for p in pictures[key:] if np.abs(grey(p) - whole[p.pts]).mean() > SEEN]
+    assert len(wrecked) > GOP / 2 and all(picture.damaged for picture in wrecked)
+    assert not pictures[key].damaged

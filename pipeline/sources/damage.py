@@ -115,8 +115,9 @@ class Damage:
 
     def _settle(self, number: int, key: bool) -> None:
         """Forget refusals that the picture of packet ``number`` heals. One that was told of after a key
-        picture's packet was given may be of a packet before that: which then never has a picture; or it is,
-        because the key picture would have come before it."""
+        picture's packet was given may be of a packet before that, if the decoder has been at work on it so
+        long: which then never has a picture, and is told of by no other refusal; or it is, because the key
+        picture would have come before it."""
         while self._refusals and number - self._refusals[0] >= _HEALED:
             self._refusals.popleft()
         if not key:
@@ -124,9 +125,10 @@ class Damage:
         never = [pts for pts, before in self._numbers.items() if before < number]
         for pts in never:
             del self._numbers[pts]
-        left = len(self._refusals) if self._in_order else len(never)
-        while self._refusals and (self._refusals[0] <= number or left):
-            left -= self._refusals.popleft() > number
+        behind = [refusal for refusal in self._refusals if refusal > number]
+        left = len(behind) if self._in_order else len(never) - (len(self._refusals) - len(behind))
+        late = sum(refusal - self._delay < number for refusal in behind[: max(left, 0)])
+        self._refusals = deque(behind[late:])
 
     @staticmethod
     def pts(frame: VideoFrame) -> int | None:
