@@ -332,7 +332,8 @@ def test_what_is_refused_behind_a_key_picture_is_not_healed_by_it(
     options["x264-params"] = "b-adapt=0"
     clip = make_clip(tmp_path / "c.mp4", images=images, size=(192, 144), gop=GOP, options=options)
     whole = {picture.pts: grey(picture) for picture in opened(clip)}
-    path = remuxed(clip, tmp_path / "l.mp4", lambda n, data, _: [data[:40] if n in refused else data])
+    unknown = b"\0\0\0\x08\x41\x98\x0c\xb0\xff\xff\xff\xff"  # goes by picture parameter set 100
+    path = remuxed(clip, tmp_path / "l.mp4", lambda n, data, _: [unknown if n in refused else data])
     with opened(path, decode_threads=threads) as source:
         pictures = list(source)
         assert source.corrupt_packets == len(refused)
