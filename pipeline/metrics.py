@@ -116,7 +116,7 @@ class Collector:
         )
         corrupt = CounterMetricFamily(
             "framerail_corrupt_packets",
-            "Packets skipped because they could not be decoded.",
+            "Packets that the decoder refused, or that lack data.",
             labels=["stream"],
         )
         damaged = CounterMetricFamily(

@@ -341,3 +341,42 @@ def test_what_is_refused_behind_a_key_picture_is_not_healed_by_it(
     wrecked = [p for p in pictures[key:] if np.abs(grey(p) - whole[p.pts]).mean() > SEEN]
     assert len(wrecked) > GOP / 2 and all(picture.damaged for picture in wrecked)
     assert not pictures[key].damaged
+
+
+@pytest.mark.parametrize("codec", ["libx264", "libx265", "mpeg2video"])
+@pytest.mark.parametrize("number", [GOP, GOP + 4])
+def test_of_mpeg_ts_the_picture_that_data_is_missing_of_is_marked(
+    tmp_path: Path, codec: str, number: int
+) -> None:
+    """And not the one before it, on which FFmpeg sets its flag; a key picture does not heal itself."""
+    need_encoder(codec)
+    images = (scene(n) for n in range(2 * GOP + 10))
+    options = {"bf": "0"} | ({"crf": "10"} if codec.startswith("libx") else {})
+    clip = make_clip(
+        tmp_path / "c.ts",
+        codec=codec,
+        images=images,
+        size=(192, 144),
+        gop=GOP,
+        options=options,
+        format="mpegts",
+    )
+    data = clip.read_bytes()
+    cells = [data[at : at + 188] for at in range(0, len(data), 188)]
+    starts = [
+        n for n, cell in enumerate(cells) if cell[1] & 0x40 and int.from_bytes(cell[1:3]) & 0x1FFF == 256
+    ]
+    begin, end = starts[number : number + 2]
+    video = [n for n in range(begin + 1, end) if int.from_bytes(cells[n][1:3]) & 0x1FFF == 256]
+    del cells[video[len(video) // 2]]
+    path = tmp_path / "l.ts"
+    path.write_bytes(b"".join(cells))
+    with opened(path) as source:
+        pictures = list(source)
+        assert source.corrupt_packets == 1
+    # What HEVC's decoder makes nothing of does not come.
+    assert len(pictures) == 2 * GOP + 10 or codec == "libx265"
+    first = pictures[0].pts
+    marked = [round((picture.pts - first) / 3600) for picture in pictures if picture.damaged]
+    came = [round((picture.pts - first) / 3600) for picture in pictures]
+    assert marked == [n for n in came if number <= n < 2 * GOP]

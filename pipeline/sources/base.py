@@ -67,7 +67,7 @@ class Source(Protocol):
 
     @property
     def corrupt_packets(self) -> int:
-        """Packets that the decoder refused and that were skipped."""
+        """Packets that the decoder refused, or that lack data."""
         ...
 
     def __iter__(self) -> Iterator[Picture | Unreadable | Missed]:

@@ -58,6 +58,8 @@ class Damage:
         """Theirs, by PTS: decoders hold pictures back, and bring them in another order."""
         self._losses: deque[int] = deque()
         """Numbers of packets behind a loss, which no picture has come of yet."""
+        self._broken: deque[int] = deque(maxlen=_HELD_BACK)
+        """Numbers of packets that data is missing of."""
         self._refusals: deque[int] = deque()
         """Numbers of packets at which others, themselves or shortly before, turned out to be refused."""
         self._since: int | None = None
@@ -88,9 +90,12 @@ class Damage:
         else:
             self._refusals.append(self._count)
 
-    def lost(self) -> None:
-        """Something is missing from here on."""
+    def lost(self, *, within: bool = False) -> None:
+        """Something is missing from here on. ``within``: of the next packet itself, too, which heals nothing
+        then."""
         self._losses.append(self._count + 1)
+        if within:
+            self._broken.append(self._count + 1)
 
     def hides(self, frame: VideoFrame) -> bool:
         """Whether it is no picture at all yet: a stream is joined between key frames."""
@@ -100,18 +105,19 @@ class Damage:
     def shows(self, frame: VideoFrame) -> bool:
         """Whether a picture is damaged."""
         number = self._numbers.pop(frame.pts, self._count)
+        broken = frame.is_corrupt or number in self._broken
         self._settle(number, frame.key_frame)
         while self._losses and self._losses[0] <= number:
             self._latest = self._losses.popleft()
             self._since = self._latest if self._since is None else self._since
         if frame.key_frame or number - self._latest >= _HEALED:
             self._since = None
-        if frame.is_corrupt:
+        if broken:
             self._since, self._latest = number if self._since is None else self._since, number
         if self._refusals and not frame.key_frame and number > self._refusals[0] - self._delay:
             return True
         # What was decoded before the loss may come out after it, in the order of display.
-        return self._since is not None and (number >= self._since or frame.is_corrupt)
+        return self._since is not None and (number >= self._since or broken)
 
     def _settle(self, number: int, key: bool) -> None:
         """Forget refusals that the picture of packet ``number`` heals. One that was told of after a key

@@ -108,6 +108,9 @@ class MediaSource(Once):
         self._came: float | None = None
         """When what the decoder is given now had come, where that was not just now."""
         self._refused = 0
+        # FFmpeg finds the end of a picture where the next one begins, and flags what it has completed when it
+        # comes upon a loss: the picture before that which the data is missing of.
+        self._flagged_early = self._container.format.name == "mpegts"
         self._could_be = checker(self._video.codec_context.name, self._container.format.name)
         self._ahead: list[Picture] = []
         self._rest = self._decoded()
@@ -212,6 +215,9 @@ class MediaSource(Once):
                     )
                 if self._usable(packet):
                     yield packet
+                    if packet.is_corrupt:
+                        self._corrupt_packets += 1
+                        self._damage.lost(within=True)
             if failure is not None:
                 yield None  # pictures that the decoder holds back, to bring them in order, had come
                 cause, phrase = failure
@@ -229,7 +235,7 @@ class MediaSource(Once):
             self._damage.lost()
             self._refuse()
             return False
-        if packet.is_corrupt:
+        if packet.is_corrupt and not self._flagged_early:
             # Such as the half packet at the end of a file cut short: decoded, it would be a
             # smeared picture.
             self._corrupt_packets += 1
