@@ -15,8 +15,8 @@ _START = b"\x00\x00\x01"
 _LOOKED_AT = 4096
 """Bytes of a packet in which its parameter sets and its first slice begin."""
 _HEADER = {SLICE: 48, IDR: 48}
-"""Bytes of a unit that are read."""
 _SET = 1024
+"""Bytes of a unit that are read: what is looked for in a slice, and a parameter set, have fewer."""
 
 
 class FrameNumbers:
