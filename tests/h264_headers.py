@@ -43,13 +43,20 @@ class Headers:
         return _unit(0x67, sequence) + _unit(0x68, _bits(self._own, self._own))
 
     def slice(
-        self, number: int, place: int, kind: int = P, *, reference: bool = True, bottom: bool | None = None
+        self,
+        number: int,
+        place: int,
+        kind: int = P,
+        *,
+        reference: bool = True,
+        bottom: bool | None = None,
+        first: int = 0,
     ) -> bytes:
-        """The beginning of a picture, and some data. Of kind I with the number 0, it is an IDR one."""
+        """The beginning of a picture (or of what goes on at macroblock ``first``), and some data. Of kind I with the number 0, it is an IDR one."""
         idr = kind == I and number == 0
         field = () if not self._fields else ((0, 1),) if bottom is None else ((1, 1), (bottom, 1))
         data = _bits(
-            *(0, kind, self._own, (number, self._number_bits), *field),
+            *(first, kind, self._own, (number, self._number_bits), *field),
             *((3,) if idr else ()),
             *((place, self._order_bits), (0xABCD_EF01, 32)),
         )

@@ -295,6 +295,13 @@ def test_a_missing_key_picture_is_told_by_the_numbers_of_the_next(gop: int) -> N
         assert gaps([headers.sets(), *group, *group[1:]]) == ([] if fits and not order_bits else [gop + 1])
 
 
+def test_a_slice_that_has_a_packet_of_its_own_is_no_picture() -> None:
+    headers = Headers(4)
+    group = [headers.slice(n, 2 * n, P if n else I, first=at) for n in range(30) for at in (0, 40, 80)]
+    assert gaps([headers.sets(), *group]) == []
+    assert gaps([headers.sets(), *group[:30], *group[33:]]) == [31]
+
+
 def test_pictures_go_by_the_parameter_sets_that_they_name() -> None:
     """Of two that are known, or of a new one that takes the place of another."""
     short, long, again = Headers(4, own=0), Headers(6, own=3), Headers(7, own=0)

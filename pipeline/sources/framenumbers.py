@@ -81,6 +81,8 @@ class FrameNumbers:
         return False
 
     def _is_gap(self, now: Slice) -> bool:
+        if not now.begins and now.number == self._last:
+            return False  # some containers give each slice a packet of its own
         half, self._half = self._half, None
         if half is not None and now.completes(half):
             if now.reference:

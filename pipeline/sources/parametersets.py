@@ -35,6 +35,8 @@ class Slice(NamedTuple):
     """What the beginning of a slice says of its picture."""
 
     sequence: Sequence
+    begins: bool
+    """Whether it is the first of its picture."""
     idr: bool
     reference: bool
     kind: int
@@ -71,7 +73,7 @@ class ParameterSets:
     def read(self, kind: int, reference: bool, unit: bytes) -> Slice | None:
         """A slice's header; None: its parameter sets have not come. Raises IndexError where it ends early."""
         bits = _Bits(unit)
-        bits.ue()  # first_mb_in_slice
+        begins = bits.ue() == 0
         of_slice = bits.ue() % 5
         sequence = self._sequences.get(self._pictures.get(bits.ue(), -1))
         if sequence is None:
@@ -83,7 +85,7 @@ class ParameterSets:
         if kind == IDR:
             bits.ue()  # idr_pic_id
         order = bits.u(sequence.order_bits) if sequence.order_bits else None
-        return Slice(sequence, kind == IDR, reference, of_slice, number, bottom, order)
+        return Slice(sequence, begins, kind == IDR, reference, of_slice, number, bottom, order)
 
 
 class _Bits:
