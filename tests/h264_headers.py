@@ -52,7 +52,8 @@ class Headers:
         bottom: bool | None = None,
         first: int = 0,
     ) -> bytes:
-        """The beginning of a picture (or of what goes on at macroblock ``first``), and some data. Of kind I with the number 0, it is an IDR one."""
+        """The beginning of a picture (or of what goes on at macroblock ``first``), and some data. Of kind I
+        with the number 0, it is an IDR one."""
         idr = kind == I and number == 0
         field = () if not self._fields else ((0, 1),) if bottom is None else ((1, 1), (bottom, 1))
         data = _bits(
