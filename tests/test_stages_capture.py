@@ -50,7 +50,7 @@ class Scripted:
 
 def all_told(account: StreamAccount, timestamps: Timestamps) -> dict[str, Any]:
     """Everything that is said of a stream, but for what passes with the time."""
-    passes = {"for_seconds", "since_picture", "retry_in"}
+    passes = {"for_seconds", "since_picture", "retry_in", "lost_for"}
     said = {key: value for key, value in told(account).items() if key not in passes}
     health = account.health
     return said | {
