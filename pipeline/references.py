@@ -80,7 +80,7 @@ def _value(match: re.Match[str], where: str) -> str:
 def _secret_in(path: str, where: str) -> str:
     if not os.path.isabs(path):
         raise ConfigError(
-            f"{where}: the file {path!r}: expected an absolute path, such as ${{file:/run/secrets/cam}}"
+            f"{where}: a reference to a file: expected an absolute path, such as ${{file:/run/secrets/cam}}"
         )
     # Without its ${file:}: where that stands in a password's place it is masked as one.
     text = _text(path, f"{where}: the file {path!r}").removesuffix("\n").removesuffix("\r")

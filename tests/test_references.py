@@ -64,7 +64,7 @@ def test_text_that_is_no_reference(text: str, expected: str) -> None:
         ("rtsp://u:${CAM PW}@cam/", "is no reference"),
         ("rtsp://u:${}@cam/", "is no reference"),
         ("rtsp://u:${CAM_PW", "is not closed"),
-        ("rtsp://u:${file:pw}@cam/", "the file 'pw': expected an absolute path"),
+        ("rtsp://u:${file:pw}@cam/", "a reference to a file: expected an absolute path"),
         ("rtsp://u:${file:/nowhere/at/all}@cam/", "the file '/nowhere/at/all': cannot be read: No such file"),
     ],
 )

@@ -250,7 +250,7 @@ def test_a_follower_sees_each_line_at_once_and_the_old_file_is_gone(tmp_path, ca
     path = tmp_path / "out.jsonl"
     path.write_text("old\n" * 1000)
     with JsonLines(path) as sink:
-        assert "out.jsonl is written over: it held 4,000 bytes" in caplog.text
+        assert "out.jsonl, 4,000 bytes of an earlier run, is replaced" in caplog.text
         assert path.read_bytes() == b""
         for seq in range(3):
             sink.write(make_result(seq=seq), 0)

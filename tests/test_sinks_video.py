@@ -305,10 +305,10 @@ def test_until_closed_there_is_only_a_part_file(tmp_path, caplog):
         video.write(make_result(pts=0), 0)
         assert [each.name for each in tmp_path.iterdir()] == ["out.mp4.part"]
     assert [each.name for each in tmp_path.iterdir()] == ["out.mp4"]
-    assert "written over" not in caplog.text
+    assert "is replaced" not in caplog.text
     with VideoFile(tmp_path / "out.mp4") as video:
         video.write(make_result(pts=0), 0)
-        assert "out.mp4 is written over" in caplog.text
+        assert "bytes of an earlier run, is replaced" in caplog.text
 
 
 FILL_THE_DISK = """

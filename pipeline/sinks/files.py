@@ -5,12 +5,17 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import stat
+import sys
 import tempfile
 from collections.abc import Iterable
 from io import FileIO
 from pathlib import Path
 
 from pipeline.errors import SinkOpenError
+
+if sys.platform != "win32":
+    import fcntl
 
 _log = logging.getLogger(__name__)
 
@@ -20,6 +25,7 @@ _REASONS = {
     errno.EDQUOT: "the disk quota is used up",
     errno.EFBIG: "the file would exceed the largest size allowed (ulimit -f, or the file system's own)",
     errno.EPIPE: "the reader went away",
+    errno.EWOULDBLOCK: "another run is writing it; choose another name, or end that one",
     errno.ENXIO: "no program reads from this pipe yet; start the reader first",
     errno.EIO: "the device reports an input/output error",
     errno.EACCES: "permission denied; choose a folder that this user may write to",
@@ -37,25 +43,45 @@ def reason(error: OSError) -> str:
 
 
 def open_output(path: str | Path, shown: str) -> FileIO:
-    """Open ``path`` unbuffered for writing, replacing what is there.
+    """Open ``path`` unbuffered for writing, replacing what is there unless another run is writing that.
 
     ``shown`` is what the message calls it. Raises SinkOpenError with the remedy.
     """
-    tell_of_old(path, shown)
+
+    def opener(path: str, flags: int) -> int:
+        descriptor = _open_at_once(path, flags & ~os.O_TRUNC)
+        try:
+            found = os.fstat(descriptor)
+            if stat.S_ISREG(found.st_mode):
+                lock(descriptor)
+                tell_of_old(found.st_size, shown)
+                os.ftruncate(descriptor, 0)
+        except OSError:
+            os.close(descriptor)
+            raise
+        return descriptor
+
     try:
-        return FileIO(path, "wb", opener=_open_at_once)
+        return FileIO(path, "wb", opener=opener)
     except (OSError, ValueError) as error:  # ValueError: a NUL character in the name
         raise SinkOpenError(f"cannot write {shown}: {_why_not(Path(path), error)}") from error
 
 
-def tell_of_old(path: str | Path, shown: str) -> None:
-    """Say in the log that what is there goes: a service that is started again takes the same names."""
+def lock(descriptor: int) -> None:
+    """Keep other runs from writing a file while it is open. Raises BlockingIOError where one does so."""
+    if sys.platform == "win32":
+        return  # where nobody replaces a file that is open
     try:
-        size = os.path.getsize(path) if os.path.isfile(path) else 0
-    except (OSError, ValueError):
-        return  # why it cannot be had, opening it says
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):  # a file system without locks
+            raise
+
+
+def tell_of_old(size: int, shown: str) -> None:
+    """Say in the log that what is there goes: a service that is started again takes the same names."""
     if size:
-        _log.warning("%s is written over: it held %s bytes", shown, f"{size:,}")
+        _log.warning("%s, %s bytes of an earlier run, is replaced by this one's", shown, f"{size:,}")
 
 
 def _open_at_once(path: str, flags: int) -> int:

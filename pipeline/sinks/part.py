@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from io import SEEK_SET
 from pathlib import Path
 
 from pipeline.errors import SinkOpenError
-from pipeline.sinks.files import open_output, reason, tell_of_old
+from pipeline.sinks.files import lock, open_output, reason, tell_of_old
 
 _log = logging.getLogger(__name__)
 
@@ -35,9 +36,10 @@ class PartFile:
         """PyAV writes no trailer into a closed file."""
         if os.path.isdir(target):
             open_output(target, shown)  # raises, and says why
-        tell_of_old(target, shown)
         _keep_old(self.path, shown)
         self._file = open_output(self.path, shown)
+        if target.is_file():
+            tell_of_old(target.stat().st_size, shown)
 
     def write(self, data: bytes) -> int:
         """Write all of ``data``, or note why not."""
@@ -67,8 +69,10 @@ class PartFile:
         if not self.closed:
             # A network or thinly provisioned disk may say only now that it is full.
             os.fsync(self._file.fileno())
-            self.close()
+            if sys.platform == "win32":  # which renames no open file
+                self.close()
             os.replace(self.path, self.target)
+            self.close()
 
     def close(self) -> None:
         """Take no more; the file keeps the name of a part."""
@@ -85,9 +89,13 @@ def _keep_old(part: Path, shown: str) -> None:
     """Put aside what a run that was killed left: it can be played. Raises SinkOpenError."""
     try:
         if part.is_file() and part.stat().st_size:
+            with part.open("rb") as left:
+                lock(left.fileno())
             old = part.with_name(part.name + ".old")
             os.replace(part, old)
             _log.warning("an earlier run did not finish %s; what it wrote is kept as %s", shown, old)
+    except BlockingIOError as error:
+        raise SinkOpenError(f"cannot write {shown}: {reason(error)}") from error
     except OSError as error:
         raise SinkOpenError(
             f"cannot write {shown}: what an earlier run left in {part} cannot be put aside: {reason(error)}"

@@ -20,10 +20,11 @@ class Progress:
     """What has been read of a container so far.
 
     ``watched`` are the streams to demux: all of a Matroska file's, whose duration is that of the
-    longest, and of a live source, whose sound may go on without pictures; else the video alone.
+    longest, and of one that comes over a network, whose sound may go on without pictures; else the
+    video alone.
     """
 
-    def __init__(self, container: InputContainer, video: VideoStream, *, sized: bool) -> None:
+    def __init__(self, container: InputContainer, video: VideoStream, *, sized: bool, remote: bool) -> None:
         self.pictures = 0
         self._packets = 0
         self._reached = 0.0
@@ -31,9 +32,7 @@ class Progress:
         name = container.format.name
         self._matroska = sized and name.startswith("matroska") and container.duration is not None
         self._avi = sized and name == "avi"
-        self.watched: tuple[Stream, ...] = (
-            tuple(container.streams) if self._matroska or not sized else (video,)
-        )
+        self.watched: tuple[Stream, ...] = tuple(container.streams) if self._matroska or remote else (video,)
         # Taken now: an end of file may close what these ask.
         self._size = container.size if sized else 0
         self._index_end = max((e.pos + e.size for e in video.index_entries), default=0) if sized else 0

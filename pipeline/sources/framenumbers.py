@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import suppress
+from itertools import islice
 
 from pipeline.sources.parametersets import IDR, PPS, SLICE, SPS, B, P, ParameterSets, Slice
 
@@ -16,6 +17,8 @@ _LOOKED_AT = 4096
 """Bytes of a packet in which its parameter sets and its first slice begin."""
 _HEADER = {SLICE: 48, IDR: 48}
 _SET = 1024
+_MOST_UNITS = 256
+"""Of a packet that are looked at: slices stand among the first."""
 """Bytes of a unit that are read: what is looked for in a slice, and a parameter set, have fewer."""
 
 
@@ -29,6 +32,10 @@ class FrameNumbers:
         """Bytes of a unit's length; 0: there are start codes."""
         self._sets = ParameterSets()
         self._forget()
+        self.learn(extradata)
+
+    def learn(self, extradata: bytes) -> None:
+        """Go by others from the next packet on, as FLV and MP4 may say in mid-stream."""
         units = _units(extradata, 0)
         if extradata[:1] == b"\x01" and len(extradata) > 6:
             self._length_size = (extradata[4] & 3) + 1
@@ -119,7 +126,8 @@ class FrameNumbers:
 def _units(data: bytes, length_size: int) -> Iterator[tuple[int, bool, bytes]]:
     """Kind, whether it is referred to, and the first bytes of each unit: behind a start code, or behind its
     length where that has ``length_size`` bytes."""
-    for at, end in _behind_lengths(data, length_size) if length_size else _behind_start_codes(data):
+    spans = _behind_lengths(data, length_size) if length_size else _behind_start_codes(data)
+    for at, end in islice(spans, _MOST_UNITS):
         yield _unit(data, at, end)
 
 
@@ -152,7 +160,9 @@ def _behind_start_codes(data: bytes) -> Iterator[tuple[int, int]]:
 
 def _behind_lengths(data: bytes, size: int) -> Iterator[tuple[int, int]]:
     at = size
-    while at < len(data):
+    for _ in range(_MOST_UNITS):
+        if at >= len(data):
+            return
         end = at + int.from_bytes(data[at - size : at], "big")
         if end > at:
             yield at, end

@@ -83,7 +83,8 @@ class MediaSource(Once):
         self._container, self._video, self._pipe = opened.container, opened.video, opened.pipe
         self._shown, self._stop = redact(spec.address), stop
         self._max_picture = stream.max_picture
-        self._remote, self._stall_timeout = bool(opened.scheme), stream.stall_timeout
+        self._remote = bool(opened.scheme)
+        self._open_timeout, self._stall_timeout = stream.open_timeout, stream.stall_timeout
         self.live = _is_live(self._container) if spec.live is None else spec.live
         # FFmpeg calls frame threads on top of a device unstable.
         frame_threads = not self.live and not on_device(self._video) and fflog.frame_threads_allowed()
@@ -105,6 +106,8 @@ class MediaSource(Once):
         self.declared_fps = float(rate) if rate else None
         self._opened = opened
         self._pictured = time.monotonic()
+        self._packet_at: float | None = None
+        """When the video's last packet came."""
         self._came: float | None = None
         """When what the decoder is given now had come, where that was not just now."""
         self._refused = 0
@@ -139,7 +142,10 @@ class MediaSource(Once):
         yield from self._rest
 
     def _decoded(self) -> Iterator[Picture]:
-        converter, progress = Converter(), Progress(self._container, self._video, sized=not self.live)
+        converter, progress = (
+            Converter(),
+            Progress(self._container, self._video, sized=not self.live, remote=self._remote),
+        )
         clock = time.perf_counter
         spent = 0.0
         for packet in self._packets(progress):
@@ -206,8 +212,7 @@ class MediaSource(Once):
                 self._came = came
             if packet is not None:
                 progress.saw(packet)
-                pictured = now - self._pictured
-                if self._remote and self.live and waited < limit / 2 and pictured > limit:
+                if failure is None and self._remote and self.live and self._without_pictures(packet, now):
                     raise SourceReadError(
                         f"{self._shown}: data comes, but no picture within {limit:.3g} s, after "
                         f"{progress.pictures} pictures",
@@ -226,6 +231,17 @@ class MediaSource(Once):
                     f"{self._shown}: {phrase}, after {progress.pictures} pictures{hint}", cause=cause
                 )
 
+    def _without_pictures(self, packet: Packet[Stream], now: float) -> bool:
+        """Whether data comes of which there is no picture for too long: sound alone, or what is no video."""
+        limit, before = self._stall_timeout, self._packet_at
+        if packet.stream.index != self._video.index:
+            # The first one may be far behind the sound: nobody waited for it while the source was opened.
+            since = self._pictured + self._open_timeout if before is None else before
+            return now - since > limit
+        self._packet_at = now
+        # A slow camera's next picture may need the packet after this one.
+        return before is not None and now - before < limit / 2 and now - self._pictured > limit
+
     def _usable(self, packet: Packet[Stream]) -> bool:
         """Whether a packet is for the decoder. One that is not, but should be, is counted."""
         # The stream, not stream_index: that is 0 on the empty packets that flush the decoders.
@@ -241,8 +257,11 @@ class MediaSource(Once):
             self._corrupt_packets += 1
             self._damage.lost()
             return False
-        if self._numbers is not None and packet.size and self._numbers.gap_before(memoryview(packet)):
-            self._damage.lost()
+        if self._numbers is not None and packet.size:
+            if packet.has_sidedata("new_extradata"):
+                self._numbers.learn(bytes(packet.get_sidedata("new_extradata")))
+            if self._numbers.gap_before(memoryview(packet)):
+                self._damage.lost()
         return True
 
     def _hint(self) -> str:

@@ -65,10 +65,10 @@ class ParameterSets:
         bits = _Bits(unit)
         if kind == SPS:
             own, sequence = _sequence(bits)
-            self._sequences[own] = sequence
+            self._sequences[_below(32, own)] = sequence
         elif kind == PPS:
-            own = bits.ue()
-            self._pictures[own] = bits.ue()
+            own = _below(256, bits.ue())
+            self._pictures[own] = _below(32, bits.ue())
 
     def read(self, kind: int, reference: bool, unit: bytes) -> Slice | None:
         """A slice's header; None: its parameter sets have not come. Raises IndexError where it ends early."""
@@ -112,6 +112,13 @@ class _Bits:
         """A signed one (9.1.1)."""
         code = self.ue()
         return (code + 1) // 2 if code % 2 else -(code // 2)
+
+
+def _below(most: int, number: int) -> int:
+    """A set's number (7.4.2). Raises IndexError for one that cannot be: memory is not to grow with them."""
+    if number >= most:
+        raise IndexError("no such set")
+    return number
 
 
 def _sequence(bits: _Bits) -> tuple[int, Sequence]:
