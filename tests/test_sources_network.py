@@ -223,6 +223,80 @@ def test_pictures_that_are_held_back_by_a_silence_are_as_old_as_they_are(tmp_pat
     assert all(a < b for a, b in itertools.pairwise(times))
 
 
+@contextlib.contextmanager
+def trickled(parts: list[bytes], pause: float, length: bool = False):
+    """An address that gives ``parts`` of MPEG-TS, with a pause after each."""
+
+    def serve() -> None:
+        connection, _ = server.accept()
+        with connection, contextlib.suppress(ConnectionError):
+            connection.recv(4096)
+            said = f"Content-Length: {sum(map(len, parts))}\r\n" if length else ""
+            connection.sendall(f"HTTP/1.1 200 OK\r\nContent-Type: video/mp2t\r\n{said}\r\n".encode())
+            begun = time.monotonic()
+            for n, part in enumerate(parts, 1):
+                connection.sendall(part)
+                if over.wait(max(0.0, begun + n * pause - time.monotonic())):
+                    return
+
+    over = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.getsockname()[1]}/video.ts"
+        finally:
+            over.set()
+            thread.join()
+
+
+def cells_of(clip: Path) -> list[tuple[int | None, bytes]]:
+    """MPEG-TS in its cells, each with the number of the picture that it is of; None: it is of none."""
+    with av.open(str(clip)) as container:
+        video = container.streams.video[0].id
+    data, cells, number = clip.read_bytes(), [], -1
+    for cell in (data[at : at + 188] for at in range(0, len(data), 188)):
+        of_video = (cell[1] & 0x1F) << 8 | cell[2] == video
+        number += of_video and bool(cell[1] & 0x40)  # a picture begins
+        cells.append((number if of_video else None, cell))
+    return cells
+
+
+def test_a_picture_that_stands_while_the_sound_goes_on_is_no_silence(tmp_path):
+    """A recorded talk: of a file nobody waits for pictures, as long as data comes."""
+    clip = make_clip(tmp_path / "talk.ts", frames=400, fps=10, size=(128, 96), audio=True)
+    kept = b"".join(cell for number, cell in cells_of(clip) if number is None or not 50 <= number < 350)
+    parts = [kept[at : at + 188 * 20] for at in range(0, len(kept), 188 * 20)]
+    with trickled(parts, 3 / len(parts), length=True) as url:
+        source = opened(url, stall_timeout=0.8)
+        assert not source.live
+        assert taken(source, 400) == [*range(50), *range(350, 400)]
+
+
+def test_a_slow_camera_with_sound_is_none(tmp_path):
+    """Its first picture needs several packets, for the order of display; sound comes all the time."""
+    options = {"bf": "3", "b_strategy": "0", "preset": "medium", "tune": ""}
+    clip = make_clip(tmp_path / "c.ts", frames=8, fps=2, size=(128, 96), audio=True, options=options)
+    pictures, sounds = {}, []
+    for number, cell in cells_of(clip):
+        if number is None or number < 0:
+            sounds.append(cell)
+        else:
+            pictures[number] = pictures.get(number, b"") + cell
+    parts = [b"".join(sounds[:4])]  # with the tables
+    sounds = sounds[4:]
+    for number in range(8):
+        some, sounds = sounds[:10], sounds[10:]
+        parts += [pictures[number] + some[0], *some[1:]]
+    with trickled(parts, 0.05) as url:
+        source = opened(url, stall_timeout=0.7)
+        assert source.live
+        numbers = []
+        with source, pytest.raises(SourceReadError, match="after 8 pictures"):
+            numbers.extend(read_number(picture.image) for picture in source)
+    assert numbers == list(range(8))
+
+
 def test_sound_that_goes_on_without_pictures_is_silence(tmp_path):
     path = make_clip(tmp_path / "clip.ts", frames=100, fps=50, size=(128, 96), audio=True)
     with av.open(str(path)) as container:
