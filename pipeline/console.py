@@ -145,7 +145,7 @@ def print_summary(summary: dict[str, Any], console: Console) -> None:
             )
         if stream["reconnects"]:
             further.append(f"{name} was lost and came back: {_each(stream['reconnects'])}")
-        if stream["captured"] and stream["lost_for"] is not None:
+        if stream["captured"] and stream["ending"] in ("stopped", "abandoned") and stream["lost_for"]:
             further.append(
                 f"{name} had been lost for {stream['lost_for']:.1f} s at the end: {stream['last_error']}"
             )

@@ -46,7 +46,12 @@ def test_in_a_log_nothing_is_cut_off(summary: dict[str, Any]) -> None:
 
 
 def test_a_camera_that_was_gone_at_the_end(summary: dict[str, Any]) -> None:
-    gone = {**summary["streams"][NAME], "lost_for": 12.34, "last_error": "no data within 10 s"}
+    gone = {
+        **summary["streams"][NAME],
+        "ending": "stopped",
+        "lost_for": 12.34,
+        "last_error": "no data within 10 s",
+    }
     lines = shown({**summary, "streams": {NAME: gone}}).splitlines()
     assert f"{NAME} had been lost for 12.3 s at the end: no data within 10 s" in lines
     assert not any("at the end" in line for line in shown(summary).splitlines())

@@ -257,6 +257,17 @@ def test_a_follower_sees_each_line_at_once_and_the_old_file_is_gone(tmp_path, ca
             assert len(read(path)) == seq + 1
 
 
+def test_two_runs_do_not_write_one_file(tmp_path):
+    path = tmp_path / "out.jsonl"
+    with JsonLines(path) as first:
+        first.write(make_result(seq=0), 0)
+        with pytest.raises(SinkOpenError, match="another run is writing it"):
+            JsonLines(path)
+        first.write(make_result(seq=1), 0)
+    assert len(read(path)) == 2
+    JsonLines(path).close()
+
+
 def test_aborting_leaves_whole_lines(tmp_path):
     path = tmp_path / "out.jsonl"
     sink = JsonLines(path)

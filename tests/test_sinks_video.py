@@ -311,6 +311,17 @@ def test_until_closed_there_is_only_a_part_file(tmp_path, caplog):
         assert "bytes of an earlier run, is replaced" in caplog.text
 
 
+def test_two_runs_do_not_write_one_video(tmp_path):
+    with VideoFile(tmp_path / "out.mp4") as first:
+        for n in range(80):  # so that there is a fragment
+            first.write(make_result(seq=n, pts=50 * n), 0)
+        with pytest.raises(SinkOpenError, match="another run is writing it"):
+            VideoFile(tmp_path / "out.mp4").write(make_result(pts=0), 0)
+        first.write(make_result(seq=80, pts=4000), 0)
+    assert [each.name for each in tmp_path.iterdir()] == ["out.mp4"]
+    assert len(decode(tmp_path / "out.mp4")[0]) == 81
+
+
 FILL_THE_DISK = """
 import json, os, resource, sys
 from pathlib import Path

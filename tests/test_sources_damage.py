@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import random
+import sys
+from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 
@@ -14,6 +17,7 @@ import pytest
 from pipeline import chaos
 from pipeline.sources import Picture
 from pipeline.sources.framenumbers import FrameNumbers
+from pipeline.sources.parametersets import ParameterSets
 from tests.chaos_clients import opened as camera
 from tests.clips import make_clip, need_encoder
 from tests.h264_headers import B, Headers, I, P
@@ -302,6 +306,34 @@ def test_a_slice_that_has_a_packet_of_its_own_is_no_picture() -> None:
     assert gaps([headers.sets(), *group[:30], *group[33:]]) == [31]
 
 
+def test_a_stream_cannot_fill_memory_with_parameter_sets() -> None:
+    """There are 32 of sequences and 256 of pictures (ITU-T H.264, 7.4.2)."""
+    sets = ParameterSets()
+    for own in range(2000):
+        for unit in Headers(own=own).sets().split(b"\0\0\0\1")[1:]:
+            with suppress(IndexError):
+                sets.learn(unit[0] & 31, unit[1:])
+    assert 32 <= sum(len(table) for table in vars(sets).values()) <= 32 + 256
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"\0\0\1", b"\0\0\1\x09\xf0", b"\0\0\0\0", Headers(fields=True).slice(3, 6, bottom=False)],
+    ids=["starts", "delimiters", "zeros", "fields"],
+)
+def test_of_a_packet_so_much_is_looked_at_whatever_is_in_it(data: bytes) -> None:
+    packet = memoryview((Headers(fields=True).sets() + data * (1_000_000 // len(data)))[:1_000_000])
+    for extradata in (b"", b"\1\x4d\0\x1e\xff\xe0\0"):
+        numbers, steps = FrameNumbers(extradata), Counter[str]()
+        sys.setprofile(lambda _, event, __, steps=steps: steps.update([event]))
+        try:
+            numbers.gap_before(packet)
+            numbers.holds_picture(packet)
+        finally:
+            sys.setprofile(None)
+        assert steps.total() < 50_000
+
+
 def test_pictures_go_by_the_parameter_sets_that_they_name() -> None:
     """Of two that are known, or of a new one that takes the place of another."""
     short, long, again = Headers(4, own=0), Headers(6, own=3), Headers(7, own=0)
@@ -310,6 +342,31 @@ def test_pictures_go_by_the_parameter_sets_that_they_name() -> None:
         group = [headers.slice(n, 2 * n, P if n else I) for n in range(20)]
         packets += [headers.sets() + group[0], *group[1:10], *group[11:]]
     assert gaps(packets) == [10, 29, 48]
+
+
+@pytest.mark.parametrize(("first", "second"), [("bframes=2:ref=3", "bframes=0:ref=16"), ("ref=16", "ref=3")])
+def test_flv_may_say_other_parameter_sets_in_mid_stream(tmp_path: Path, first: str, second: str) -> None:
+    """As an encoder that is started anew behind RTMP does."""
+    tags, last = list[bytes](), 0
+    for n, settings in enumerate((first, second)):
+        options = {"tune": "", "preset": "veryfast", "x264-params": f"b-adapt=0:{settings}"}
+        images = (scene(60 * n + k) for k in range(60))
+        data = make_clip(tmp_path / "part.flv", images=images, size=(192, 144), options=options).read_bytes()
+        if not tags:
+            tags.append(data[:13])
+        begun, at = last, 13
+        while at < len(data):
+            tag = bytearray(data[at : at + 15 + int.from_bytes(data[at + 1 : at + 4], "big")])
+            at += len(tag)
+            if tag[0] != 9 or tag[12] == 2:  # what is no video, and its end
+                continue
+            last = begun + int.from_bytes(tag[4:7], "big")
+            tag[4:7] = last.to_bytes(3, "big")
+            tags.append(bytes(tag))
+        last += 40
+    (tmp_path / "both.flv").write_bytes(b"".join(tags))
+    with opened(tmp_path / "both.flv") as source:
+        assert [picture.damaged for picture in source] == [False] * 120
 
 
 @pytest.mark.parametrize(("gop", "b_frames"), [(18, 0), (50, 0), (49, 2), (50, 2)])
