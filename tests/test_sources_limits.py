@@ -9,6 +9,7 @@ import struct
 import subprocess
 import sys
 import threading
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,8 +21,9 @@ import pytest
 from pipeline import Pipeline
 from pipeline.config import StreamConfig, make_config
 from pipeline.errors import SourceOpenError, SourceReadError
-from pipeline.sources import Picture, Source, Unreadable, open_source, parse_source
+from pipeline.sources import Picture, Source, Unreadable, imagefile, open_source, parse_source
 from pipeline.sources.address import SAMPLE
+from pipeline.sources.imagefile import decode_picture
 from pipeline.sources.picturesize import picture_size
 from tests.servers import http_server
 
@@ -206,6 +208,68 @@ def test_sizes_of_rare_headers() -> None:
     big += struct.pack(">HHQIxxxx", 256, 4, 1, 70000) + struct.pack(">HHQHxxxxxx", 257, 3, 1, 9)
     assert picture_size(big) == (70000, 9)
     assert picture_size(b"GIF89a" + bytes(20)) is None
+
+
+def _tiff_of(*entries: tuple[int, int]) -> bytes:
+    directory = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in entries)
+    return b"II*\0" + struct.pack("<IH", 8, len(entries)) + directory + bytes(4)
+
+
+def _png_chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def _png_header(width: int, height: int) -> bytes:
+    return _png_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
+
+
+def _encoded(suffix: str, width: int, height: int) -> bytes:
+    return cv2.imencode(suffix, np.zeros((height, width, 3), np.uint8))[1].tobytes()
+
+
+def _riff(chunks: bytes) -> bytes:
+    return b"RIFF" + struct.pack("<I", 4 + len(chunks)) + b"WEBP" + chunks
+
+
+_CANVAS = b"VP8X" + struct.pack("<IIHBHB", 10, 0, 6, 0, 4, 0)  # 7x5
+_FRAME_HEADER = bytes(6) + struct.pack("<HBHB", 6, 0, 4, 0) + bytes(4)
+_LARGE_WEBP = _encoded(".webp", 300, 200)[12:]
+
+
+@pytest.mark.parametrize(
+    ("data", "size"),
+    [
+        (_tiff_of((256, 300), (256, 7), (257, 200), (257, 5)), None),
+        (_tiff_of((256, 7), (257, 5), (257, 200)), None),
+        (_tiff_of((256, 7), (257, 5), (322, 300), (323, 200)), (300, 200)),
+        (_encoded(".jpg", 7, 5)[:-2] + _encoded(".jpg", 300, 200)[2:], (300, 200)),
+        (b"\xff\xd8\xff\xd9" + _encoded(".jpg", 300, 200)[2:], (300, 200)),
+        (_encoded(".jpg", 7, 5) + _encoded(".jpg", 300, 200), (7, 5)),  # a second picture, which nobody reads
+        (_riff(_CANVAS + _LARGE_WEBP), (300, 200)),
+        (_riff(_CANVAS + b"ABCD" + struct.pack("<I", 3) + bytes(4) + _LARGE_WEBP), (300, 200)),
+        (_riff(_CANVAS + b"ANMF" + struct.pack("<I", 999) + _FRAME_HEADER + _LARGE_WEBP), (300, 200)),
+        (b"\x89PNG\r\n\x1a\n" + _png_chunk(b"eXIf", bytes(13)) + _png_header(300, 200), None),
+    ],
+)
+def test_a_size_that_is_named_twice_is_the_largest_or_none(data: bytes, size: tuple[int, int] | None) -> None:
+    assert picture_size(data) == size
+
+
+def test_a_png_whose_header_stands_twice_is_refused() -> None:
+    png = _encoded(".png", 7, 5)
+    for odd in (png[:8] + _png_header(7, 5) + png[8:], png[:33] + _png_header(300, 200) + png[33:]):
+        with pytest.raises(ValueError, match="its header stands twice"):
+            decode_picture(odd)
+    with pytest.raises(ValueError, match="is not the first"):
+        decode_picture(png[:8] + _png_chunk(b"PLTE", bytes(3)) + png[8:])
+
+
+def test_what_was_decoded_is_held_against_the_limit_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Should a reader take another size than the one that was found."""
+    monkeypatch.setattr(imagefile, "picture_size", lambda _: (7, 5))
+    with pytest.raises(ValueError, match="30x20 has more pixels"):
+        decode_picture(_encoded(".bmp", 30, 20), 599)
+    assert decode_picture(_encoded(".bmp", 30, 20), 600).shape == (20, 30, 3)
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)

@@ -52,6 +52,8 @@ def decode_picture(data: bytes, max_picture: int = _MOST_PIXELS) -> Image:
         raise ValueError(_first_line(error)) from None
     if image is None or image.size == 0:
         raise ValueError("it is not a picture that OpenCV can read, or is damaged")
+    if large := too_large(image.shape[1], image.shape[0], max_picture):
+        raise ValueError(large)  # it was not as large by its headers
     return _eight_bit(np.asarray(image))
 
 
@@ -84,6 +86,8 @@ def tidy_png(data: bytes) -> bytes:
             raise ValueError("the PNG file ends early")
         if zlib.crc32(data[at + 4 : end - 4]) != struct.unpack_from(">I", data, end - 4)[0]:
             raise ValueError("the PNG file is damaged (a checksum is wrong)")
+        if (kind == b"IHDR") != (at == len(_PNG)):
+            raise ValueError("the PNG file is damaged (its header stands twice, or is not the first)")
         if kind == b"IHDR":
             width, height = struct.unpack_from(">II", data, at + 8)
             if 0 in (width, height):
