@@ -18,7 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 from pipeline.errors import ModelError
 from pipeline.runtime import demands
 from pipeline.runtime.catalog import models_dir
-from pipeline.runtime.demands import check_demands
+from pipeline.runtime.demands import check_demands, weights_beside
 from pipeline.runtime.session import Session
 
 
@@ -83,6 +83,112 @@ def test_the_field_numbers_are_those_of_onnx() -> None:
     for kind in TensorProto.DataType.values():
         if kind in demands._BYTES and kind != TensorProto.STRING:
             assert demands._BYTES[kind] == helper.tensor_dtype_to_np_dtype(kind).itemsize
+
+
+def test_what_stands_once_is_what_stands_once_in_onnx() -> None:
+    for message, inside in demands.FIELDS.items():
+        once = {
+            field.number
+            for field in getattr(onnx, message).DESCRIPTOR.fields
+            if field.number in inside and not field.is_repeated
+        }
+        assert demands._SINGULAR.get(message, set()) == once, message
+
+
+def _tag(number: int, wire: int, length: int = 0) -> bytes:
+    """As a varint, of ``length`` bytes at least."""
+    value, found = number << 3 | wire, bytearray()
+    while value >= 0x80 or len(found) < length - 1:
+        found.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes([*found, value])
+
+
+def _field(number: int, data: bytes) -> bytes:
+    return _tag(number, 2) + _tag(len(data) >> 3, len(data) & 7) + data
+
+
+def _grouped(number: int, inside: bytes) -> bytes:
+    return _tag(number, 3) + inside + _tag(number, 4)
+
+
+GROUPS = [
+    _grouped(99, b""),
+    _grouped(7, _grouped(8, b"") + _tag(7, 2) + b"\x01x" + _tag(1, 0) + b"\x05"),
+    _tag(99, 3) * 100 + _tag(99, 4) * 100,
+]
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_groups_hide_nothing(tmp_path: Path, group: bytes) -> None:
+    """ONNX Runtime passes over them, and so does the walk: before the graph, within it, and behind it."""
+    weights = TensorProto(name="w", data_type=1, dims=[4], raw_data=bytes(16))
+    path = tmp_path / "m.onnx"
+    sound = adding(weights)
+    for inside in (b"", group):
+        graph = sound.graph.SerializeToString() + inside
+        path.write_bytes(group + _field(7, graph))
+        check_demands(path)
+    path.write_bytes(group + sound.SerializeToString() + group)
+    check_demands(path)
+    ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    for bad in (adding(kept_in("../out.bin")), nested(12)):
+        path.write_bytes(group + bad.SerializeToString())
+        refusal(path)
+    path.write_bytes(group + adding(kept_in("../out.bin")).SerializeToString())
+    with pytest.raises(ModelError, match="its own folder"):
+        weights_beside(path)
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        _tag(99, 3),  # not ended
+        _tag(99, 4),  # not begun
+        _tag(99, 3) + _tag(98, 4),
+        _tag(99, 3) * 101 + _tag(99, 4) * 101,
+        _tag(99, 6),
+        _tag(99, 0, 6) + b"\x00",
+        _tag((1 << 30) + 99, 0) + b"\x00",  # 35 bits, of which a reader takes 32
+        b"\xff" * 11,
+    ],
+)
+def test_what_cannot_be_walked_is_refused(tmp_path: Path, odd: bytes) -> None:
+    path = tmp_path / "m.onnx"
+    path.write_bytes(odd + adding(kept_in("../out.bin")).SerializeToString())
+    assert "no ONNX file, or a damaged one" in refusal(path)
+    with pytest.raises(ModelError, match="damaged"):
+        weights_beside(path)
+
+
+def test_what_stands_twice_where_one_belongs_is_refused(tmp_path: Path) -> None:
+    """Protocol Buffers merges the two: 1048576 and 1048576 dimensions make a tensor of both."""
+    half = TensorProto(data_type=1, dims=[1 << 20], raw_data=bytes(1 << 19)).SerializeToString()
+    attribute = onnx.AttributeProto(name="value", type=onnx.AttributeProto.TENSOR).SerializeToString()
+    for _ in range(2):
+        attribute += _field(5, half)
+    merged = onnx.AttributeProto.FromString(attribute)
+    assert list(merged.t.dims) == [1 << 20, 1 << 20]
+    node = helper.make_node("Constant", [], ["w"]).SerializeToString()
+    node += _field(5, attribute)
+    graph = _field(1, node)
+    path = tmp_path / "m.onnx"
+    path.write_bytes(_field(7, graph))
+    with pytest.raises(ModelError, match="TensorProto stands in it twice"):
+        check_demands(path)
+
+
+def test_a_type_of_more_bits_than_readers_take(tmp_path: Path) -> None:
+    """A complex128 takes 16 bytes, however its number is written."""
+    plain = TensorProto(name="w", dims=[1000], raw_data=bytes(400)).SerializeToString()
+    for kind in (15, 15 + (1 << 32)):
+        weights = plain + _tag(2, 0) + _tag(kind >> 3, kind & 7)
+        assert TensorProto.FromString(weights).data_type == 15
+        graph = _field(5, weights)
+        path = tmp_path / "m.onnx"
+        path.write_bytes(_field(7, graph))
+        with pytest.raises(ModelError, match="claims the shape"):
+            check_demands(path)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,8 @@ what is to be refused is what hurts when it is loaded:
 - graphs within graphs: ONNX Runtime 1.28 takes twice as long for each further one (16 deep: seconds,
   26 deep: more than a minute).
 
+What cannot be walked to its end is refused, too: nobody knows what a reader would make of it.
+
 What a sound graph computes is not limited: a few bytes can ask for a tensor of any size. For that the process
 needs a limit on its memory.
 """
@@ -50,6 +52,13 @@ FIELDS: dict[str, dict[int, str]] = {
     },
     "SparseTensorProto": {1: "TensorProto", 2: "TensorProto"},
 }
+_SINGULAR = {
+    "ModelProto": {7},
+    "TrainingInfoProto": {1, 2},
+    "AttributeProto": {5, 6, 22},
+    "SparseTensorProto": {1, 2},
+}
+"""Those of FIELDS that stand once: a reader merges two of them, with the dimensions of both in a row."""
 _DIMS = {"TensorProto": 1, "SparseTensorProto": 3}
 _DATA_TYPE, _EXTERNAL_DATA = 2, 13  # of TensorProto
 _BYTES = {1: 4, 5: 2, 4: 2, 6: 4, 7: 8, 8: 16, 10: 2, 11: 8, 12: 4, 13: 8, 14: 8, 15: 16, 16: 2}
@@ -57,22 +66,20 @@ _BYTES = {1: 4, 5: 2, 4: 2, 6: 4, 7: 8, 8: 16, 10: 2, 11: 8, 12: 4, 13: 8, 14: 8
 take one, or less."""
 _LOCATION = b"location"
 """The key of the entry of TensorProto.external_data that names a file."""
-_VARINT, _FIXED64, _BYTES_FOLLOW, _FIXED32 = 0, 1, 2, 5
-
-
-class _MalformedError(Exception):
-    """It is no such file: ONNX Runtime says it better."""
+_VARINT, _FIXED64, _BYTES_FOLLOW, _GROUP, _GROUP_END, _FIXED32 = range(6)
+_MOST_GROUPS = 100
+"""Within each other, as Protocol Buffers itself has it."""
 
 
 def check_demands(path: Path) -> None:
-    """Raise ModelError where the model file at ``path`` demands what it may not. No ONNX file: it passes."""
+    """Raise ModelError where the model file at ``path`` demands what it may not, or is none.
+
+    One that is not there, or empty, passes: whoever opens it says so.
+    """
     if not path.is_file() or path.stat().st_size == 0:
         return
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        try:
-            _Walk(path, data).message("ModelProto", 0, len(data), 0)
-        except _MalformedError:
-            return
+        _Walk(path, data).message("ModelProto", 0, len(data), 0)
 
 
 def weights_beside(path: Path) -> list[Path]:
@@ -86,10 +93,7 @@ def weights_beside(path: Path) -> list[Path]:
         if data.find(_LOCATION) < 0:  # as in almost all: nothing has to be walked
             return []
         walk = _Walk(path, data)
-        try:
-            walk.message("ModelProto", 0, len(data), 0)
-        except _MalformedError:
-            return []
+        walk.message("ModelProto", 0, len(data), 0)
         return sorted(walk.beside)
 
 
@@ -109,8 +113,13 @@ class _Walk:
         dims_field = _DIMS.get(kind)
         dims: list[int] = []
         data_type, elsewhere = 0, 0
+        singular, seen = _SINGULAR.get(kind, set()), set[int]()
         for number, wire, start, stop in self._of(at, end):
             if wire == _BYTES_FOLLOW and number in inside:
+                if number in seen:
+                    raise self._refusal(f"a {inside[number]} stands in it twice where one belongs")
+                if number in singular:
+                    seen.add(number)
                 self.message(inside[number], start, stop, depth)
             elif dims_field is None:
                 continue
@@ -119,7 +128,7 @@ class _Walk:
                 if len(dims) > MOST_DIMENSIONS:
                     raise self._refusal(f"a tensor in it has more than {MOST_DIMENSIONS} dimensions")
             elif kind == "TensorProto" and number == _DATA_TYPE and wire == _VARINT:
-                data_type = self._varint(start)[0]
+                data_type = self._varint(start)[0] & (2**32 - 1)  # as a reader cuts it off
             elif kind == "TensorProto" and number == _EXTERNAL_DATA and wire == _BYTES_FOLLOW:
                 elsewhere = max(elsewhere, self._external(start, stop))
         if dims:
@@ -173,13 +182,16 @@ class _Walk:
         return found
 
     def _of(self, at: int, end: int) -> Iterator[tuple[int, int, int, int]]:
-        """Number, wire type, start and end of each field."""
+        """Number, wire type, start and end of each field; groups, of which ONNX has none, are passed over."""
+        groups: list[int] = []
         while at < end:
             self._fields += 1
             if self._fields > MOST_FIELDS:
                 raise self._refusal(f"it has more than {MOST_FIELDS:,} fields")
-            tag, at = self._varint(at)
-            wire, start = tag & 7, at
+            tag, start = self._varint(at)
+            if start - at > 5 or tag >> 32:  # of which readers see the lower bits, or none
+                raise self._malformed()
+            at, number, wire = start, tag >> 3, tag & 7
             if wire == _VARINT:
                 _, at = self._varint(at)
             elif wire == _BYTES_FOLLOW:
@@ -187,24 +199,34 @@ class _Walk:
                 at = start + length
             elif wire in (_FIXED32, _FIXED64):
                 at += 4 if wire == _FIXED32 else 8
+            elif wire == _GROUP and len(groups) < _MOST_GROUPS:
+                groups.append(number)
+                continue
+            elif wire == _GROUP_END and groups and groups.pop() == number:
+                continue
             else:
-                # Groups, which ONNX has none of; a reader would skip them, and what is in them.
-                raise _MalformedError
+                raise self._malformed()
             if at > end:
-                raise _MalformedError
-            yield tag >> 3, wire, start, at
+                raise self._malformed()
+            if not groups:
+                yield number, wire, start, at
+        if groups or at > end:
+            raise self._malformed()
 
     def _varint(self, at: int) -> tuple[int, int]:
         value = 0
         for shift in range(0, 70, 7):
             if at >= len(self._data):
-                raise _MalformedError
+                raise self._malformed()
             byte = self._data[at]
             at += 1
             value |= (byte & 0x7F) << shift
             if byte < 0x80:
                 return value & (2**64 - 1), at
-        raise _MalformedError
+        raise self._malformed()
+
+    def _malformed(self) -> ModelError:
+        return ModelError(f"model {self._path} is not loaded: it is no ONNX file, or a damaged one")
 
     def _refusal(self, reason: str) -> ModelError:
         return ModelError(
