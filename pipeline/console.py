@@ -14,6 +14,7 @@ from rich.table import Table
 
 from pipeline.accounts import StreamAccount
 from pipeline.app import Pipeline
+from pipeline.printable import printable
 from pipeline.progress import PLAIN_SECONDS
 from pipeline.summary import ways
 
@@ -207,7 +208,7 @@ def _counted(summary: dict[str, Any]) -> str:
     counts: Counter[str] = Counter()
     for stream in summary["streams"].values():
         counts.update(stream["detections"])
-    shown = ", ".join(f"{label} {count}" for label, count in counts.most_common(_MOST_LABELS))
+    shown = ", ".join(f"{printable(label)} {count}" for label, count in counts.most_common(_MOST_LABELS))
     others = f", … ({len(counts)} labels in all)" if len(counts) > _MOST_LABELS else ""
     return f"{shown}{others}" if counts else "none"
 

@@ -26,6 +26,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from pipeline.printable import printable
 from pipeline.redact import redact
 
 
@@ -37,7 +38,7 @@ class PipelineError(Exception):
     def __init__(self, message: str) -> None:
         text = redact(" ".join(message.split()))
         # A file's name may hold what would move the terminal's cursor.
-        super().__init__("".join(c if c.isprintable() else ascii(c)[1:-1] for c in text))
+        super().__init__(printable(text))
 
 
 class ConfigError(PipelineError, ValueError):

@@ -11,6 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.logging import RichHandler
 
+from pipeline.printable import printable
 from pipeline.redact import redact
 
 
@@ -20,6 +21,11 @@ class TextFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """Format and redact."""
         return redact(super().format(record))
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the base class calls it so
+        """Without what a terminal would take as an order; a traceback is added behind it."""
+        record.message = printable(record.message, "\n\t")
+        return super().formatMessage(record)
 
 
 class JsonFormatter(logging.Formatter):

@@ -19,6 +19,8 @@ from socketserver import TCPServer, ThreadingMixIn
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
+from pipeline.printable import printable
+
 log = logging.getLogger(__name__)
 
 MOST = 32
@@ -129,4 +131,4 @@ class Handler(WSGIRequestHandler):
         return _Log()
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002, D102 - the base class calls it so
-        log.debug("metrics: " + format, *args)
+        log.debug("metrics: %s", printable(format % args))

@@ -13,13 +13,25 @@ from typing import Any
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
 from pipeline.errors import PipelineError, SourceError
+from pipeline.printable import printable
 from pipeline.redact import redact
 
 log = logging.getLogger("framerail")
+
+
+class SafeConsole(Console):
+    """A console that shows text as text: lines and tabs alone are what they are."""
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """As in the base class, which all strings pass, those of tables too."""
+        return super().render_str(printable(text, "\n\t"), **options)
+
+
 # No markup: a stream may be called gate[north].
-console = Console(stderr=True, markup=False)
+console = SafeConsole(stderr=True, markup=False)
 
 CANCELLED = 130
 
@@ -91,7 +103,7 @@ def stdout() -> Console:
     return shown if shown.is_terminal else _Out(markup=False, width=160)
 
 
-class _Out(Console):
+class _Out(SafeConsole):
     """A console whose reader may have had enough: ``reporting`` knows what to do."""
 
     def on_broken_pipe(self) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -23,6 +22,7 @@ from pipeline.bench.tune import said_by
 from pipeline.commands.bench_precision import Prepared, prepared, unchanged
 from pipeline.config import Config, make_config
 from pipeline.errors import ConfigError, PipelineError
+from pipeline.printable import json_text
 from pipeline.redact import redact
 from pipeline.runtime.model import open_model
 from pipeline.sources import parse_source
@@ -112,7 +112,7 @@ def bench(options: Options, out: Console, err: Console, *, as_json: bool) -> Non
             for each in changes
         ]
     if as_json:
-        print(json.dumps(report, indent=2, ensure_ascii=False))
+        print(json_text(report))
     else:
         print_report(report, out)
         if changes:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -23,6 +22,7 @@ from pipeline.evaluation import (
     check_evaluator,
 )
 from pipeline.evaluation.verdict import compare, objections
+from pipeline.printable import json_text
 from pipeline.progress import progress as shown
 
 METRICS = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large")
@@ -147,7 +147,7 @@ def evaluate(options: Options, out: Console, err: Console, *, as_json: bool) -> 
 def _print(measured: Measured, out: Console, as_json: bool) -> None:
     report = measured.report
     if as_json:
-        print(json.dumps(report, indent=2, ensure_ascii=False))
+        print(json_text(report))
         return
     pictures = report["pictures"]["measured"]
     what = (

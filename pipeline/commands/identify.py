@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -16,6 +15,7 @@ from pipeline.decoders import DECODERS
 from pipeline.decoders.contract import image_input
 from pipeline.decoders.family import classes_text
 from pipeline.errors import UnknownLayoutError
+from pipeline.printable import json_text, printable
 from pipeline.runtime.catalog import Located, locate
 from pipeline.runtime.model import Model, describe
 from pipeline.runtime.session import Session
@@ -41,11 +41,11 @@ def identify(name: str, out: Console, *, as_json: bool) -> None:
     except UnknownLayoutError as error:
         card = card_skeleton(located, session, error.candidates)
         both = {"error": str(error), "card": card}
-        print(json.dumps(both, indent=2, ensure_ascii=False) if as_json else card)
+        print(json_text(both) if as_json else printable(card, "\n"))
         raise
     data = as_data(model, located)
     if as_json:
-        print(json.dumps(data, indent=2, ensure_ascii=False))
+        print(json_text(data))
     else:
         _show(data, out)
 

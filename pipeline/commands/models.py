@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from contextlib import suppress
 from itertools import islice
@@ -19,6 +18,7 @@ from pipeline.config import StreamConfig
 from pipeline.detector import Detector
 from pipeline.errors import ModelError
 from pipeline.frame import Image
+from pipeline.printable import json_text, printable
 from pipeline.runtime.card import ModelCard, read_card
 from pipeline.runtime.catalog import cards, file_of, locate, user_dir
 from pipeline.runtime.download import shown
@@ -34,7 +34,7 @@ def show_list(console: Console, *, as_json: bool) -> None:
     """Every card, and where its file is. A card that cannot be read is listed with what is wrong."""
     rows = [_listed(name, path) for name, path in cards().items()]
     if as_json:
-        print(json.dumps(rows, indent=2, ensure_ascii=False))
+        print(json_text(rows))
         return
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for heading in ("name", "family", "input", "AP", "size", "licence", "here"):
@@ -124,7 +124,7 @@ def show_info(name: str, console: Console, *, as_json: bool) -> None:
     data["file"] = str(located.path)
     data["card"] = str(located.card_path) if located.card_path else None
     if as_json:
-        print(json.dumps(data, indent=2, ensure_ascii=False))
+        print(json_text(data))
         return
     table = Table(show_header=True, title=f"{data['name']}  ({data['file']})", title_justify="left")
     for heading in ("property", "value", "why"):
@@ -194,16 +194,15 @@ def verify(name: str, provider: str, console: Console) -> None:
     if detector.model.family.task == "classify":
         classes = detector.classify(_picture())
         best = zip(classes.labels, classes.confidence.tolist(), strict=True)
-        console.print(
-            f"a frame of the bundled clip: {', '.join(f'{label} {sure:.2f}' for label, sure in best)}"
-        )
+        guesses = ", ".join(f"{printable(label)} {sure:.2f}" for label, sure in best)
+        console.print(f"a frame of the bundled clip: {guesses}")
         return
     found = detector.detect(_picture())
     if not np.isfinite(found.xyxy).all():
         raise ModelError(f"model {name!r} gives boxes that are not finite")
     console.print(f"a frame of the bundled clip: {len(found)} detections")
     for box, confidence, _, label in found:
-        console.print(f"  {label} {confidence:.2f} at {[round(float(edge)) for edge in box]}")
+        console.print(f"  {printable(label)} {confidence:.2f} at {[round(float(edge)) for edge in box]}")
 
 
 def _picture() -> Image:

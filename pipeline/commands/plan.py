@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import tempfile
 from collections.abc import Callable, Mapping
@@ -23,6 +22,7 @@ from pipeline.bench.point import trial
 from pipeline.bench.steady import Settings
 from pipeline.config import Config, make_config
 from pipeline.errors import ConfigError, PipelineError
+from pipeline.printable import json_text
 
 MOST_FPS = 1000
 """Of a camera. The clip that stands for it is made beforehand, picture by picture."""
@@ -122,7 +122,7 @@ def plan(options: Options, out: Console, err: Console, *, as_json: bool) -> None
             ending = error
     report |= {key: last[key] for key in ("model", "provider", "settings", "profile")}
     if as_json:
-        print(json.dumps(report, indent=2, ensure_ascii=False))
+        print(json_text(report))
     else:
         _print(report, out)
     if ending is not None:

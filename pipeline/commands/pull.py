@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from rich import progress
 from rich.console import Console
 
 from pipeline.errors import ModelError
+from pipeline.printable import json_text
 from pipeline.runtime.card import read_card, sha256_of
 from pipeline.runtime.catalog import FOLDER_VARIABLE, cards, file_of, find_card, user_dir
 from pipeline.runtime.download import download
@@ -45,7 +45,7 @@ def pull(names: Sequence[str], folder: str | None, out: Console, err: Console, *
             done = "was here already" if rows[-1]["status"] == "present" else "downloaded"
             out.print(f"{name}: {done}: {rows[-1]['path']}", soft_wrap=True, highlight=False)
     if as_json:
-        print(json.dumps(rows, indent=2, ensure_ascii=False))
+        print(json_text(rows))
     else:
         come = [wanted[row["name"]] for row in rows if row["status"] == "downloaded"]
         if come and where != user_dir():

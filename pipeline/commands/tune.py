@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -28,6 +27,7 @@ from pipeline.copies.loss import aps, weighted
 from pipeline.errors import ConfigError, ModelError, NotAcceptedError
 from pipeline.evaluation import against_labels, against_reference, check_evaluator
 from pipeline.frame import Frame
+from pipeline.printable import json_text
 from pipeline.redact import redact
 from pipeline.runtime.catalog import Located, locate
 from pipeline.runtime.damage import damage
@@ -179,7 +179,7 @@ def _tuned(
     report["profile"] = str(profiles.save(located, report, base.input_size))
     journal.remove()
     if as_json:
-        print(json.dumps(report, indent=2, ensure_ascii=False))
+        print(json_text(report))
     else:
         _print(report, out)
 

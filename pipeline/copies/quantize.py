@@ -18,6 +18,7 @@ from pipeline.copies.trial import Eyes, Ranking, Sight, Telling, rank
 from pipeline.errors import ConfigError, ModelError, NotAcceptedError
 from pipeline.evaluation import check_evaluator
 from pipeline.placing import check_place, place, same_file
+from pipeline.printable import json_text
 from pipeline.progress import progress
 from pipeline.quantization import check_tools
 from pipeline.runtime.catalog import locate
@@ -50,7 +51,7 @@ def quantize(options: Options, out: Console, err: Console, *, as_json: bool) -> 
     """
     report, why = copied(options, err)
     if as_json:
-        print(json.dumps(report, indent=2, ensure_ascii=False))
+        print(json_text(report))
     else:
         show(report, out)
     if not report["accepted"]:
