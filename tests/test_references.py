@@ -16,6 +16,7 @@ from pipeline.config import load_config
 from pipeline.errors import ConfigError
 from pipeline.redact import redact
 from pipeline.references import MOST_BYTES, resolved, sources_in
+from tests.command import framerail
 
 SECRET = "hunter2canary-ref"
 
@@ -157,3 +158,13 @@ def test_what_stands_for_a_part_of_an_address_is_masked_whatever_it_looks_like(
     monkeypatch.setenv("PART", "canaryAA://canaryBB")
     address = resolved("http://127.0.0.1:1/${PART}/a.ts", "x")
     assert "canary" in address and "canary" not in redact(f"cannot open {address}")
+
+
+@pytest.mark.parametrize(
+    "command", ["run", "bench", "plan", "tune", "eval --reference nanodet-g", "chaos proxy"]
+)
+def test_references_on_every_command_line(command: str) -> None:
+    """Which is told by one that cannot be resolved: nothing is opened."""
+    done = framerail(*command.split(), "rtsp://a:${NOT_SET_ANYWHERE}@127.0.0.1:1/b")
+    assert done.returncode == 2
+    assert "SOURCE: the environment variable 'NOT_SET_ANYWHERE' is not set" in done.stderr

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.cli.common import console, given, reporting, stdout
+from pipeline.cli.common import console, given, reporting, resolved_sources, stdout
 from pipeline.config import PROVIDER_NAMES
 
 Model = Annotated[
@@ -43,7 +43,9 @@ Debug = Annotated[bool, typer.Option("--debug", help="Log everything; tracebacks
 def bench(
     sources: Annotated[
         list[str],
-        typer.Argument(metavar="SOURCE...", help="As for run; files begin again at their end."),
+        typer.Argument(
+            metavar="SOURCE...", help="As for run, with references; files begin again at their end."
+        ),
     ],
     model: Model = None,
     streams: Annotated[
@@ -109,7 +111,7 @@ def bench(
         from pipeline.commands import bench as command
 
         options = command.Options(
-            sources=sources,
+            sources=resolved_sources(sources),
             sweep=sweep or (),
             streams=streams,
             plot=plot,
@@ -135,7 +137,9 @@ def bench(
 def plan(
     source: Annotated[
         str | None,
-        typer.Argument(metavar="[SOURCE]", help="A video of what the cameras will see. Default: sample:"),
+        typer.Argument(
+            metavar="[SOURCE]", help="A video of what the cameras will see, as for run. Default: sample:"
+        ),
     ] = None,
     fps: Annotated[float, typer.Option("--fps", help="Of each camera.")] = 25.0,
     resolution: Annotated[
@@ -177,7 +181,7 @@ def plan(
         from pipeline.commands import plan as command
 
         options = command.Options(
-            source=source,
+            source=None if source is None else resolved_sources([source])[0],
             fps=fps,
             resolution=resolution,
             p99_age_ms=p99_age_ms,
@@ -203,7 +207,7 @@ def plan(
 
 def tune(
     source: Annotated[
-        str, typer.Argument(metavar="[SOURCE]", help="A video of what is to be detected.")
+        str, typer.Argument(metavar="[SOURCE]", help="A video of what is to be detected, as for run.")
     ] = "sample:",
     model: Model = None,
     max_ap_loss: Annotated[
@@ -250,7 +254,7 @@ def tune(
         if (images is None) != (annotations is None):
             raise ConfigError("give --images DIR and --annotations FILE.json together")
         options = command.Options(
-            source=source,
+            source=resolved_sources([source])[0],
             max_ap_loss=max_ap_loss,
             images=images,
             annotations=annotations,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.cli.common import console, reporting
+from pipeline.cli.common import console, reporting, resolved_sources
 
 if TYPE_CHECKING:
     from pipeline.chaos import Fault, Proxy, Server
@@ -101,7 +101,10 @@ def serve(
 )
 def proxy(
     target: Annotated[
-        str, typer.Argument(metavar="ADDRESS", help="A real server's: rtsp:// http:// rtmp:// tcp://.")
+        str,
+        typer.Argument(
+            metavar="ADDRESS", help="A real server's: rtsp:// http:// rtmp:// tcp://; ${NAME} as for run."
+        ),
     ],
     fault: _Faults = None,
     script: _Script = None,
@@ -118,7 +121,9 @@ def proxy(
         from pipeline import chaos
 
         faults, number = _faults(fault, script, seed)
-        kit = chaos.proxy(target, faults, seed=number, listen=listen, any_address=any_address)
+        kit = chaos.proxy(
+            resolved_sources([target])[0], faults, seed=number, listen=listen, any_address=any_address
+        )
         _run(kit, duration, as_json)
 
 

@@ -6,7 +6,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
@@ -18,6 +18,7 @@ from rich.text import Text
 from pipeline.errors import PipelineError, SourceError
 from pipeline.printable import printable
 from pipeline.redact import redact
+from pipeline.references import resolved
 
 log = logging.getLogger("framerail")
 
@@ -109,6 +110,11 @@ class _Out(SafeConsole):
     def on_broken_pipe(self) -> None:
         """Raise what rich would turn into exit code 1."""
         raise BrokenPipeError
+
+
+def resolved_sources(sources: Iterable[str]) -> list[str]:
+    """The sources of a command line, with what their references stand for. Raises ConfigError."""
+    return [resolved(source, "SOURCE") for source in sources]
 
 
 def given(options: dict[str, Any]) -> dict[str, Any]:

@@ -6,14 +6,16 @@ from typing import Annotated
 
 import typer
 
-from pipeline.cli.common import console, given, reporting, stdout
+from pipeline.cli.common import console, given, reporting, resolved_sources, stdout
 from pipeline.config import PROVIDER_NAMES
 
 
 def evaluate(
     sources: Annotated[
         list[str] | None,
-        typer.Argument(metavar="SOURCE...", help="With --reference: video or pictures, as for run."),
+        typer.Argument(
+            metavar="SOURCE...", help="With --reference: video or pictures, as for run, with references."
+        ),
     ] = None,
     model: Annotated[
         str | None,
@@ -121,7 +123,7 @@ def evaluate(
         options = command.Options(
             images=images,
             annotations=annotations,
-            sources=sources or (),
+            sources=resolved_sources(sources or ()),
             reference=reference,
             reference_provider=reference_provider,
             reference_conf=reference_conf,

@@ -7,12 +7,12 @@ from typing import Annotated, Optional
 
 import typer
 
-from pipeline.cli.common import console, given, reporting
+from pipeline.cli.common import console, given, reporting, resolved_sources
 from pipeline.cli.flags import camera, config_of, provider_options
 from pipeline.cli.running import run_line
 from pipeline.config import PROVIDER_NAMES
 from pipeline.errors import ConfigError
-from pipeline.references import resolved, sources_in
+from pipeline.references import sources_in
 from pipeline.smallfile import stamp
 
 
@@ -23,7 +23,7 @@ def run(
             metavar="SOURCE...",
             help="A video file, rtsp:// rtsps:// http(s):// rtmp:// srt:// udp:// address, camera:0 or "
             "/dev/video0, an image, a folder or glob of images, synthetic:640x480@30?frames=300, or "
-            "sample: for the bundled clip.",
+            "sample: for the bundled clip. ${NAME} and ${file:/path} stand for a variable and a file's line.",
         ),
     ] = None,
     source_file: Annotated[
@@ -429,7 +429,7 @@ def run(
         "log_format": log_format,
     }
     with reporting():
-        given_here = [resolved(source, "SOURCE") for source in sources or ()]
+        given_here = resolved_sources(sources or ())
         sources = [*given_here, *(sources_in(source_file) if source_file is not None else ())]
         read = partial(config_of, config, sources, name or [], given(per_stream), given(options))
         seen = stamp(config) if config is not None else None
