@@ -328,9 +328,10 @@ class Pipeline:
         return self._line is not None and self._line.server.healing
 
     @property
-    def waited_for(self) -> list[str]:
-        """Outputs for which results of a file wait right now."""
-        return [output.name for output in self.outputs if output.waited_for]
+    def waited_for(self) -> dict[str, float]:
+        """Outputs that files wait for right now, and for how many seconds."""
+        waits = {output.name: output.waited() for output in self.outputs}
+        return {name: seconds for name, seconds in waits.items() if seconds is not None}
 
     @property
     def stuck(self) -> list[str]:
@@ -362,7 +363,7 @@ class Pipeline:
             raise RuntimeError("iterate inside the block: with Pipeline(…) as line: …")
         if self._iteration is not None:
             raise RuntimeError("a pipeline can be iterated once; make another one")
-        line = build(self.config, self.sources, self.model, self.accounts, self.second)
+        line = build(self.config, self.sources, self.model, self.accounts, self.outputs, self.second)
         emit = Emit(self.outputs, self.accounts.streams, line.live)
         self._iteration = Iteration(self._run(line, emit, limit))
         return self._iteration

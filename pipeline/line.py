@@ -45,6 +45,7 @@ from pipeline.flow import Bypass, Channel, Flow, Windowed
 from pipeline.freshness import too_old
 from pipeline.runtime.model import Model, open_model
 from pipeline.serving import Server, Serving
+from pipeline.sinks import Outputs
 from pipeline.sources import SourceSpec
 from pipeline.stages.classify import Classify
 from pipeline.stages.match import Match, Matched
@@ -75,9 +76,10 @@ def build(
     sources: Mapping[str, tuple[SourceSpec, StreamConfig]],
     model: Model,
     accounts: Accounts,
+    outputs: Outputs,
     second: Model | None = None,
 ) -> Line:
-    """The whole line, to be started."""
+    """The whole line, to be started; files go no faster than ``outputs`` have room."""
     flow = Flow(accounts, too_old(config.max_age_ms))
     channel = partial(flow.channel, capacity=config.channel_capacity or LEAST_CAPACITY)
     batch = batch_limit(config, model)
@@ -98,7 +100,7 @@ def build(
         firsts[name] = channel(f"frames:{name}", "capture", merge=frames, window=window)
         return firsts[name]
 
-    streams = Streams(flow, frames, accounts, depths, first)
+    streams = Streams(flow, frames, accounts, depths, first, outputs)
     if config.target_age_ms is not None:
         adaptive = Adaptive(config.target_age_ms / 1000)
         streams.on_added(lambda name: adaptive.add(accounts.add(name).lane))
@@ -121,13 +123,13 @@ def build(
     asked = blobs if batch == 1 else None
     preparing = [server.preprocess(number) for number in range(config.preprocess_workers)]
     cheap("preprocess", preparing, frames, blobs, demand=asked)
-    outputs = channel("outputs", "infer")
+    raw = channel("outputs", "infer")
     linger = config.linger_ms / 1000
     inferring = [server.infer(number) for number in range(workers)]
-    stage("infer", inferring, blobs, outputs, limit=batch, linger=linger, most=MOST_CAPACITY)
+    stage("infer", inferring, blobs, raw, limit=batch, linger=linger, most=MOST_CAPACITY)
     results = channel("results", "postprocess")
     finishing = [server.postprocess] * config.postprocess_workers
-    cheap("postprocess", finishing, outputs, results)
+    cheap("postprocess", finishing, raw, results)
     if second is not None and window is not None:
         results = _add_second(flow, config, streams, model, second, results, window)
     return Line(flow, streams, server, results, lambda name: firsts[name].policy == "drop_oldest")

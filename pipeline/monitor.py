@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -43,8 +43,8 @@ class Monitored(Protocol):
         """Whether the model is being opened afresh right now."""
 
     @property
-    def waited_for(self) -> list[str]:
-        """Outputs for which results of a file wait right now."""
+    def waited_for(self) -> Mapping[str, float]:
+        """Outputs that files wait for right now, and for how many seconds."""
 
 
 class Monitor:
@@ -102,10 +102,9 @@ class Monitor:
             if each.seconds > self._limit
             and not (healing and each.stage == "infer" and each.seconds <= self._limit + HEALING_SECONDS)
         ]
-        waited_for = self._line.waited_for
-        if waited_for and (waits := [each for each in late if each.stage == "emit"]):
-            late = [each for each in late if each.stage != "emit"]
-            self._warn_of(waited_for, waits[0])
+        waits = {name: each for name, each in self._line.waited_for.items() if each > self._limit}
+        if waits:
+            self._warn_of(waits)
         else:
             self._warned = False
         for each in late:
@@ -117,14 +116,14 @@ class Monitor:
             self._reported.discard(name)
             log.warning("thread %s goes on", name)
 
-    def _warn_of(self, outputs: list[str], waits: Busy) -> None:
+    def _warn_of(self, waits: Mapping[str, float]) -> None:
         if not self._warned:
             self._warned = True
             log.warning(
                 "the line has waited %.0f s for output %s, so that no result of a file is lost: look at its "
                 "disk, or at the program that reads it",
-                waits.seconds,
-                ", ".join(outputs),
+                max(waits.values()),
+                ", ".join(waits),
             )
 
     def _look_at_streams(self) -> None:

@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -17,6 +17,7 @@ from pipeline.decide import Depths
 from pipeline.errors import ConfigError, PipelineError
 from pipeline.flow import Channel, Dropped, Flow, Merge
 from pipeline.frame import Frame
+from pipeline.sinks import Outputs
 from pipeline.sources import SourceSpec, Timestamps
 from pipeline.stages.capture import Capture
 
@@ -70,10 +71,12 @@ class Streams:
         accounts: Accounts,
         depths: Depths,
         first: Callable[[str], Channel[Any]],
+        outputs: Outputs,
     ) -> None:
-        """``frames`` is the merge of the first channels, ``first`` makes a stream's."""
-        self._flow, self._frames, self._accounts, self._depths, self._first = (
-            flow, frames, accounts, depths, first,
+        """``frames`` is the merge of the first channels, ``first`` makes a stream's; files wait for room in
+        the ``outputs``."""
+        self._flow, self._frames, self._accounts, self._depths, self._first, self._outputs = (
+            flow, frames, accounts, depths, first, outputs,
         )  # fmt: skip
         self._streams: dict[str, _Stream] = {}
         self._timestamps: dict[str, Timestamps] = {}
@@ -190,6 +193,7 @@ class Streams:
         self._stopped.set()
         for known in list(self._streams.values()):
             known.capture.stop.set()
+        self._outputs.look_again()
         self._frames.hold_no_more()
 
     def give_up(self) -> None:
@@ -267,13 +271,26 @@ class Streams:
         self._streams[name] = each
         if self._stopped.is_set():  # meanwhile
             each.capture.stop.set()
+            self._outputs.look_again()
 
     def _frames_of(
         self, capture: Capture, channel: Channel[Any], stop: threading.Event
     ) -> Iterator[Frame | Dropped]:
-        """One run of a stream; the others' channels go by it as long as it lasts."""
+        """One run of a stream; the others' channels go by it as long as it lasts. A file waits for room in
+        the outputs before its first frame, and before it takes another picture: in its own thread, so that no
+        other stream does, and no frame grows old by it."""
+
+        def opened(live: bool, frame_bytes: int) -> None:
+            self._depths.opened(channel, live, frame_bytes)
+            if not live:
+                self._outputs.wait_for_room(stop)
+
         try:
-            yield from capture(partial(self._depths.opened, channel), stop)
+            with closing(capture(opened, stop)) as frames:
+                for frame in frames:
+                    yield frame
+                    if channel.policy == "block" and type(frame) is not Dropped:
+                        self._outputs.wait_for_room(stop)
         finally:
             self._depths.forget(channel)
 
@@ -282,6 +299,7 @@ class Streams:
         until = time.monotonic() + DRAIN_SECONDS
         if thread is not None and channel is not None:
             each.capture.stop.set()
+            self._outputs.look_again()
             if not self._flow.await_feeder(thread, channel, STOP_GRACE_SECONDS, DRAIN_SECONDS):
                 log.warning("stream %s did not answer to stop; it ends by its own time-out", name)
                 each.capture.begin()

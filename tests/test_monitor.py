@@ -114,18 +114,18 @@ def test_a_line_that_waits_for_an_output_is_not_stuck(
 ) -> None:
     sink = Stuck()
     sink.own_thread = True  # results of a file wait for it, as long as it takes
-    with Pipeline("synthetic:64x48?frames=200", model=cheap_model, sinks=[sink], watchdog=0.4) as line:
+    with Pipeline("synthetic:64x48?frames=1000", model=cheap_model, sinks=[sink], watchdog=0.4) as line:
         thread = threading.Thread(target=line.run)
         thread.start()
         until(lambda: "output Stuck" in caplog.text)
-        assert line.waited_for == ["Stuck"] and line.stuck == []
+        assert list(line.waited_for) == ["Stuck"] and line.stuck == []
         assert health(line)[0]
         time.sleep(0.5)
         (said,) = [each for each in caplog.records if each.levelno >= logging.WARNING]
         assert re.search(r"the line has waited \d+ s for output Stuck, so that no", said.getMessage())
         sink.release.set()
         thread.join(10)
-    assert line.accounts.totals().emitted == 200 and line.waited_for == []
+    assert line.accounts.totals().emitted == 1000 and line.waited_for == {}
 
 
 def test_a_limit_that_no_result_keeps_to_is_told(
@@ -217,6 +217,18 @@ def test_a_model_that_is_opened_afresh_has_longer_but_not_for_ever(
 ) -> None:
     """The line is a stand-in: a device whose driver hangs in a reset cannot be had."""
     flow = SimpleNamespace(busy=lambda: [Busy("thread", stage, seconds)])
-    monitor = Monitor(SimpleNamespace(flow=flow, healing=True, waited_for=[]), 10)
+    monitor = Monitor(SimpleNamespace(flow=flow, healing=True, waited_for={}), 10)
     monitor._look_for_stuck_stages()
     assert bool(monitor.stuck) is stuck
+
+
+def test_a_file_that_waits_hides_no_stage_that_is_stuck(caplog: pytest.LogCaptureFixture) -> None:
+    """Emit waits for no output with a thread of its own: where it does not return, that is something else."""
+    flow = SimpleNamespace(busy=lambda: [Busy("thread", "emit", 11)])
+    line = SimpleNamespace(flow=flow, healing=False, waited_for={"slow": 9.0, "hung": 12.0, "worse": 14.0})
+    monitor = Monitor(line, 10)
+    for _ in range(3):  # told once
+        monitor._look_for_stuck_stages()
+    assert monitor.stuck == ["emit (thread thread, 11 s)"]
+    assert sorted(each.levelname for each in caplog.records) == ["CRITICAL", "WARNING"]
+    assert "the line has waited 14 s for output hung, worse, so that no result" in caplog.text

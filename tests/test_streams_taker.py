@@ -77,7 +77,10 @@ def test_an_output_cannot_wait_for_what_waits_for_it(cheap_model: str) -> None:
         said: str | None = None
 
         def write(self, result: Result, dropped_before: int) -> None:
-            time.sleep(0.005)  # slower than the file
+            if result.frame.seq <= 50:
+                time.sleep(
+                    0.005
+                )  # slower than the file, of which the line and its output hold some 500 frames
             if result.stream == "file" and result.frame.seq == 50:
                 try:
                     line.remove_stream("file")
@@ -88,13 +91,13 @@ def test_an_output_cannot_wait_for_what_waits_for_it(cheap_model: str) -> None:
             pass
 
     sink = Enough()
-    streams = [{"source": "synthetic:64x48?frames=200", "name": "file"}]
+    streams = [{"source": "synthetic:64x48?frames=1000", "name": "file"}]
     with Pipeline(make_config({"model": cheap_model, "streams": streams}), sinks=[sink]) as line:
         begun = time.monotonic()
         line.run()
         assert time.monotonic() - begun < 15  # and not the 30 s that frames may take to leave
     assert "or writes them: its frames have to leave the line first" in (sink.said or "")
-    assert line.accounts.streams["file"].counts().emitted == 200
+    assert line.accounts.streams["file"].counts().emitted == 1000
 
 
 def test_what_is_called_at_the_start_cannot_wait_for_frames_either(cheap_model: str) -> None:

@@ -1,12 +1,15 @@
 """A sink with a thread of its own: a slow disk or a reader that does not read holds up nobody else.
 
-A few results wait for the thread. When there is no room for one more,
+A few results wait for the thread. Who brings one never waits: all streams and outputs have that thread in
+common. When there is no room for one more,
 
-* a result of a live stream takes the place of an older one, which is counted; nobody waits, for however long,
-  and when the sink goes on so does this;
-* a result of a file waits, so that nothing is lost. After ``patience`` seconds without progress the sink
-  counts as stuck, and is lost; so it is at the end of the line, whatever waits for it. Once the line was
-  asked to end, that is GRACE_SECONDS.
+* a result of a live stream takes the place of an older one, which is counted, for however long; when the sink
+  goes on so does this;
+* a file waits at its own source, before it takes the next picture, so that nothing is lost and no other
+  stream held up. What the line has of files by then comes on top of the capacity: no more than its channels
+  and stages hold. Half the room is for files even where live streams, which never wait, fill all of it.
+  After ``patience`` seconds without progress the sink counts as stuck, and is lost; so it is at the end of
+  the line, whatever waits for it. Once the line was asked to end, that is GRACE_SECONDS.
 
 What is dropped here is in the next ``dropped_before`` of its stream: the sink's own account stays true.
 """
@@ -59,6 +62,7 @@ class HandOff(Output):
         self._in_hand: _Item | None = None
         """What the sink is writing now; None, too, once that is in the books."""
         self._owed: Counter[str] = Counter()  # frames that are missing before the next result, by stream
+        self._files = 0  # of the items, those that are of no live stream
         self._capacity = MOST_CAPACITY
         self._lock = threading.Lock()
         self._ready, self._changed = threading.Condition(self._lock), threading.Condition(self._lock)
@@ -68,6 +72,7 @@ class HandOff(Output):
         self._dropping = 0  # results in this spell of being too slow
         self._told, self._tell_after = False, 0.0
         self._hurried_at: float | None = None
+        self._waits: dict[threading.Event, float] = {}  # files for room, by what stops them: since when
         self._cancelled = self._ending = self._aborting = self._ended = self._given_up = False
         self._thread = threading.Thread(target=self._run, name=f"sink:{name}", daemon=True)
 
@@ -77,21 +82,48 @@ class HandOff(Output):
         self.thread = self._thread.ident
 
     def put(self, result: Result, dropped_before: int, live: bool) -> None:
-        """Leave a result for the thread; see the module."""
-        stuck = None
+        """Leave a result for the thread, at once; see the module."""
         with self._lock:
             fit = BYTES // max(3 * result.frame.width * result.frame.height, 1)
             if fit < self._capacity:  # the largest pictures count, of whatever stream
                 self._capacity = max(LEAST_CAPACITY, fit)
-            if len(self._items) >= self._capacity and not self.errors:
-                stuck = self._make_room(live)
+            fits = not live or len(self._items) < self._capacity or self._evict()
             self._owed[result.stream] += dropped_before
-            if self.errors or stuck is not None or len(self._items) >= self._capacity:
-                self._drop(result.stream, 1)
-            else:
+            if fits and not self.errors:
                 self._append(_Item(result.stream, result, self._owed.pop(result.stream), live))
+            else:
+                self._drop(result.stream, 1)
+
+    def wait_for_room(self, stop: threading.Event) -> None:
+        """Hold a file up while there is no room. Returns, too, where the sink is lost, the line cancelled, or
+        ``stop`` set and :meth:`look_again` called."""
+        if self._has_room():  # nearly always: without the lock
+            return
+        stuck = None
+        with self._lock:
+            self._waits[stop] = time.monotonic()
+            try:
+                while not (self._has_room() or self._given_up or self._cancelled or stop.is_set()):
+                    limit = self._limit(self._patience)
+                    if limit is not None and limit <= 0:
+                        stuck = self._stuck()
+                    else:
+                        self._changed.wait(limit)
+            finally:
+                del self._waits[stop]
         if stuck is not None:
             self._lose(stuck)
+
+    def look_again(self) -> None:
+        """A file was stopped: it need not wait for room."""
+        with self._lock:
+            if self._waits:
+                self._changed.notify_all()
+
+    def waited(self) -> float | None:
+        """Seconds that a file has waited for room, the one that has waited longest; None: none waits."""
+        with self._lock:
+            return time.monotonic() - min(self._waits.values()) if self._waits else None
 
     def idle(self) -> None:
         """It is not told."""
@@ -150,38 +182,29 @@ class HandOff(Output):
 
     def _append(self, item: _Item) -> None:
         self._items.append(item)
+        self._files += not item.live
         if not self._busy:
             self._busy = True
             self._progress_at = time.monotonic()
             self._ready.notify()
 
-    def _make_room(self, live: bool) -> SinkWriteError | None:
-        """Drop the oldest live result or wait for room; why the sink is to be given up, if it is."""
-        if live:
-            self._evict()
-            return None
-        self.waited_for = True
-        try:
-            while len(self._items) >= self._capacity and not (self.errors or self._cancelled):
-                limit = self._limit(self._patience)
-                if limit is not None and limit <= 0:
-                    return self._stuck()
-                self._changed.wait(limit)
-        finally:
-            self.waited_for = False
-        return None
+    def _has_room(self) -> bool:
+        """For files."""
+        return len(self._items) < self._capacity or self._files < self._capacity // 2
 
-    def _evict(self) -> None:
-        """Drop the oldest live result of the stream that has most here: a fast one evicts no slow one."""
+    def _evict(self) -> bool:
+        """Drop the oldest live result of the stream that has most here: a fast one evicts no slow one. False
+        where there is none."""
         waiting = Counter(item.stream for item in self._items if item.live)
         if not waiting:
-            return  # files have all the room
+            return False  # files have all the room
         ((stream, _),) = waiting.most_common(1)
         oldest, *later = (item for item in self._items if item.live and item.stream == stream)
         self._items.remove(oldest)
         self._drop(stream, 1 + oldest.dropped_before)
         if later:
             later[0].dropped_before += self._owed.pop(stream)
+        return True
 
     def _limit(self, patience: float | None) -> float | None:
         """Seconds that the sink may still take over what it is doing; None: no limit."""
@@ -214,6 +237,7 @@ class HandOff(Output):
         for item in self._items:
             self.dropped[item.stream] += item.result is not None
         self._items.clear()
+        self._files = 0
         self._changed.notify_all()
 
     def _settle(self, book: Counter[str]) -> None:
@@ -238,8 +262,9 @@ class HandOff(Output):
             if not self._items or self.errors:
                 return None
             self._in_hand = item = self._items.popleft()
+            self._files -= not item.live
             # One who waits is woken for several: a wake costs more than a quick sink takes.
-            if self.waited_for and len(self._items) <= self._capacity // 2:
+            if self._waits and min(len(self._items), 2 * self._files) <= self._capacity // 2:
                 self._changed.notify_all()
             return item
 

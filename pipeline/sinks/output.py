@@ -27,8 +27,6 @@ class Output:
         """Results that it did not get, by stream: it was full, lost, or cancelled."""
         self.errors: list[Exception] = []
         """The first is what it was lost by."""
-        self.waited_for = False
-        """Whether results of a file wait for it right now."""
         self.thread: int | None = None
         """The thread that writes (its ident), where that is its own."""
         self._lost = lost
@@ -82,6 +80,10 @@ class Output:
             except Exception as error:
                 self.errors.append(error)
                 self._lost(error)
+
+    def waited(self) -> float | None:
+        """Seconds that a file has waited for it by now; None: none waits."""
+        return None
 
     def hurry(self) -> None:
         """The line was asked to end: nobody waits much longer for this sink."""

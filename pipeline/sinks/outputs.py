@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -36,6 +37,7 @@ class Outputs(Sequence[Output]):
             names[name] += 1
             name = name if names[name] == 1 else f"{name}-{names[name]}"
             self._outputs.append(self._made(name, sink, timeout if len(sinks) > 1 else None))
+        self._with_thread = [each for each in self._outputs if isinstance(each, HandOff)]
 
     def _made(self, name: str, sink: Sink, timeout: float | None) -> Output:
         def fails(error: Exception) -> None:
@@ -70,6 +72,17 @@ class Outputs(Sequence[Output]):
         """A stream was removed from the line, its frames emitted: what is held for it alone is finished."""
         for output in self._outputs:
             output.release(stream)
+
+    def wait_for_room(self, stop: threading.Event) -> None:
+        """Hold a file up, before it takes its next picture, until each output with a thread has room, or
+        ``stop`` is set; see :mod:`pipeline.sinks.handoff`."""
+        for output in self._with_thread:
+            output.wait_for_room(stop)
+
+    def look_again(self) -> None:
+        """A stream was stopped: where it waits for room, it need not."""
+        for output in self._with_thread:
+            output.look_again()
 
     def hurry(self) -> None:
         """The line was asked to end: from now on a stuck output is given up after a while."""
