@@ -8,12 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.printable import printable
-
 
 def short(label: str) -> str:
-    """Return the first of a label's words to show: ImageNet's are several of one meaning, with commas."""
-    return printable(label.partition(",")[0].strip() or label)
+    """Return the first of a label's words: ImageNet's are several of one meaning, with commas."""
+    return label.partition(",")[0].strip() or label
 
 
 @dataclass(frozen=True, slots=True, eq=False)

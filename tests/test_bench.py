@@ -190,7 +190,7 @@ def test_a_point_in_its_own_process_is_the_same_or_the_same_error(cheap_model, t
     assert rates[-1] == found["windows"]
     broken = tmp_path / "broken.onnx"
     broken.write_bytes(b"no model")
-    with pytest.raises(ModelError, match="cannot load model"):
+    with pytest.raises(ModelError, match="it is no ONNX file"):
         apart(measure, config_of(str(broken)), SHORT)
 
 
