@@ -8,10 +8,18 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.printable import printable
+
 
 def short(label: str) -> str:
     """Return the first of a label's words: ImageNet's are several of one meaning, with commas."""
     return label.partition(",")[0].strip() or label
+
+
+def listed(labels: Sequence[str], most: int) -> str:
+    """The first of a model's labels in one line, for a terminal."""
+    first = ", ".join(printable(short(label)) for label in labels[:most])
+    return first + (f", … ({len(labels)})" if len(labels) > most else "")
 
 
 @dataclass(frozen=True, slots=True, eq=False)

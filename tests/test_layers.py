@@ -36,7 +36,7 @@ NEIGHBOURS = {
     ("console", "app"), ("reload", "app"), ("reload", "decide"), ("line", "decide"), ("line", "streams"),
     ("line", "serving"), ("streams", "decide"), ("commands", "detector"), ("detector", "decide"),
     ("errors", "redact"), ("errors", "printable"), ("logs", "printable"), ("webserver", "printable"),
-    ("frame", "detections"), ("frame", "classification"),
+    ("classification", "printable"), ("frame", "detections"), ("frame", "classification"),
     ("detections", "classification"), ("config", "errors"), ("config", "redact"),
     ("config", "references"), ("config", "yamlfile"), ("references", "errors"), ("references", "redact"),
     ("yamlfile", "errors"), ("access", "config"), ("access", "errors"), ("access", "redact"),

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline import webserver
-from pipeline.classification import short
+from pipeline.classification import listed
 from pipeline.cli import common
 from pipeline.console import _counted
 from pipeline.logs import TextFormatter
@@ -51,7 +51,7 @@ def test_consoles_show_text_as_text() -> None:
 
 def test_a_label_makes_no_line_of_its_own() -> None:
     assert _counted({"streams": {"a": {"detections": {f"cat\n{EVIL}": 2}}}}).isprintable()
-    assert short(f"cat\n{EVIL}, dog").isprintable()
+    assert listed([f"cat\n{EVIL}, pet", "dog", "cow"], 2) == f"cat{printable(chr(10) + EVIL)}, dog, … (3)"
 
 
 def test_log_messages_give_no_orders(caplog: pytest.LogCaptureFixture) -> None:

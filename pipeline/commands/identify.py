@@ -10,7 +10,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.classification import short
+from pipeline.classification import listed
 from pipeline.decoders import DECODERS
 from pipeline.decoders.contract import image_input
 from pipeline.decoders.family import classes_text
@@ -162,9 +162,7 @@ def _show(data: dict[str, Any], out: Console) -> None:
         table.add_row("runner-up", "not looked for", "the family is stated")
     else:
         table.add_row("runner-up", "none", "no other family reads it")
-    labels = data["labels"]
-    shown = ", ".join(map(short, labels[:5])) + (f", … ({len(labels)})" if len(labels) > 5 else "")
-    table.add_row("labels", shown, reasons["labels"])
+    table.add_row("labels", listed(data["labels"], 5), reasons["labels"])
     contract = data["input"]
     table.add_row("input", f"{contract['width']}x{contract['height']}", reasons["size"])
     for key in ("stride", "batch", "layout", "dtype", "color", "mean", "std", "resize", "align", "pad"):

@@ -13,7 +13,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.classification import short
+from pipeline.classification import listed
 from pipeline.config import StreamConfig
 from pipeline.detector import Detector
 from pipeline.errors import ModelError
@@ -130,8 +130,6 @@ def show_info(name: str, console: Console, *, as_json: bool) -> None:
     for heading in ("property", "value", "why"):
         table.add_column(heading, overflow="fold")
     spec, reasons = data["input"], dict(data["reasons"])
-    labels = data["labels"]
-    shown = ", ".join(map(short, labels[:6])) + (f", … ({len(labels)})" if len(labels) > 6 else "")
     rows = {
         "family": data["family"],
         "size": f"{spec['width']}x{spec['height']}",
@@ -142,7 +140,7 @@ def show_info(name: str, console: Console, *, as_json: bool) -> None:
         "resize": spec["resize"],
         "align": spec["align"],
         "pad": spec["pad"],
-        "labels": shown,
+        "labels": listed(data["labels"], 6),
         "thresholds": f"conf {data['conf_threshold']}, iou {data['iou_threshold']}",
         "classes": len(labels),
         **{f"params.{key}": value for key, value in data["params"].items()},
