@@ -142,7 +142,7 @@ def show_info(name: str, console: Console, *, as_json: bool) -> None:
         "pad": spec["pad"],
         "labels": listed(data["labels"], 6),
         "thresholds": f"conf {data['conf_threshold']}, iou {data['iou_threshold']}",
-        "classes": len(labels),
+        "classes": len(data["labels"]),
         **{f"params.{key}": value for key, value in data["params"].items()},
     }
     reasons |= {f"params.{key}": reasons.pop(key, "default") for key in data["params"]}
