@@ -11,6 +11,7 @@ from __future__ import annotations
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -20,6 +21,9 @@ CANCELLING = (signal.SIGINT, signal.SIGTERM)
 # A terminal that goes away says so, and its shell may say so again: that is not a second Ctrl-C.
 HANGUP = getattr(signal, "SIGHUP", None)  # not on Windows
 _DONE = b"\0"
+_SAME = 0.1
+"""Seconds within which the same signal is the first one still: ``timeout -s INT`` and other wrappers pass on
+to their child what a terminal has sent to the whole group. Nobody presses Ctrl-C twice as quickly."""
 
 _sockets: tuple[socket.socket, socket.socket] | None = None
 
@@ -52,21 +56,23 @@ def signals(
     """Call ``first`` on the first signal and ``second`` on the next, both in a thread of their own.
 
     ``hangup`` is called on each SIGHUP instead (None: it counts as a first signal). To be used in the main
-    thread. The previous handlers return at the end.
+    thread. The previous handlers return at the end. The same signal again within 0.1 s counts once.
     """
     global _sockets
     received, previous = listen()
 
     def act() -> None:
         wanted: tuple[int | None, ...] = (*CANCELLING, HANGUP)
+        before, until = _DONE, 0.0
         for action in (first, second):
             while (number := received.recv(1)) != _DONE:
                 if hangup is not None and number[0] == HANGUP:
                     hangup()
-                elif number[0] in wanted:
+                elif number[0] in wanted and (number != before or time.monotonic() > until):
                     break
             if number == _DONE:
                 return
+            before, until = number, time.monotonic() + _SAME
             action()
             wanted = CANCELLING
 

@@ -7,10 +7,12 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
 
+from pipeline import shutdown
 from pipeline.shutdown import HANGUP, listen, signals
 
 pytestmark = pytest.mark.skipif(HANGUP is None, reason="Windows has no hangup and no kill(2)")
@@ -50,6 +52,29 @@ def test_a_hangup_drains_and_a_second_one_cancels_nothing() -> None:
         assert cancelled.wait(5)
 
 
+def test_what_a_wrapper_passes_on_again_at_once_is_no_second_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``timeout -s INT`` sends its child what the terminal has sent to both."""
+    monkeypatch.setattr(shutdown, "_SAME", 60)  # this machine may be slow
+    stopped, cancelled = threading.Event(), threading.Event()
+    with signals(stopped.set, cancelled.set):
+        send(signal.SIGINT)
+        assert stopped.wait(5)
+        send(signal.SIGINT)
+        assert not cancelled.wait(0.05)
+        send(signal.SIGTERM)
+        assert cancelled.wait(5)
+
+
+def test_the_same_signal_cancels_once_a_hand_can_have_sent_it() -> None:
+    stopped, cancelled = threading.Event(), threading.Event()
+    with signals(stopped.set, cancelled.set):
+        send(signal.SIGINT)
+        assert stopped.wait(5)
+        time.sleep(0.15)
+        send(signal.SIGINT)
+        assert cancelled.wait(5)
+
+
 def test_a_hangup_that_is_to_be_ignored_is(monkeypatch: pytest.MonkeyPatch) -> None:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     stopped = threading.Event()
@@ -63,8 +88,9 @@ def test_handlers_return_and_nothing_is_left_for_the_next_line() -> None:
     before = signal.getsignal(signal.SIGINT)
     done = threading.Event()
     with signals(lambda: None, done.set):
-        for _ in range(4):
+        for _ in range(2):
             send(signal.SIGINT)
+            send(signal.SIGTERM)
         assert done.wait(5)
     assert signal.getsignal(signal.SIGINT) == before
     stopped = threading.Event()
