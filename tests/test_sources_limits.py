@@ -163,6 +163,78 @@ def test_a_jpeg_stream_says_its_size_in_each_picture(tmp_path: Path) -> None:
         next(iter(source))
 
 
+@pytest.mark.parametrize("container", ["mp4", "matroska", "mpegts"])
+def test_tracks_without_number_are_refused(tmp_path: Path, container: str) -> None:
+    def made(tracks: int) -> str:
+        path = tmp_path / f"{tracks}.{container}"
+        with av.open(str(path), "w", format=container) as out:
+            videos = [out.add_stream("mpeg2video", rate=25) for _ in range(tracks)]
+            picture = av.VideoFrame(32, 32, "yuv420p")
+            for video in videos:
+                video.width = video.height = 32
+                out.mux(video.encode(picture))
+            for video in videos:
+                out.mux(video.encode())
+        return str(path)
+
+    with opened(made(90)) as source:
+        assert next(iter(source))
+    with pytest.raises(SourceOpenError, match="more than 100 tracks") as raised:
+        opened(made(101))
+    assert raised.value.cause == "format"
+
+
+def box(kind: bytes, *parts: bytes) -> bytes:
+    content = b"".join(parts)
+    return struct.pack(">I4s", 8 + len(content), kind) + content
+
+
+def table_bomb(samples: int) -> bytes:
+    """An MP4 of a kilobyte that claims so many samples of one byte each, for which FFmpeg makes an index."""
+
+    def words(*numbers: int) -> bytes:
+        return struct.pack(f">{len(numbers)}I", *numbers)
+
+    matrix = words(0x10000, 0, 0, 0, 0x10000, 0, 0, 0, 0x40000000)
+    entry = bytes(6) + b"\0\1" + bytes(16) + struct.pack(">HH", 320, 240) + words(0x480000, 0x480000, 0)
+    entry += b"\0\1" + bytes(32) + b"\0\x18\xff\xff"
+    table = box(
+        b"stbl",
+        box(b"stsd", words(0, 1), box(b"mp4v", entry)),
+        box(b"stts", words(0, 1, samples, 1)),
+        box(b"stsc", words(0, 1, 1, samples, 1)),
+        box(b"stsz", words(0, 1, samples)),
+        box(b"stco", words(0, 1, 40)),
+    )
+    handler = box(b"hdlr", words(0, 0), b"vide", bytes(13))
+    media = box(b"mdia", box(b"mdhd", words(0, 0, 0, 25, 100, 0)), handler, box(b"minf", table))
+    header = box(b"tkhd", words(0, 0, 0, 1, 0, 100), bytes(16), matrix, words(320 << 16, 240 << 16))
+    movie = box(b"mvhd", words(0, 0, 0, 25, 100, 0x10000), b"\1\0", bytes(10), matrix, bytes(24), words(2))
+    start = box(b"ftyp", b"isom", words(512), b"isom")
+    return start + box(b"moov", movie, box(b"trak", header, media)) + box(b"mdat", bytes(1000))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="sources are isolated on Linux alone")
+def test_an_isolated_source_gets_no_more_memory_than_its_pictures_need(tmp_path: Path) -> None:
+    path = tmp_path / "bomb.mp4"
+    path.write_bytes(table_bomb(40_000_000))  # of 24 bytes, in one piece
+    script = (
+        "import sys, threading, resource\n"
+        "from pipeline.config import make_stream\n"
+        "from pipeline.sources import open_source, parse_source\n"
+        "stream = make_stream({'source': sys.argv[1], 'isolate': True, 'max_picture': 320 * 240})\n"
+        "try:\n"
+        "    list(open_source(parse_source(sys.argv[1]), stream, threading.Event()))\n"
+        "except Exception as error:\n"
+        "    print(type(error).__name__)\n"
+        "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script, str(path)], capture_output=True, check=True)
+    kind, most = done.stdout.decode().split()
+    assert kind == "SourceReadError"
+    assert int(most) < 512 << 10  # KiB
+
+
 def test_no_memory_is_taken_for_what_is_refused(tmp_path: Path) -> None:
     """A picture of 100 million pixels in a file of a megabyte."""
     path = tmp_path / "bomb.png"

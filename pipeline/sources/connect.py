@@ -20,7 +20,7 @@ from pipeline.redact import redact
 from pipeline.sources.base import Remembered, SourceSpec
 from pipeline.sources.failures import explain
 from pipeline.sources.hardware import Decoding, NoHardwareError, choose
-from pipeline.sources.limits import PROTOCOLS, too_large
+from pipeline.sources.limits import MOST_TRACKS, PROTOCOLS, too_large
 from pipeline.sources.pipe import Pipe
 from pipeline.sources.tls import distrust, tls_options, unverified_playlist
 
@@ -116,6 +116,7 @@ def _try(
     """Open once: what was opened, or the cause and a phrase."""
     # Also of the decoders that find out what the stream holds.
     options = {"protocol_whitelist": PROTOCOLS[scheme], "max_pixels": str(stream.max_picture)}
+    options["max_streams"] = str(MOST_TRACKS + 1)
     options |= tls_options(scheme, stream)
     timeout: tuple[float, float] | None = None
     if scheme:
@@ -174,6 +175,8 @@ def _try(
 
 def _pick(container: InputContainer, max_picture: int) -> VideoStream | str:
     """The video stream to read, or why there is none."""
+    if len(container.streams) > MOST_TRACKS:
+        return f"it holds more than {MOST_TRACKS} tracks"
     # A cover picture in a sound file is a video stream to FFmpeg.
     covers = Disposition.attached_pic
     streams = [s for s in container.streams.video if not s.disposition & covers]

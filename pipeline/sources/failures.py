@@ -13,6 +13,8 @@ from urllib.parse import urlsplit
 
 import av.error
 
+from pipeline.sources.limits import MOST_TRACKS
+
 # The first match wins, so subclasses and errno values stand before their bases.
 _BY_TYPE: tuple[tuple[type[BaseException], str, str], ...] = (
     (av.error.HTTPUnauthorizedError, "auth", "the user name or password is missing or was refused (401)"),
@@ -40,6 +42,10 @@ _BY_TYPE: tuple[tuple[type[BaseException], str, str], ...] = (
     (av.error.EOFError, "ended", "the data ended before any picture"),
 )
 _BY_ERRNO: dict[int, tuple[str, str]] = {
+    errno.ENOMEM: (
+        "format",
+        f"it takes more memory than it may have, or holds more than {MOST_TRACKS} tracks",
+    ),
     errno.EPROTONOSUPPORT: ("network", "the server does not offer this transport"),
     errno.ENETUNREACH: ("network", "the network cannot be reached"),
     errno.EHOSTUNREACH: ("network", "the host cannot be reached"),

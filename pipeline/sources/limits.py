@@ -1,4 +1,5 @@
-"""What a source that nobody vouches for may demand: which protocols it can send us to, how large a picture.
+"""What a source that nobody vouches for may demand: which protocols it can send us to, how large a picture,
+how many tracks, how much memory.
 
 A playlist names further addresses, and FFmpeg by itself follows those of ``tcp://``, ``udp://`` and a pipe
 anywhere, files of this machine included (tried with FFmpeg 8.1: a TCP server that sends a playlist of
@@ -24,6 +25,19 @@ PROTOCOLS = {
     "rtp": "rtp,udp",
 }
 """By scheme of the address ("" for a file): what FFmpeg calls a protocol white list."""
+
+
+MOST_TRACKS = 100
+"""Of a container: FFmpeg decodes the first pictures of each to find out what it holds."""
+_OWN_MEMORY = 512 << 20
+_BYTES_PER_PIXEL = 64
+"""What decoding may take, by the largest picture: 1.5 bytes a pixel (4:2:0), 16 pictures that others are made
+from, and as many again at work in threads."""
+
+
+def most_memory(max_picture: int) -> int:
+    """Bytes that the process of an isolated source may have as its own, pictures in slots aside."""
+    return _OWN_MEMORY + _BYTES_PER_PIXEL * max_picture
 
 
 def too_large(width: int, height: int, most: int) -> str:

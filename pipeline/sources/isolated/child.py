@@ -6,6 +6,7 @@ import fcntl
 import json
 import logging
 import os
+import resource
 import select
 import signal
 import socket
@@ -25,6 +26,7 @@ from pipeline.sources import OPENERS, fflog, open_source
 from pipeline.sources.base import Missed, Picture, Remembered, Source, SourceSpec, Unreadable
 from pipeline.sources.isolated import planes
 from pipeline.sources.isolated.slots import TAKEN, Slots
+from pipeline.sources.limits import most_memory
 
 if TYPE_CHECKING:
     from pipeline.config import StreamConfig
@@ -225,9 +227,18 @@ def die_with_parent(life: int) -> None:
         os._exit(1)
 
 
+def limit_memory(most: int) -> None:
+    """Have the kernel refuse this process more memory of its own than ``most`` bytes."""
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    if hard != resource.RLIM_INFINITY:
+        most = min(most, hard)
+    resource.setrlimit(resource.RLIMIT_DATA, (most, hard))
+
+
 def main(commands: int, messages: int, life: int, said: dict[str, Any]) -> None:
     """The whole of the process. ``life`` is the read end of a pipe that ends with the parent."""
     die_with_parent(life)
+    limit_memory(most_memory(said["stream"]["max_picture"]))
     set_malloc()
     try:
         Child(commands, messages, said).run()
