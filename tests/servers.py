@@ -235,16 +235,18 @@ def http_server(
     password: str | None = None,
     fps: float = 50,
     frames: int = 10_000,
+    asked: list[str] | None = None,
 ) -> Iterator[Server]:
     """Serve ``folder`` at ``http://127.0.0.1:PORT``; with ``user`` and ``password`` behind a login.
 
     Beside the files there are ``/live.mjpeg`` (``frames`` numbered pictures of 64x48, multipart, at
     ``fps``), ``/cut.mjpeg`` (10 pictures, then silence) and ``/status/NNN`` (that HTTP status).
+    ``asked`` gets the path of each request.
     """
     over = threading.Event()
     login = f"{user}:{password}" if user is not None else None
     handler = functools.partial(
-        _Handler, directory=str(folder), login=login, over=over, fps=fps, frames=frames
+        _Handler, directory=str(folder), login=login, over=over, fps=fps, frames=frames, asked=asked
     )
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     server.daemon_threads = True
@@ -271,12 +273,21 @@ class _Handler(http.server.SimpleHTTPRequestHandler):
     """Files of a folder, and endless or broken streams."""
 
     def __init__(
-        self, *args, login: str | None, over: threading.Event, fps: float, frames: int, **kwargs
+        self,
+        *args,
+        login: str | None,
+        over: threading.Event,
+        fps: float,
+        frames: int,
+        asked: list[str] | None,
+        **kwargs,
     ) -> None:
-        self._login, self._over, self._fps, self._frames = login, over, fps, frames
+        self._login, self._over, self._fps, self._frames, self._asked = login, over, fps, frames, asked
         super().__init__(*args, **kwargs)
 
     def do_GET(self) -> None:
+        if self._asked is not None:
+            self._asked.append(self.path)
         if self._login is not None:
             expected = "Basic " + base64.b64encode(self._login.encode()).decode()
             if self.headers.get("Authorization") != expected:

@@ -389,6 +389,30 @@ def test_hls_is_live_until_its_list_is_closed(tmp_path, live):
         assert numbers == list(range(50))
 
 
+def test_of_a_playlist_s_variants_the_best_alone_is_loaded(tmp_path):
+    """FFmpeg by itself loads them all, for whoever may want them."""
+    master = "#EXTM3U\n"
+    for name, size in (("small", (64, 48)), ("large", (128, 96))):
+        (tmp_path / name).mkdir()
+        options = {"hls_time": "0.4", "hls_list_size": "0"}
+        make_clip(
+            tmp_path / name / "list.m3u8",
+            frames=100, size=size, audio=True, format="hls", container_options=options,
+        )  # fmt: skip
+        master += (
+            f"#EXT-X-STREAM-INF:BANDWIDTH={size[0]}000,RESOLUTION={size[0]}x{size[1]}\n{name}/list.m3u8\n"
+        )
+    (tmp_path / "list.m3u8").write_text(master)
+    asked: list[str] = []
+    with http_server(tmp_path, asked=asked) as server:
+        source = opened(f"{server.url}/list.m3u8")
+        looked_at = len(asked)
+        assert taken(source, 200) == list(range(100))
+    loaded = [path for path in asked[looked_at:] if path.endswith(".ts")]
+    assert len({path for path in loaded if "large" in path}) >= 5
+    assert [path for path in loaded if "small" in path] == []
+
+
 def test_a_live_stream_is_opened_with_its_first_pictures(tmp_path):
     """It need not send twenty for its rate to be guessed, which takes 1.4 s at 15 fps; its header has one."""
     data = make_clip(tmp_path / "clip.ts", frames=60, fps=15).read_bytes()

@@ -47,6 +47,7 @@ _LOOK_SECONDS = 5.0
 """Of a stream, at most, to find out what it holds: FFmpeg's own limit for most formats."""
 # A second try over the other transport cannot help here.
 _FINAL_CAUSES = frozenset({"refused", "auth", "not_found", "certificate"})
+PLAYLISTS = frozenset({"hls", "dash"})
 _TEXT_ART = frozenset({"ansi", "bintext", "idf", "xbin"})
 
 
@@ -184,6 +185,10 @@ def _pick(container: InputContainer, max_picture: int) -> VideoStream | str:
         found = ", ".join(sorted({s.type for s in container.streams})) or "nothing"
         return f"it holds no video stream (found: {found})"
     best = container.streams.best("video")
+    if container.format.name in PLAYLISTS:  # FFmpeg would take the variant that it has seen the most of
+        best = max(
+            streams, key=lambda s: s.codec_context.width * s.codec_context.height if s.codec_context else 0
+        )
     video = best if best in streams else streams[0]
     assert isinstance(video, VideoStream)
     if not video.codec_context:

@@ -21,14 +21,14 @@ from typing import TYPE_CHECKING
 import av.error
 from av.container import InputContainer
 from av.packet import Packet
-from av.stream import Stream
+from av.stream import Discard, Stream
 
 from pipeline.errors import SourceOpenError, SourceReadError
 from pipeline.redact import redact
 from pipeline.sources import fflog
 from pipeline.sources.base import Picture, Remembered, Source, SourceSpec
 from pipeline.sources.bitstream import checker
-from pipeline.sources.connect import Opened, connect
+from pipeline.sources.connect import PLAYLISTS, Opened, connect
 from pipeline.sources.convert import Converter
 from pipeline.sources.damage import MOST_THREADS, Damage, tell_of_damage
 from pipeline.sources.ending import Progress
@@ -49,7 +49,6 @@ _CHANGED = 50
 _CHANGED_AT_END = 10
 _STUCK = 5
 """Packets in a row that the decoder refuses, after which it is to forget all at the next key frame."""
-_PLAYLISTS = frozenset({"hls", "dash"})
 
 
 def open_media(
@@ -89,6 +88,10 @@ class MediaSource(Once):
         # FFmpeg calls frame threads on top of a device unstable.
         frame_threads = not self.live and not on_device(self._video) and fflog.frame_threads_allowed()
         self._video.thread_type = "AUTO" if frame_threads else "SLICE"
+        if self._container.format.name in PLAYLISTS:
+            for each in self._container.streams:
+                if each.index != self._video.index:
+                    each.discard = Discard.all  # else FFmpeg loads every variant there is
         tell_of_damage(self._video.codec_context, self.live)
         extradata = bytes(self._video.codec_context.extradata or b"")
         if stream.decode_threads is not None:
@@ -340,4 +343,4 @@ def _is_live(container: InputContainer) -> bool:
     """
     if container.duration is not None:
         return False
-    return container.format.name in _PLAYLISTS or container.size <= 0
+    return container.format.name in PLAYLISTS or container.size <= 0
