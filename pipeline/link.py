@@ -227,4 +227,7 @@ class Link:
         self._retry_at = None
         if state != self._state:
             log.debug("stream %s: %s → %s", self.stream, self._state, state)
-            self._state, self._since = state, self._clock()
+            now = self._clock()
+            if self._state in ("paused", "ended") and self._lost_at is not None:
+                self._lost_at = min(now, self._lost_at + now - self._since)  # nobody missed it meanwhile
+            self._state, self._since = state, now

@@ -161,8 +161,10 @@ def _said(stream: StreamConfig) -> dict[str, Any]:
     return stream.model_dump(exclude={"name"})
 
 
-END_SECONDS = 35.0
-"""An edit that is being applied when the line ends has so long: a stream's frames may take 30 s to leave."""
+END_SECONDS = 5.0
+"""An edit that is being applied when the line ends has so long. Steps with streams end with the line; a model
+that is still being opened would be thrown away. With what outputs may take it is less than service managers
+wait (30 s)."""
 
 
 class Reloader:

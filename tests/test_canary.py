@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.server
 import logging
+import socket
 import threading
 import traceback
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 
 from benchmarks.canary import CANARY, USER, cameras, environment, leaks, limits, run
 from pipeline import Pipeline
-from pipeline.config import load_config, make_stream
+from pipeline.config import StreamConfig, load_config, make_stream
 from pipeline.errors import SourceOpenError
 from pipeline.sources import open_source, parse_source
 
@@ -51,6 +52,46 @@ def test_no_exception_and_no_log_record_has_it(
     text += "".join(f"{error!r} {error.args} {vars(error)}" for error in raised.value.exceptions)
     text += "".join(f"{record.getMessage()} {record.args}" for record in caplog.records)
     assert CANARY not in text
+
+
+def test_a_redirection_of_rtsp_is_not_followed() -> None:
+    """FFmpeg would answer the next server's 401 with the password that was meant for the first."""
+    heard: dict[str, list[str]] = {"first": [], "next": []}
+
+    def serve(listener: socket.socket, name: str, answer: str) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = listener.accept()
+                with connection, connection.makefile("r", newline="\r\n") as requests:
+                    asked = list[str]()
+                    for line in requests:
+                        asked.append(line.strip())
+                        if asked[-1]:
+                            continue
+                        heard[name].append("\n".join(asked))
+                        (number,) = (each for each in asked if each.startswith("CSeq"))
+                        options = asked[0].startswith("OPTIONS")
+                        said = "200 OK\r\nPublic: DESCRIBE" if options else answer
+                        connection.sendall(f"RTSP/1.0 {said}\r\n{number}\r\n\r\n".encode())
+                        asked = []
+
+    with contextlib.ExitStack() as opened:
+        listeners = [opened.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(2)]
+        first, after = (listener.getsockname()[1] for listener in listeners)
+        answers = (
+            f"302 Found\r\nLocation: rtsp://127.0.0.1:{after}/x",
+            '401 Unauthorized\r\nWWW-Authenticate: Basic realm="next"',
+        )
+        for listener, name, answer in zip(listeners, heard, answers, strict=True):
+            thread = threading.Thread(target=serve, args=(listener, name, answer), daemon=True)
+            thread.start()
+            opened.callback(thread.join, 5)
+            opened.callback(listener.shutdown, socket.SHUT_RDWR)
+        stream = StreamConfig(source=f"rtsp://u:canary@127.0.0.1:{first}/a", open_timeout=5)
+        with pytest.raises(SourceOpenError, match="redirects"):
+            open_source(parse_source(stream.source), stream, threading.Event())
+    assert any(asked.startswith("DESCRIBE") for asked in heard["first"])
+    assert heard["next"] == []
 
 
 def test_a_redirection_takes_no_password_along() -> None:

@@ -18,8 +18,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline import errors
+from pipeline import errors, reload
 from pipeline.config import load_config, make_config
+from pipeline.sinks import handoff
 
 ROOT = Path(__file__).resolve().parent.parent
 DEPLOY = ROOT / "deploy"
@@ -108,6 +109,11 @@ def test_unit_restarts_on_what_may_pass_and_on_nothing_else() -> None:
     assert {errors.SourceReadError.exit_code, errors.SourceOpenError.exit_code} <= codes - prevented
     assert unit_values("Restart") == ["on-failure"]
     assert unit_values("KillSignal") == ["SIGTERM"]
+
+
+def test_unit_waits_for_as_long_as_the_end_may_take() -> None:
+    (most,) = map(int, unit_values("TimeoutStopSec"))
+    assert most > handoff.GRACE_SECONDS + reload.END_SECONDS
 
 
 def test_unit_keeps_the_results_that_the_config_sends_to_standard_output() -> None:

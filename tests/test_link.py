@@ -128,9 +128,15 @@ def test_for_how_long_it_has_been_lost():
     link.failed(lost("refused"))
     clock.now += 2
     assert link.status().lost_for == pytest.approx(7)
-    link.ended()
+    link.paused()
     clock.now += 100
     assert link.status().lost_for == pytest.approx(7)
+    link.connecting()  # it is resumed
+    clock.now += 1
+    assert link.status().lost_for == pytest.approx(8)
+    link.ended()
+    clock.now += 100
+    assert link.status().lost_for == pytest.approx(8)
 
 
 def test_a_slow_camera_is_not_stalled_between_two_pictures():

@@ -251,6 +251,53 @@ def test_the_command_goes_by_an_edit_at_sighup(cheap_model: str, tmp_path: Path)
     assert summary["conserved"] and summary["streams"].keys() == {"a", "b"}
 
 
+_SLOW = """
+import sys, threading
+import pipeline.app, pipeline.reload
+from pipeline.__main__ import main
+
+pipeline.reload.END_SECONDS = 0.2
+first = pipeline.app.open_first
+
+def never(config):
+    print("opening", flush=True)
+    threading.Event().wait()
+
+def begun():
+    pipeline.app.open_first = never
+
+sys.argv = ["framerail", "run", "--config", sys.argv[1]]
+real = pipeline.reload.Reloader.__enter__
+pipeline.reload.Reloader.__enter__ = lambda self: (self._line.on_start(begun), real(self))[1]
+main()
+"""
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="needs SIGHUP")
+def test_a_model_that_is_being_opened_does_not_hold_up_the_end(cheap_model: str, tmp_path: Path) -> None:
+    path, summary = tmp_path / "f.yaml", tmp_path / "s.json"
+    config = {"model": cheap_model, "summary": str(summary), "streams": [A]}
+    path.write_text(yaml.safe_dump(config))
+    process = subprocess.Popen(
+        [sys.executable, "-c", _SLOW, str(path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        assert process.stderr is not None and process.stdout is not None
+        while "stream a" not in process.stderr.readline():
+            pass
+        path.write_text(yaml.safe_dump({**config, "conf_threshold": 0.5}))
+        os.kill(process.pid, signal.SIGHUP)
+        assert process.stdout.readline() == "opening\n"
+        process.send_signal(signal.SIGTERM)
+        _, said = process.communicate(timeout=20)
+    finally:
+        process.kill()
+    assert process.returncode == 0, said
+    assert "an edit is still being applied" in said
+    assert json.loads(summary.read_text())["conserved"]
+
+
 def test_an_edit_that_fails_half_way_is_told_and_made_up_for(
     cheap_model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any
 ) -> None:

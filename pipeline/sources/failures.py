@@ -58,6 +58,10 @@ _EIO_LOCAL = ("error", "the disk or device failed to read (input/output error)")
 _EIO_UNKNOWN_HOST = ("network", "host not found")
 _EIO_OPENING = ("network", "the server closed the connection, or does not speak this protocol")
 _EIO_READING = ("network", "the connection broke or was closed")
+_RTSP_ELSEWHERE = (
+    "network",
+    "the server redirects, which is not followed, as the login would go along: give the address itself",
+)
 _RTSP_ANSWER = ("network", "the server hung up, or what it answers is not RTSP")
 
 STALL_SHARE = 0.9
@@ -79,6 +83,8 @@ def explain(
     dialogue = opening is not None and opening.lower().startswith("rtsp")
     if dialogue and isinstance(error, av.error.InvalidDataError):
         return _RTSP_ANSWER  # media come later: what cannot be read is the dialogue
+    if dialogue and getattr(error, "errno", None) == errno.EINVAL:
+        return _RTSP_ELSEWHERE  # a protocol that is not on the white list: see limits
     for kind, cause, phrase in _BY_TYPE:
         if isinstance(error, kind):
             return cause, phrase
