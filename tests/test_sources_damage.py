@@ -47,6 +47,56 @@ def clip(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     )
 
 
+def jpegs(folder: Path, spoilt: Callable[[list[bytes]], list[bytes]]) -> list[bool]:
+    """Which of the pictures of a stream of ten are damaged, after ``spoilt`` has been at its packets."""
+    images = (scene(n) for n in range(10))
+    clip = make_clip(folder / "a.mkv", images=images, codec="mjpeg", size=(192, 144), pix_fmt="yuvj420p")
+    with av.open(str(clip)) as given:
+        packets = [bytes(packet) for packet in given.demux() if packet.size]
+        with av.open(str(folder / "b.mkv"), "w") as out:
+            stream = out.add_stream_from_template(given.streams.video[0])
+            for number, data in enumerate(spoilt(packets)):
+                packet = av.Packet(data)
+                packet.stream, packet.pts, packet.dts = stream, number * 40, number * 40
+                packet.is_keyframe = True
+                out.mux(packet)
+    with opened(folder / "b.mkv") as source:
+        return [picture.damaged for picture in source if isinstance(picture, Picture)]
+
+
+def test_a_jpeg_that_breaks_off_is_damaged_and_the_next_is_not(tmp_path: Path) -> None:
+    def half(packets: list[bytes]) -> list[bytes]:
+        return [data[: len(data) // 2] if n == 4 else data for n, data in enumerate(packets)]
+
+    assert jpegs(tmp_path, half) == [n == 4 for n in range(10)]
+
+
+def test_a_jpeg_into_which_another_has_come_is_damaged(tmp_path: Path) -> None:
+    """A camera begins a part anew in the middle of a picture; without lengths the two are one."""
+
+    def joined(packets: list[bytes]) -> list[bytes]:
+        return [data[: len(data) // 2] + data if n == 4 else data for n, data in enumerate(packets)]
+
+    assert jpegs(tmp_path, joined) == [n == 4 for n in range(10)]
+
+
+def test_two_fields_in_a_packet_are_no_damage(tmp_path: Path) -> None:
+    assert not any(jpegs(tmp_path, lambda packets: [data + data for data in packets]))
+
+
+def test_a_thumbnail_within_a_jpeg_is_no_other_picture(tmp_path: Path) -> None:
+    def with_thumbnails(packets: list[bytes]) -> list[bytes]:
+        application = b"\xff\xe1" + (len(packets[0]) + 2).to_bytes(2, "big") + packets[0]
+        return [data[:2] + application + data[2:] for data in packets]
+
+    assert not any(jpegs(tmp_path, with_thumbnails))
+
+
+def test_a_stream_whose_jpegs_have_no_end_is_not_damaged(tmp_path: Path) -> None:
+    """Some old cameras leave it out; FFmpeg adds it."""
+    assert not any(jpegs(tmp_path, lambda packets: [data.removesuffix(b"\xff\xd9") for data in packets]))
+
+
 def with_losses(clip: Path, path: Path, seed: int) -> Path:
     """The same without some pieces of 300 bytes of its packets, past the first GOP."""
     draw = random.Random(seed)

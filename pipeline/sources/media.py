@@ -27,7 +27,7 @@ from pipeline.errors import SourceOpenError, SourceReadError
 from pipeline.redact import redact
 from pipeline.sources import fflog
 from pipeline.sources.base import Picture, Remembered, Source, SourceSpec
-from pipeline.sources.bitstream import checker
+from pipeline.sources.bitstream import WholeJpegs, checker
 from pipeline.sources.connect import PLAYLISTS, Opened, connect
 from pipeline.sources.convert import Converter
 from pipeline.sources.damage import MOST_THREADS, Damage, tell_of_damage
@@ -118,6 +118,7 @@ class MediaSource(Once):
         # comes upon a loss: the picture before that which the data is missing of.
         self._flagged_early = self._container.format.name == "mpegts"
         self._could_be = checker(self._video.codec_context.name, self._container.format.name)
+        self._whole = WholeJpegs() if self._video.codec_context.name == "mjpeg" else None
         self._ahead: list[Picture] = []
         self._rest = self._decoded()
         self.description = self._describe("")
@@ -260,6 +261,8 @@ class MediaSource(Once):
             self._corrupt_packets += 1
             self._damage.lost()
             return False
+        if self._whole is not None and packet.size and not self._whole(memoryview(packet)):
+            self._damage.lost(within=True)
         if self._numbers is not None and packet.size:
             if packet.has_sidedata("new_extradata"):
                 self._numbers.learn(bytes(packet.get_sidedata("new_extradata")))
