@@ -198,6 +198,7 @@ def told(account: StreamAccount) -> dict[str, Any]:
         "pts_repaired": dict(account.pts_repaired),
         "adaptive_every_nth": account.lane.every_nth,
         "health": list(account.health_now),
+        "health_episodes": account.health.episodes,
         "fps": rate and round(rate, 3),
         "declared_fps": account.health.declared_fps,
         "ending": account.ending,

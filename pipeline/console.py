@@ -14,6 +14,7 @@ from rich.table import Table
 
 from pipeline.accounts import StreamAccount
 from pipeline.app import Pipeline
+from pipeline.health import WORDS
 from pipeline.printable import printable
 from pipeline.progress import PLAIN_SECONDS
 from pipeline.summary import ways
@@ -146,6 +147,9 @@ def print_summary(summary: dict[str, Any], console: Console) -> None:
             )
         if stream["reconnects"]:
             further.append(f"{name} was lost and came back: {_each(stream['reconnects'])}")
+        for state, held in stream["health_episodes"].items():
+            times = "once" if held["times"] == 1 else f"{held['times']} times"
+            further.append(f"{name} was {WORDS[state]} {times}, for {held['seconds']:.1f} s in all")
         if stream["captured"] and stream["ending"] in ("stopped", "abandoned") and stream["lost_for"]:
             further.append(
                 f"{name} had been lost for {stream['lost_for']:.1f} s at the end: {stream['last_error']}"

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Collection
 from typing import Literal, get_args
 
@@ -146,6 +146,9 @@ class StreamHealth:
         """Whether it wants to be told of pictures."""
         self._frozen_seconds = self._black_seconds = 10.0
         self._not_ready_when: frozenset[str] = frozenset()
+        self._times: Counter[Health] = Counter()
+        self._seconds: dict[Health, float] = {}
+        self._since: dict[Health, float] = {}
         self._forget()
 
     def _forget(self) -> None:
@@ -165,6 +168,19 @@ class StreamHealth:
         return self._rate.fps
 
     @property
+    def episodes(self) -> dict[Health, dict[str, float]]:
+        """How many ``times`` each state but ``ok`` began to hold, and for how many ``seconds`` in all that
+        pictures came."""
+        looked, since = self._looked, dict(self._since)
+        seconds = {
+            state: self._seconds.get(state, 0.0) + max(0.0, looked - since.get(state, looked))
+            for state in list(self._times)
+        }
+        return {
+            state: {"times": self._times[state], "seconds": round(seconds[state], 3)} for state in seconds
+        }
+
+    @property
     def unfit(self) -> list[str]:
         """The states for which it is not ready."""
         return [state for state in self.states if state in self._not_ready_when]
@@ -180,13 +196,15 @@ class StreamHealth:
         self._not_ready_when = frozenset(not_ready_when)
         if not watched:
             self.states = ()
+            self._close(*self._since)
 
     def renewed(self) -> None:
         """The pictures that come now are another source's: those before say nothing of them."""
-        held = [_WORDS[state] for state in self.states if state in _WORDS]
+        held = [WORDS[state] for state in self.states if state in WORDS]
         if held:
             log.info("stream %s is looked at anew; it was %s", self._stream, ", ".join(held))
         self.states, self.declared_fps = (), None
+        self._close(*self._since)
         self._forget()
 
     def begin(self, declared_fps: float | None) -> None:
@@ -216,6 +234,7 @@ class StreamHealth:
             self._rate.skip(missed)
             for each in (self._still, self._black, self._covered, self._off_rate):
                 each.skip(missed)
+            self._since = {state: since + missed for state, since in self._since.items()}
         self._away = False
         self._due, self._looked = now + LOOK_SECONDS, now
         self._look(luma_grid(pixels), key, now)
@@ -252,12 +271,21 @@ class StreamHealth:
             return
         for state, holds, why in found:
             if holds and state not in before:
-                log.warning("stream %s is %s: %s", self._stream, _WORDS[state], why)
+                log.warning("stream %s is %s: %s", self._stream, WORDS[state], why)
+                self._times[state] += 1
+                self._since[state] = self._looked
             elif not holds and state in before:
-                log.info("stream %s is no longer %s", self._stream, _WORDS[state])
+                self._close(state)
+                log.info("stream %s is no longer %s", self._stream, WORDS[state])
+
+    def _close(self, *states: Health) -> None:
+        """They hold no longer."""
+        for state in states:
+            held = self._looked - self._since.pop(state, self._looked)
+            self._seconds[state] = self._seconds.get(state, 0.0) + held
 
 
-_WORDS: dict[Health, str] = {
+WORDS: dict[Health, str] = {
     "frozen": "frozen",
     "black": "black",
     "covered": "covered",

@@ -25,6 +25,7 @@ def summary(cheap_model: str) -> dict[str, Any]:
     found = summarize(line)
     found["streams"][NAME]["reconnects"] = {"timeout": 2, "ended": 1}
     found["streams"][NAME]["corrupt_packets"] = 21
+    found["streams"][NAME]["health_episodes"] = {"frozen": {"times": 2, "seconds": 31.04}}
     return found
 
 
@@ -43,6 +44,7 @@ def test_in_a_log_nothing_is_cut_off(summary: dict[str, Any]) -> None:
     assert f"{NAME} was lost and came back: 2 timeout, 1 ended" in lines
     damage = "21 packets could not be decoded, 0 pictures are spoilt"
     assert f"{NAME} was damaged: {damage}" in lines
+    assert f"{NAME} was frozen 2 times, for 31.0 s in all" in lines
 
 
 def test_a_camera_that_was_gone_at_the_end(summary: dict[str, Any]) -> None:

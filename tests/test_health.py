@@ -19,6 +19,7 @@ from pipeline.frame import GRID, Decoded, Image, luma_grid
 from pipeline.health import RECOVERED_SECONDS, StreamHealth
 from pipeline.sources import Picture
 from pipeline.sources.convert import Converter
+from pipeline.summary import summarize
 from tests.clips import make_clip
 from tests.test_metrics import fetch, scrape
 from tests.test_sources_media import opened
@@ -367,6 +368,10 @@ def test_in_the_line(cheap_model: str, tmp_path: Path, caplog: pytest.LogCapture
         run.line.change_stream("still", source="synthetic:64x48@50")
         run.until(lambda: fetch(port, "/readyz")[0] == 200)
         run.until(lambda: states_of(port, "still") == alone("ok"))
+        told = summarize(run.line)["streams"]
+        assert told["still"]["health_episodes"].keys() == {"frozen"}
+        assert told["still"]["health_episodes"]["frozen"]["times"] == 1
+        assert told["other"]["health_episodes"] == {}
         run.line.pause_stream("still")
         assert states_of(port, "still") == alone("nothing")
     said = [
@@ -403,6 +408,31 @@ def test_a_stall_is_no_time_of_the_same_or_of_black_ones_either() -> None:
     watched.see(black, 60)
     watched.see(black, 60)  # three pictures that say the same for six seconds
     assert set(watched.went()[-1]) == {"frozen", "black"}
+
+
+def test_how_often_and_for_how_long_it_held_is_kept() -> None:
+    watched = Watched(black=5, frozen=100)
+    black = np.zeros((90, 120, 3), np.uint8)
+
+    def held() -> float:
+        """By the log of what it said when."""
+        spans = pairwise([*watched.log, (watched.now, ())])
+        return sum(after - at for (at, states), (after, _) in spans if "black" in states)
+
+    for _ in range(2):
+        for _ in range(50):
+            watched.see(living(), 0.5)
+        for _ in range(50):
+            watched.see(black, 0.5)
+    assert watched.went() == [("ok",), ("black",), ("ok",), ("black",)]
+    assert watched.health.episodes == {"black": {"times": 2, "seconds": pytest.approx(held(), abs=0.5)}}
+    before = held()
+    watched.see(black, 600)  # nothing came meanwhile
+    assert watched.health.episodes["black"]["seconds"] == pytest.approx(before + 2, abs=0.6)
+    watched.health.renewed()
+    for _ in range(50):
+        watched.see(living(), 0.5)
+    assert watched.health.episodes["black"] == {"times": 2, "seconds": pytest.approx(before + 2, abs=0.6)}
 
 
 def test_what_was_not_looked_at_for_a_while_is_judged_anew() -> None:
