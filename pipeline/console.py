@@ -142,7 +142,7 @@ def print_summary(summary: dict[str, Any], console: Console) -> None:
             further.append(f"{name} dropped: {_each(stream['dropped'])}")
         if stream["corrupt_packets"] or stream["damaged"]:
             further.append(
-                f"{name} was damaged: {stream['corrupt_packets']} packets could not be decoded, "
+                f"{name} was damaged: {stream['corrupt_packets']} packets came damaged, "
                 f"{stream['damaged']} pictures are spoilt"
             )
         if stream["reconnects"]:

@@ -169,7 +169,7 @@ class Damages:
         self._last = 0.0
 
     def look(self, pictures: int, packets: int) -> None:
-        """``pictures`` have been damaged by now, and ``packets`` could not be decoded."""
+        """``pictures`` have been damaged by now, and ``packets`` came damaged."""
         now, counts = self._clock(), (pictures, packets)
         if counts != self._seen:
             if self._since is None:
@@ -183,7 +183,7 @@ class Damages:
         elif self._since is not None and now - self._last >= UNDAMAGED_SECONDS:
             log.info(
                 "stream %s: no damage for %.0f s; in the %.0f s before, %d pictures were damaged, and %d "
-                "packets could not be decoded",
+                "packets came damaged",
                 self._stream,
                 now - self._last,
                 self._last - self._since,
