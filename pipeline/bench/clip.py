@@ -60,6 +60,7 @@ def make_clip(path: Path, source: str, size: tuple[int, int], fps: float) -> Pat
     encoder.finish()
     part.check()
     part.commit()
+    part.close()
     return path
 
 

@@ -8,7 +8,8 @@ import os
 import stat
 import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from io import FileIO
 from pathlib import Path
 
@@ -35,6 +36,9 @@ _REASONS = {
     errno.ENAMETOOLONG: "the name is too long",
 }
 
+# What flock says on a file system that has none.
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL, errno.EBADF)
+
 
 def reason(error: OSError) -> str:
     """Say in a few words why an output failed, without the path."""
@@ -47,34 +51,71 @@ def open_output(path: str | Path, shown: str) -> FileIO:
 
     ``shown`` is what the message calls it. Raises SinkOpenError with the remedy.
     """
-
-    def opener(path: str, flags: int) -> int:
-        descriptor = _open_at_once(path, flags & ~os.O_TRUNC)
+    with refused(path, shown):
+        file = open_alone(path)
         try:
-            found = os.fstat(descriptor)
+            found = os.fstat(file.fileno())
             if stat.S_ISREG(found.st_mode):
-                lock(descriptor)
                 tell_of_old(found.st_size, shown)
-                os.ftruncate(descriptor, 0)
+                file.truncate(0)
         except OSError:
-            os.close(descriptor)
+            file.close()
             raise
-        return descriptor
+        return file
 
+
+@contextmanager
+def refused(path: str | Path, shown: str) -> Iterator[None]:
+    """What the system has against ``path``, as a SinkOpenError with the remedy."""
     try:
-        return FileIO(path, "wb", opener=opener)
+        yield
     except (OSError, ValueError) as error:  # ValueError: a NUL character in the name
         raise SinkOpenError(f"cannot write {shown}: {_why_not(Path(path), error)}") from error
 
 
-def lock(descriptor: int) -> None:
-    """Keep other runs from writing a file while it is open. Raises BlockingIOError where one does so."""
+def open_alone(path: str | Path) -> FileIO:
+    """Open ``path`` unbuffered for writing, with what is there; no other run has it until it is closed.
+
+    A name belongs to the run that has locked what bears it, so that may be renamed and removed by its name:
+    ``move`` and ``remove``. Raises BlockingIOError where another run has it, OSError, ValueError.
+    """
+    while True:
+        file = FileIO(path, "wb", opener=_open_at_once)
+        try:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                return file
+            _lock(file.fileno())
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
+                    return file
+        except OSError:
+            file.close()
+            raise
+        file.close()  # between opening and locking, the run before has given it its final name, or removed it
+
+
+def move(file: FileIO, path: Path, target: Path) -> None:
+    """Rename what was opened alone; it stays locked until it is closed."""
+    if sys.platform == "win32":  # which renames no open file, and where nobody replaces one
+        file.close()
+    os.replace(path, target)
+
+
+def remove(file: FileIO, path: Path) -> None:
+    """Delete and close what was opened alone."""
     if sys.platform == "win32":
-        return  # where nobody replaces a file that is open
+        file.close()
+    path.unlink(missing_ok=True)
+    file.close()
+
+
+def _lock(descriptor: int) -> None:
+    if sys.platform == "win32":
+        return
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
-        if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):  # a file system without locks
+        if error.errno not in _NO_LOCKS:
             raise
 
 
@@ -85,20 +126,17 @@ def tell_of_old(size: int, shown: str) -> None:
 
 
 def _open_at_once(path: str, flags: int) -> int:
-    """Open without waiting: a named pipe that nobody reads is an error, not a wait that ignores Ctrl-C."""
-    descriptor = os.open(path, flags | getattr(os, "O_NONBLOCK", 0), 0o666)
+    """Open as it is, without waiting: a pipe that nobody reads is an error, no wait that ignores Ctrl-C."""
+    descriptor = os.open(path, flags & ~os.O_TRUNC | getattr(os, "O_NONBLOCK", 0), 0o666)
     os.set_blocking(descriptor, True)
     return descriptor
 
 
 def check_folder(path: Path, shown: str) -> None:
     """Prove that a file can be made in the folder of ``path``. Raises SinkOpenError."""
-    try:
-        # Permission bits don't tell (root, ACLs, network and read-only file systems): make one.
-        with tempfile.TemporaryFile(dir=path.parent):
-            pass
-    except (OSError, ValueError) as error:
-        raise SinkOpenError(f"cannot write {shown}: {_why_not(path, error)}") from error
+    # Permission bits don't tell (root, ACLs, network and read-only file systems): make one.
+    with refused(path, shown), tempfile.TemporaryFile(dir=path.parent):
+        pass
 
 
 def check_distinct(inputs: Iterable[str], outputs: Iterable[tuple[str, str]]) -> None:

@@ -7,14 +7,18 @@ when that is whole, too: a kill at any moment costs nothing.
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import struct
 from collections.abc import Iterator
+from io import FileIO
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
+
+from pipeline.sinks.files import move, open_alone, remove
 
 MOST_BYTES = 1 << 28
 """Larger files keep their index at the end: a line that is asked to stop must not copy for minutes. Players
@@ -29,10 +33,30 @@ def index_to_front(path: Path, part: Path) -> bool:
     """Let ``path``, a finished MP4 or MOV, begin with its index; whether that was done.
 
     It is not for a file above ``MOST_BYTES``, and one that is laid out in another way than FFmpeg's. The copy
-    is made as ``part``. Raises OSError where it cannot be; ``path`` is then as it was, and ``part`` removed.
+    is made as ``part``, the name under which runs write this file, so no other one begins meanwhile. Raises
+    OSError where it cannot be made; ``path`` is then as it was, and ``part``, where this made it, removed.
     """
     if path.stat().st_size > MOST_BYTES:
         return False
+    with open_alone(part) as copy:
+        if os.fstat(copy.fileno()).st_size:
+            raise FileExistsError(errno.EEXIST, f"another run left {part}")  # killed a moment ago
+        try:
+            # Read only now: another run may have put its own in this place before the name was locked.
+            moved = _copy(path, copy)
+            if moved:
+                shutil.copymode(path, part)
+                move(copy, part, path)
+            else:
+                remove(copy, part)
+        except OSError:
+            remove(copy, part)
+            raise
+    return moved
+
+
+def _copy(path: Path, target: FileIO) -> bool:
+    """Write the file with its index in front; whether it is laid out so that this can be done."""
     with path.open("rb") as source:
         boxes = list(_boxes(source))
         if [kind for kind, _, _ in boxes[:1] + boxes[-1:]] != [b"ftyp", b"moov"]:
@@ -43,22 +67,15 @@ def index_to_front(path: Path, part: Path) -> bool:
         # All that follows the file's type comes to lie further back by the length of the index.
         if not _shift(index, 0, len(index), len(index)):
             return False
-        try:
-            with part.open("wb", buffering=0) as target:
-                source.seek(0)
-                _write(target, source.read(first))
-                _write(target, index)
-                left = start - first
-                while left:
-                    data = source.read(min(left, 1 << 20))
-                    _write(target, data)
-                    left -= len(data)
-                os.fsync(target.fileno())
-            shutil.copymode(path, part)
-            os.replace(part, path)
-        except OSError:
-            part.unlink(missing_ok=True)
-            raise
+        source.seek(0)
+        _write(target, source.read(first))
+        _write(target, index)
+        left = start - first
+        while left:
+            data = source.read(min(left, 1 << 20))
+            _write(target, data)
+            left -= len(data)
+        os.fsync(target.fileno())
     return True
 
 
@@ -74,7 +91,7 @@ def cut_to_fragments(path: Path) -> None:
             file.truncate(ends[-1])
 
 
-def _write(target: BinaryIO, data: bytes | bytearray) -> None:
+def _write(target: FileIO, data: bytes | bytearray) -> None:
     view = memoryview(data)
     while view:
         view = view[target.write(view) :]

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
-from io import SEEK_SET
+from io import SEEK_SET, FileIO
 from pathlib import Path
 
 from pipeline.errors import SinkOpenError
-from pipeline.sinks.files import lock, open_output, reason, tell_of_old
+from pipeline.sinks.files import (
+    move,
+    open_alone,
+    open_output,
+    reason,
+    refused,
+    remove,
+    tell_of_old,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -19,7 +26,8 @@ class PartFile:
 
     Writing through it rather than letting FFmpeg open the path gives the operating system's
     own error, keeps ``:`` and ``%`` in a name from meaning something to FFmpeg, and lets an abort
-    skip the trailer. What a killed run left under this name is kept as ``NAME.part.old``.
+    skip the trailer. What a killed run left under this name is kept as ``NAME.part.old``. No other run
+    is let in before ``close``: until then the file is locked, whichever of the two names it has.
 
     The first error is kept in ``error`` and everything after it is thrown away, not raised:
     FFmpeg holds back errors until a later call and PyAV prints those that it cannot raise.
@@ -36,8 +44,7 @@ class PartFile:
         """PyAV writes no trailer into a closed file."""
         if os.path.isdir(target):
             open_output(target, shown)  # raises, and says why
-        _keep_old(self.path, shown)
-        self._file = open_output(self.path, shown)
+        self._file = _begun(self.path, shown)
         if target.is_file():
             tell_of_old(target.stat().st_size, shown)
 
@@ -45,7 +52,7 @@ class PartFile:
         """Write all of ``data``, or note why not."""
         view = memoryview(data)
         try:
-            while view and self.error is None:
+            while view and self.error is None and not self.closed:
                 view = view[self._file.write(view) or 0 :]
         except OSError as error:
             self.error = error
@@ -66,37 +73,49 @@ class PartFile:
 
     def commit(self) -> None:
         """Give the finished file its name. Raises OSError; then the part file stays."""
-        if not self.closed:
-            # A network or thinly provisioned disk may say only now that it is full.
-            os.fsync(self._file.fileno())
-            if sys.platform == "win32":  # which renames no open file
-                self.close()
-            os.replace(self.path, self.target)
-            self.close()
+        # A network or thinly provisioned disk may say only now that it is full.
+        os.fsync(self._file.fileno())
+        move(self._file, self.path, self.target)
+        self.closed = True
+
+    def stop(self) -> None:
+        """Take no more."""
+        self.closed = True
 
     def close(self) -> None:
-        """Take no more; the file keeps the name of a part."""
+        """Take no more, and let other runs have the name; the file keeps the one that it has."""
         self.closed = True
         self._file.close()
 
     def remove(self) -> None:
         """Close and delete it."""
-        self.close()
-        self.path.unlink(missing_ok=True)
+        self.closed = True
+        remove(self._file, self.path)
 
 
-def _keep_old(part: Path, shown: str) -> None:
-    """Put aside what a run that was killed left: it can be played. Raises SinkOpenError."""
-    try:
-        if part.is_file() and part.stat().st_size:
-            with part.open("rb") as left:
-                lock(left.fileno())
-            old = part.with_name(part.name + ".old")
-            os.replace(part, old)
-            _log.warning("an earlier run did not finish %s; what it wrote is kept as %s", shown, old)
-    except BlockingIOError as error:
-        raise SinkOpenError(f"cannot write {shown}: {reason(error)}") from error
-    except OSError as error:
-        raise SinkOpenError(
-            f"cannot write {shown}: what an earlier run left in {part} cannot be put aside: {reason(error)}"
-        ) from error
+def _begun(part: Path, shown: str) -> FileIO:
+    """Open ``part``, empty, and put aside what a killed run left: it can be played. Raises SinkOpenError."""
+    while True:
+        with refused(part, shown):
+            try:
+                file = open_alone(part)
+            except PermissionError as error:
+                if not part.is_file():
+                    raise
+                raise SinkOpenError(
+                    f"cannot write {shown}: an earlier run, of another user, left {part}, which this one may "
+                    "not write; move that away, or choose another name"
+                ) from error
+        if not os.fstat(file.fileno()).st_size:
+            return file
+        old = part.with_name(part.name + ".old")
+        try:
+            move(file, part, old)
+        except OSError as error:
+            raise SinkOpenError(
+                f"cannot write {shown}: what an earlier run left in {part} cannot be put aside: "
+                f"{reason(error)}"
+            ) from error
+        finally:
+            file.close()
+        _log.warning("an earlier run did not finish %s; what it wrote is kept as %s", shown, old)

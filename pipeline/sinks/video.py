@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import logging
 import os
+from contextlib import closing
 from fractions import Fraction
 from pathlib import Path
 
@@ -97,8 +98,9 @@ class VideoFile(Sink):
             self._part.commit()
         except (av.FFmpegError, OSError) as error:
             raise self._failure(error) from error
-        if self._container.fragments:
-            self._move_index()
+        with closing(self._part):
+            if self._container.fragments:
+                self._move_index()
 
     def abort(self) -> None:
         """Stop at once, without finishing the file."""
@@ -128,14 +130,16 @@ class VideoFile(Sink):
 
     def _leave(self) -> str:
         """Close the part file, keep it if it can be played, and say which."""
+        self._part.stop()
         self._encoder = None
         try:
-            self._part.close()
-            if self._container.fragments:
-                cut_to_fragments(self._part.path)
-            if _playable(self._part.path):
-                return f"; what was written is in {self._part.path} and can be played"
-            self._part.remove()
+            # To the end with the name locked: it might be another run's else that is cut, or removed.
+            with closing(self._part):
+                if self._container.fragments:
+                    cut_to_fragments(self._part.path)
+                if _playable(self._part.path):
+                    return f"; what was written is in {self._part.path} and can be played"
+                self._part.remove()
         except OSError as error:
             return f"; {self._part.path} could not be removed: {reason(error)}"
         return "; no file was kept, as it could not be played"
