@@ -176,7 +176,7 @@ def test_interrupted_it_leaves_nothing_and_is_made_next_time(tiny, footage, kept
     assert copy_of(tiny, footage)[0].path.is_file()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGINT)])
 def test_a_signal_lets_go_of_the_unfinished_copy(tiny, footage, tmp_path, number):
     """As ``timeout`` sends it, after the calibration: whole models lie in the folder for temporary files."""
     (tmp_path / "work").mkdir()

@@ -19,6 +19,7 @@ from pipeline.errors import PipelineError, SourceError
 from pipeline.printable import printable
 from pipeline.redact import redact
 from pipeline.references import resolved
+from pipeline.shutdown import CANCELLING, HANGUP
 
 log = logging.getLogger("framerail")
 
@@ -48,14 +49,19 @@ def reporting(hint: str = "--debug shows where") -> Iterator[None]:
     def interrupt(number: int, frame: FrameType | None) -> None:
         nonlocal interrupted
         interrupted = True
+        if number == HANGUP:  # whose shell may say so again, while a folder is being removed
+            signal.signal(number, signal.SIG_IGN)
         signal.default_int_handler(number, frame)
 
-    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
-        # From here on Ctrl-C has to let go of what is held: a progress bar, an unfinished file. So has
-        # SIGTERM, which `timeout` sends: it would leave a folder with a model half quantised behind.
-        signal.signal(signal.SIGINT, interrupt)
-        signal.signal(signal.SIGTERM, interrupt)
+    previous: dict[int, Any] = {}
     try:
+        if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+            # From here on Ctrl-C has to let go of what is held: a progress bar, an unfinished file. So have
+            # SIGTERM, which `timeout` sends, and SIGHUP, of a terminal that is closed: they would leave a
+            # folder with a model half quantised behind. What is to be ignored (nohup) stays so.
+            for number in CANCELLING if HANGUP is None else (*CANCELLING, HANGUP):
+                if signal.getsignal(number) != signal.SIG_IGN:
+                    previous[number] = signal.signal(number, interrupt)
         yield
     except (typer.Exit, SystemExit):
         raise
@@ -77,6 +83,10 @@ def reporting(hint: str = "--debug shows where") -> Iterator[None]:
                 log.error("%s", _one_line(error, hint))
         # Failed while running outranks what could not be opened.
         raise typer.Exit(max(_exit_code(error) for error in errors)) from None
+    finally:
+        # Nothing is held any more, and a KeyboardInterrupt while the process ends says nothing of use.
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 def _exit_code(error: BaseException) -> int:
