@@ -27,6 +27,7 @@ def main() -> None:
     set_malloc()
     import typer
 
+    from pipeline.cli.common import CANCELLED
     from pipeline.cli.main import app
     from pipeline.redact import protect, redact
 
@@ -34,6 +35,8 @@ def main() -> None:
         protect(argument)
     try:
         code = app(standalone_mode=False)
+    except (KeyboardInterrupt, typer.Abort):  # as older ones of typer call it
+        code = CANCELLED  # such as a signal while another one is being obeyed
     except OSError as error:
         # Such as a full disk behind standard output.
         with suppress(OSError):

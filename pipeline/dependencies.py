@@ -43,13 +43,15 @@ def installed(names: tuple[str, ...]) -> dict[str, str]:
 
 
 def check() -> None:
-    """Raise DependencyError unless exactly one ONNX Runtime and an OpenCV that loads are there."""
+    """Raise DependencyError unless NumPy, exactly one ONNX Runtime and an OpenCV that load are there."""
     runtimes = installed(RUNTIMES)
     if len(runtimes) > 1:
         raise DependencyError(
             f"{' and '.join(runtimes)} are installed together and overwrite each other (CUDA can vanish): "
             f"pip uninstall -y {' '.join(runtimes)}, then install one of {CHOICES}"
         )
+    # Before those two, which import it from C++ and print a KeyboardInterrupt's traceback there.
+    _load("numpy", f"NumPy is not installed: install {CHOICES}")
     _load("onnxruntime", f"ONNX Runtime is not installed: install {CHOICES}")
     _load("cv2", f"OpenCV is not installed: install {CHOICES}")
 

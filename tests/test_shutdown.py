@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -11,8 +12,10 @@ import time
 from collections.abc import Iterator
 
 import pytest
+import typer
 
 from pipeline import shutdown
+from pipeline.cli.common import reporting
 from pipeline.shutdown import HANGUP, listen, signals
 
 pytestmark = pytest.mark.skipif(HANGUP is None, reason="Windows has no hangup and no kill(2)")
@@ -123,3 +126,67 @@ def test_a_hangup_after_the_run_does_not_change_its_exit_code(
         arguments = [*arguments, "--model", cheap_model]
     done = subprocess.run([sys.executable, "-c", LATE, *arguments], capture_output=True, check=False)
     assert done.returncode == code, done.stderr
+
+
+@pytest.mark.parametrize("ignored", [[], [signal.SIGHUP], [signal.SIGTERM, signal.SIGHUP]])
+def test_a_command_that_drains_nothing_lets_go_at_each_signal_but_those_to_be_ignored(
+    ignored: list[int],
+) -> None:
+    numbers = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+    before = {number: signal.SIG_IGN if number in ignored else signal.SIG_DFL for number in numbers}
+    for sent in numbers:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        ends = contextlib.nullcontext() if sent in ignored else pytest.raises(typer.Exit)
+        with ends as end, reporting():
+            send(sent)
+        assert end is None or end.value.exit_code == 130
+        assert {number: signal.getsignal(number) for number in numbers} == before
+
+
+def test_a_terminal_that_goes_away_twice_does_not_disturb_the_tidying_up() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    tidy = False
+    with pytest.raises(typer.Exit), reporting():
+        try:
+            send(signal.SIGHUP)
+        finally:
+            send(signal.SIGHUP)
+            tidy = True
+    assert tidy
+    assert signal.getsignal(signal.SIGHUP) == signal.SIG_DFL
+
+
+EARLY = """
+import signal, sys
+module = sys.argv.pop(1)
+from pipeline import __main__
+
+class Meanwhile:
+    def find_spec(self, name, path, target=None):
+        if name == module:
+            signal.raise_signal(signal.SIGTERM)
+
+sys.meta_path.insert(0, Meanwhile())
+__main__.main()
+"""
+
+
+@pytest.mark.parametrize("module", ["numpy.lib", "onnxruntime.capi", "cv2"])
+def test_a_signal_while_the_libraries_are_imported_is_no_traceback(module: str) -> None:
+    """From C++ one imports another, and prints what a handler raises in there."""
+    done = subprocess.run(
+        [sys.executable, "-c", EARLY, module, "bench", "sample:"], capture_output=True, text=True, timeout=50
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
+@pytest.mark.parametrize("raised", ["KeyboardInterrupt", "typer.Abort"])
+def test_an_interrupt_that_gets_out_of_the_command_is_no_traceback(raised: str) -> None:
+    code = (
+        "import typer; from pipeline import __main__; from pipeline.cli import main\n"
+        f"def app(**_): raise {raised}\n"
+        "main.app = app; __main__.main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=50)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
