@@ -240,7 +240,8 @@ def http_server(
     """Serve ``folder`` at ``http://127.0.0.1:PORT``; with ``user`` and ``password`` behind a login.
 
     Beside the files there are ``/live.mjpeg`` (``frames`` numbered pictures of 64x48, multipart, at
-    ``fps``), ``/cut.mjpeg`` (10 pictures, then silence) and ``/status/NNN`` (that HTTP status).
+    ``fps``), ``/long.mjpeg`` (the same with a length that is never reached), ``/cut.mjpeg`` (10
+    pictures, then silence) and ``/status/NNN`` (that HTTP status).
     ``asked`` gets the path of each request.
     """
     over = threading.Event()
@@ -298,16 +299,18 @@ class _Handler(http.server.SimpleHTTPRequestHandler):
         path = self.path.partition("?")[0]
         if path.startswith("/status/"):
             self.send_error(int(path.removeprefix("/status/")))
-        elif path in ("/live.mjpeg", "/cut.mjpeg"):
-            self._multipart(self._frames if path == "/live.mjpeg" else 10)
+        elif path in ("/live.mjpeg", "/long.mjpeg", "/cut.mjpeg"):
+            self._multipart(10 if path == "/cut.mjpeg" else self._frames, long=path == "/long.mjpeg")
             if path == "/cut.mjpeg":
                 self._over.wait(60)
         else:
             super().do_GET()
 
-    def _multipart(self, frames: int) -> None:
+    def _multipart(self, frames: int, long: bool) -> None:
         self.send_response(200)
         self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=frame")
+        if long:
+            self.send_header("Content-Length", "99999999")
         self.end_headers()
         for number in range(frames):
             jpeg = cv2.imencode(".jpg", encode_number(number, 48, 64))[1].tobytes()

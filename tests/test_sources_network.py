@@ -22,7 +22,7 @@ import pytest
 from pipeline import chaos
 from pipeline.config import StreamConfig
 from pipeline.errors import SourceError, SourceOpenError, SourceReadError
-from pipeline.sources import Source, open_source, parse_source, read_number
+from pipeline.sources import Remembered, Source, open_source, parse_source, read_number
 from pipeline.sources.failures import explain
 from tests.clips import make_clip
 from tests.servers import free_port, gst_rtsp_server, http_server, rtsp_rs_server, silent_server
@@ -30,8 +30,11 @@ from tests.servers import free_port, gst_rtsp_server, http_server, rtsp_rs_serve
 PASSWORD = "s3cret-W0rd"
 
 
-def opened(url: str, stop: threading.Event | None = None, **stream) -> Source:
-    return open_source(parse_source(url), StreamConfig(source=url, **stream), stop or threading.Event())
+def opened(
+    url: str, stop: threading.Event | None = None, remembered: Remembered | None = None, **stream
+) -> Source:
+    config = StreamConfig(source=url, **stream)
+    return open_source(parse_source(url), config, stop or threading.Event(), remembered)
 
 
 def taken(source: Source, count: int) -> list[int]:
@@ -389,6 +392,64 @@ def test_hls_is_live_until_its_list_is_closed(tmp_path, live):
         assert numbers == list(range(50))
 
 
+@pytest.mark.parametrize("isolate", [False, True])
+@pytest.mark.parametrize("over", ["ts", "hls"])
+def test_what_was_live_stays_so_when_it_has_an_end_for_once(tmp_path, over, isolate):
+    """A gateway's clip while the camera is away; a playlist that is closed while its encoder starts again."""
+    clip = make_clip(tmp_path / "clip.ts", frames=20)
+    closed = hls(tmp_path).read_text()
+    remembered = Remembered()
+    with http_server(tmp_path) as server:
+        for live in (True, False):
+            stream = {"remembered": remembered, "isolate": isolate, "stall_timeout": 5}
+            if over == "hls":
+                (tmp_path / "list.m3u8").write_text(
+                    closed if not live else closed.rpartition("#EXT-X-END")[0]
+                )
+                source = opened(f"{server.url}/list.m3u8", **stream)
+            elif live:
+                with trickled([clip.read_bytes()], 0) as url:
+                    source = opened(url, **stream)
+            else:
+                source = opened(f"{server.url}/clip.ts", **stream)
+            assert source.live and source.frame_count is None
+            if live:
+                source.close()
+        with pytest.raises(SourceReadError, match="it ended") as caught, source:
+            list(source)
+    assert caught.value.cause == "ended"
+    assert remembered.live
+
+
+@pytest.mark.parametrize("isolate", [False, True])
+def test_an_address_that_is_asked_to_be_live_is(tmp_path, isolate):
+    """Whatever length it declares."""
+    make_clip(tmp_path / "clip.mp4", frames=20)
+    with http_server(tmp_path) as server:
+        url = f"{server.url}/clip.mp4"
+        with opened(url, live=True, isolate=isolate) as source:
+            assert source.live
+            with pytest.raises(SourceReadError, match="after 20 pictures") as caught:
+                list(source)
+    assert caught.value.cause == "ended"
+    with opened(str(tmp_path / "clip.mp4"), live=True, isolate=isolate) as source:
+        assert not source.live
+
+
+@pytest.mark.parametrize(
+    "stream", [{"live": False}, {"live": True, "loop": True}, {"live": True, "pace": 50}, {"pace": 50}]
+)
+def test_a_recording_is_not_live_whatever_was_asked_before(tmp_path, stream):
+    """One that is looped or delivered at a rate is one."""
+    make_clip(tmp_path / "clip.mp4", frames=20)
+    remembered = Remembered()
+    with http_server(tmp_path) as server:
+        opened(f"{server.url}/clip.mp4", None, remembered, live=True).close()
+        with opened(f"{server.url}/clip.mp4", None, remembered, **stream) as source:
+            assert not source.live
+            assert len(list(source)) == 20
+
+
 def test_of_a_playlist_s_variants_the_best_alone_is_loaded(tmp_path):
     """FFmpeg by itself loads them all, for whoever may want them."""
     master = "#EXTM3U\n"
@@ -532,6 +593,13 @@ def test_mjpeg_over_http_is_live_and_its_end_is_an_error(tmp_path):
     # To FFmpeg a connection that is closed is one that breaks.
     assert caught.value.cause in ("ended", "network")
     assert numbers == list(range(12))
+
+
+def test_mjpeg_over_http_is_live_whatever_length_it_declares(tmp_path):
+    with http_server(tmp_path, frames=12) as server, opened(f"{server.url}/long.mjpeg") as source:
+        assert source.live
+        with pytest.raises(SourceReadError, match="after 12 pictures"):
+            list(source)
 
 
 def test_mjpeg_over_http_that_falls_silent(tmp_path):

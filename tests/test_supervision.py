@@ -199,6 +199,30 @@ def test_a_live_address_that_the_server_closes_is_opened_again(cheap_model: str,
         run.until(lambda: run.line.accounts.streams["cam"].link.reconnects.total() >= 2)
 
 
+@pytest.mark.parametrize("live", [None, True])
+def test_one_that_has_an_end_for_once_is_opened_again(
+    cheap_model: str, tmp_path: Path, live: bool | None
+) -> None:
+    """A list that is closed; with ``live: true`` the address may be a file's from the start."""
+    clip = make_clip(tmp_path / "clip.mp4", frames=10).read_bytes()
+    place = tmp_path / ("live.mp4" if live else "list.m3u8")
+    if live:
+        place.write_bytes(clip)
+    else:
+        make_clip(place, frames=10, format="hls")
+        closed = place.read_text()
+        place.write_text(closed.replace("#EXT-X-ENDLIST\n", ""))
+    with (
+        http_server(tmp_path) as server,
+        running(cheap_model, cam(f"{server.url}/{place.name}", live=live)) as run,
+    ):
+        run.until_results("cam", 1)
+        if not live:
+            place.write_text(closed)
+        run.until(lambda: run.line.accounts.streams["cam"].link.reconnects["ended"] >= 2)
+        assert run.line.accounts.streams["cam"].ending is None
+
+
 @pytest.mark.parametrize("reconnect", [False, None])
 def test_what_is_not_to_come_back_ends(cheap_model: str, tmp_path: Path, reconnect: bool | None) -> None:
     """A live one by --no-reconnect, a file by itself."""

@@ -92,6 +92,8 @@ class Remembered:
 
     transport: str = ""
     """Over which of tcp and udp an RTSP server was reached."""
+    live: bool = False
+    """It had no end: one that it has now is not that of the stream."""
 
 
 @dataclass(frozen=True, slots=True)

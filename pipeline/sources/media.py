@@ -58,7 +58,9 @@ def open_media(
 
     Where a device is to decode, its first picture is awaited too: only then is known who decodes.
     """
-    source = MediaSource(connect(spec, stream, stop, remembered), spec, stream, stop)
+    opened = connect(spec, stream, stop, remembered)
+    live = _is_live(opened.container, spec, stream, remembered)
+    source = MediaSource(opened, spec, stream, stop, live=live)
     if stream.hwdecode != "none":
         try:
             source.settle()
@@ -77,14 +79,16 @@ class MediaSource(Once):
         spec: SourceSpec,
         stream: StreamConfig,
         stop: threading.Event,
+        *,
+        live: bool,
     ) -> None:
         super().__init__()
+        self.live = live
         self._container, self._video, self._pipe = opened.container, opened.video, opened.pipe
         self._shown, self._stop = redact(spec.address), stop
         self._max_picture = stream.max_picture
         self._remote = bool(opened.scheme)
         self._open_timeout, self._stall_timeout = stream.open_timeout, stream.stall_timeout
-        self.live = _is_live(self._container) if spec.live is None else spec.live
         # FFmpeg calls frame threads on top of a device unstable.
         frame_threads = not self.live and not on_device(self._video) and fflog.frame_threads_allowed()
         self._video.thread_type = "AUTO" if frame_threads else "SLICE"
@@ -339,11 +343,28 @@ class MediaSource(Once):
         return f"{context.name}{decoded}, {size}, {fps}, {where}{way}"
 
 
-def _is_live(container: InputContainer) -> bool:
-    """Whether an HTTP address delivers in real time: it declares neither a duration nor a length.
+def _is_live(
+    container: InputContainer, spec: SourceSpec, stream: StreamConfig, remembered: Remembered
+) -> bool:
+    """Whether it delivers in real time. Of HTTP: what has no end, or had none before, or is said to be live.
 
-    A playlist's own length says nothing of the stream's: there the duration alone counts.
+    A gateway may send a short clip, or close its list, until the camera is back.
     """
+    if spec.live is not None:
+        return spec.live
+    remembered.live = remembered.live or _is_endless(container)
+    # Only a recording is looped, or delivered at a rate.
+    return remembered.live or bool(stream.live and not stream.loop and stream.pace is None)
+
+
+def _is_endless(container: InputContainer) -> bool:
+    """Whether an HTTP address declares neither a duration nor a length.
+
+    A playlist's own length says nothing of the stream's: there the duration alone counts. Cameras declare
+    some huge length of the JPEGs that they send in parts for ever.
+    """
+    if container.format.name == "mpjpeg":
+        return True
     if container.duration is not None:
         return False
     return container.format.name in PLAYLISTS or container.size <= 0

@@ -125,7 +125,8 @@ class IsolatedSource(Once):
             self._generation += 1
             self._lender = Lender(file, int(message["each"]), partial(self._process.say, self._generation))
         if "remembered" in message:
-            self._remembered.transport = str(message["remembered"]["transport"])
+            learnt = message["remembered"]
+            self._remembered.transport, self._remembered.live = str(learnt["transport"]), bool(learnt["live"])
         if not self._opening:
             message["corrupt"], message["missed"] = int(message["corrupt"]), int(message["missed"])
         return message
