@@ -32,7 +32,8 @@ State = Literal["connecting", "live", "stalled", "backing_off", "auth_failed", "
 STATES: tuple[State, ...] = get_args(State)
 
 STALLED_SECONDS = 2.0
-"""Without a picture a live stream is called stalled after so long, or after ten of its intervals."""
+"""Without a picture a live stream is called stalled after so long, or after ten of its intervals, which the
+first two pictures tell."""
 STABLE_SECONDS = 30.0
 """A stream that ran for so long begins again with the shortest wait."""
 _AT_LEAST = {"not_found": 5.0, "format": 5.0, "permission": 5.0, "certificate": 5.0}
@@ -110,7 +111,12 @@ class Link:
         self._error: str | None = None
         self._watched = False
         self._last_picture: float | None = None
-        self._interval = 0.0
+        self._interval: float | None = None
+        """Between two pictures, of late; None before there were two. It outlives a loss."""
+        self._declared: float | None = None
+        """The same, as the source says; None: it does not."""
+        self._patience = STALLED_SECONDS
+        """For how long a second picture is waited for where nothing is declared."""
 
     @property
     def state(self) -> State:
@@ -128,19 +134,27 @@ class Link:
         with self._lock:
             self._enter("connecting")
 
+    def expect(self, declared_fps: float | None, stall_timeout: float) -> None:
+        """The source is open: what it declares of its pictures, and for how long it may be silent."""
+        self._declared = 1 / declared_fps if declared_fps else None
+        self._patience = max(STALLED_SECONDS, stall_timeout)
+
     def picture(self, live: bool, at: float | None = None) -> None:
         """A picture came, ``at`` (None: now); ``live``: the next ones come by themselves, so that their
         absence is a stall."""
         now = self._clock() if at is None else at
         if self._state == "live":  # the one that runs for each picture
             assert self._last_picture is not None
-            self._interval += 0.1 * (now - self._last_picture - self._interval)
+            took = now - self._last_picture
+            if self._interval is None:  # the first pictures may come in one burst
+                self._interval = max(took, self._declared or 0.0)
+            else:
+                self._interval += 0.1 * (took - self._interval)
             self._last_picture = now
             return
         with self._lock:
             self._enter("live")
             self._live_since, self._last_picture, self._watched = now, now, live
-            self._interval = 0.0
             again, tries, lost_at = self._lost_for, self._tries, self._lost_at
             if again:
                 self.reconnects[again] += 1
@@ -187,7 +201,7 @@ class Link:
         with self._lock:
             self._in_a_row = self._auth_in_a_row = self._tries = 0
             self._lost_at = self._clock() if self._lost_at is not None else None
-            self._error = None
+            self._error = self._interval = None
 
     def ended(self) -> None:
         """It is over."""
@@ -218,7 +232,9 @@ class Link:
     def _now(self) -> tuple[State, float]:
         """The state, and since when."""
         if self._state == "live" and self._watched and self._last_picture is not None:
-            stalls_at = self._last_picture + max(STALLED_SECONDS, 10 * self._interval)
+            interval = self._declared if self._interval is None else self._interval
+            wait = self._patience if interval is None else max(STALLED_SECONDS, 10 * interval)
+            stalls_at = self._last_picture + wait
             if self._clock() >= stalls_at:
                 return "stalled", stalls_at
         return self._state, self._since

@@ -147,6 +147,73 @@ def test_a_slow_camera_is_not_stalled_between_two_pictures():
     assert link.state == "live"
 
 
+@pytest.mark.parametrize("seconds", [3.0, 5.0, 9.0])
+@pytest.mark.parametrize("declared", [True, False])
+def test_nor_is_one_that_was_just_connected_however_often_that_was(seconds: float, declared: bool) -> None:
+    clock = Clock()
+    link = a_link(clock)
+    for _ in range(5):
+        link.connecting()
+        link.expect(1 / seconds if declared else None, stall_timeout=10)
+        for _ in range(4):
+            link.picture(live=True)
+            clock.now += 0.98 * seconds
+            assert link.state == "live"
+        link.failed(lost())
+
+
+def test_pictures_that_come_at_once_when_it_is_connected_do_not_make_a_camera_fast() -> None:
+    clock = Clock()
+    link = a_link(clock)
+    link.expect(0.25, stall_timeout=10)
+    run(link, clock, 0.01, fps=500)
+    clock.now += 4
+    assert link.state == "live"
+
+
+@pytest.mark.parametrize("before", [None, 1 / 60, 25])
+@pytest.mark.parametrize("declared", [None, 1, 25])
+def test_an_ordinary_camera_is_stalled_after_two_seconds(
+    before: float | None, declared: float | None
+) -> None:
+    """Four seconds after it was connected that holds whatever was declared, or known before."""
+    clock = Clock()
+    link = a_link(clock)
+    link.expect(declared, stall_timeout=10)
+    if before is not None:
+        run(link, clock, 600, before)
+        link.failed(lost())
+    run(link, clock, 4, fps=25)
+    silent = clock.now - 1 / 25
+    clock.now = silent + STALLED_SECONDS - 0.01
+    assert link.state == "live"
+    clock.now = silent + STALLED_SECONDS + 0.01
+    assert link.state == "stalled"
+
+
+def test_of_a_camera_that_sends_one_picture_it_is_said_when_its_time_is_up() -> None:
+    clock = Clock()
+    link = a_link(clock)
+    link.expect(None, stall_timeout=7)
+    link.picture(live=True)
+    clock.now += 6.9
+    assert link.state == "live"
+    clock.now += 0.2
+    assert link.state == "stalled"
+
+
+def test_of_another_camera_nothing_is_known() -> None:
+    clock = Clock()
+    link = a_link(clock)
+    run(link, clock, 600, fps=1 / 60)
+    link.renewed()
+    link.expect(25, stall_timeout=10)
+    link.failed(lost())
+    link.picture(live=True)
+    clock.now += STALLED_SECONDS + 0.1
+    assert link.state == "stalled"
+
+
 def test_a_file_is_never_stalled():
     clock = Clock()
     link = Link("clip", None, clock)

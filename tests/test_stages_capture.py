@@ -16,6 +16,7 @@ from pipeline import Pipeline
 from pipeline.accounts import StreamAccount, told
 from pipeline.config import StreamConfig, make_config
 from pipeline.errors import SourceReadError
+from pipeline.link import Link
 from pipeline.sources import Picture, Timestamps, parse_source
 from pipeline.stages.capture import Capture
 
@@ -26,7 +27,8 @@ OTHER = parse_source("synthetic:64x48")
 class Scripted:
     """A camera that gives a black picture, calls each of ``late`` and gives one more after it, then dies."""
 
-    live, frame_count, declared_fps = True, 7, 25.0
+    live, frame_count = True, 7
+    declared_fps: float | None = 25.0
 
     def __init__(self, *late: Callable[[], None], dies: bool = False, opened: int = 0) -> None:
         self.late, self.dies = late, dies
@@ -133,6 +135,19 @@ def test_what_answers_in_time_does() -> None:
     assert account.up
     assert len(list(frames)) == 2
     assert (account.corrupt_packets, account.damaged, account.ending) == (6, 2, "end")
+
+
+@pytest.mark.parametrize(("declared", "seconds"), [(None, 7.0), (0.25, 40.0), (25.0, 2.0)])
+def test_for_how_long_the_second_picture_is_waited_for(declared: float | None, seconds: float) -> None:
+    now, account, source = [1000.0], StreamAccount("cam"), Scripted(lambda: None)
+    account.link, source.declared_fps = Link("cam", None, lambda: now[0]), declared
+    config = StreamConfig(source="rtsp://127.0.0.1:9/cam", stall_timeout=7)
+    frames = Capture(CAM, config, account, lambda *_: source)()
+    next(frames)
+    now[0] += seconds - 0.1
+    assert account.up
+    now[0] += 0.2
+    assert account.link.state == "stalled"
 
 
 def test_nor_does_what_answers_when_the_line_is_over(

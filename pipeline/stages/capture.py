@@ -138,6 +138,7 @@ class Capture:
             self._supervise()
             paced = None if source.live else self._stream.pace
             self._account.health.begin(paced or source.declared_fps)
+            self._account.link.expect(source.declared_fps, self._stream.stall_timeout)
             self._account.connected(description, None if looped else source.frame_count)
             return True
 
