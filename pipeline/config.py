@@ -92,7 +92,8 @@ class StreamConfig(_Strict):
     source: Annotated[str, Field(min_length=1, repr=False)]
     name: str | None = None
     live: bool | None = None
-    """True: newest frames win (drop_oldest). False: every frame (block). None: by kind of source."""
+    """True: newest frames win (drop_oldest), and an HTTP address is a camera, unless it is looped or paced.
+    False: every frame (block). None: by kind of source."""
     pace: Annotated[float, Field(gt=0, le=10_000)] | None = None
     """Frames per second at which what is no live source is delivered as if it were one; None: by its PTS."""
     loop: bool = False
