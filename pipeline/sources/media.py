@@ -38,6 +38,7 @@ from pipeline.sources.hardware import NoHardwareError, on_device
 from pipeline.sources.limits import too_large
 from pipeline.sources.opened import Once
 from pipeline.sources.picturesize import picture_size
+from pipeline.sources.playlist import Flags
 
 if TYPE_CHECKING:
     from pipeline.config import StreamConfig
@@ -47,6 +48,8 @@ LOG = logging.getLogger(__name__)
 _CHANGED = 50
 """Packets in a row that the decoder refuses: what comes is not what was opened any more."""
 _CHANGED_AT_END = 10
+_MPEG_TS = b"\0\0"
+"""What a codec's header begins with there: a start code. A playlist's segments may be MP4, too."""
 _STUCK = 5
 """Packets in a row that the decoder refuses, after which it is to forget all at the next key frame."""
 
@@ -92,7 +95,8 @@ class MediaSource(Once):
         # FFmpeg calls frame threads on top of a device unstable.
         frame_threads = not self.live and not on_device(self._video) and fflog.frame_threads_allowed()
         self._video.thread_type = "AUTO" if frame_threads else "SLICE"
-        if self._container.format.name in PLAYLISTS:
+        self._playlist = self._container.format.name in PLAYLISTS
+        if self._playlist:
             for each in self._container.streams:
                 if each.index != self._video.index:
                     each.discard = Discard.all  # else FFmpeg loads every variant there is
@@ -120,7 +124,8 @@ class MediaSource(Once):
         self._refused = 0
         # FFmpeg finds the end of a picture where the next one begins, and flags what it has completed when it
         # comes upon a loss: the picture before that which the data is missing of.
-        self._flagged_early = self._container.format.name == "mpegts"
+        self._segments = self._playlist and extradata.startswith(_MPEG_TS)
+        self._flagged_early = self._segments or self._container.format.name == "mpegts"
         self._could_be = checker(self._video.codec_context.name, self._container.format.name)
         self._whole = WholeJpegs() if self._video.codec_context.name == "mjpeg" else None
         self._ahead: list[Picture] = []
@@ -183,8 +188,8 @@ class MediaSource(Once):
                 pixels = converter.pixels(frame)
                 seconds = clock() - begun + spent / (len(frames) - n)
                 spent -= spent / (len(frames) - n)
-                progress.pictures += 1
                 damaged, key, pts = self._damage.shows(frame), frame.key_frame, self._damage.pts(frame)
+                progress.pictures += 1
                 time_base = frame.time_base or self._video.time_base  # none where it was held back to the end
                 yield Picture(pixels, pts, time_base, seconds, None, damaged, self._came, key)
                 self._pictured = time.monotonic()
@@ -196,7 +201,7 @@ class MediaSource(Once):
     def _packets(self, progress: Progress) -> Iterator[Packet[Stream] | None]:
         """The video's packets; damaged ones are skipped and counted. None: no more will come, before the
         reason is raised."""
-        packets = iter(self._container.demux(*progress.watched))
+        packets = Flags(self._container.demux(*progress.watched), self._video.index, segments=self._segments)
         came, limit = time.monotonic(), self._stall_timeout
         while not self._stop.is_set():
             begun = time.monotonic()
@@ -227,8 +232,9 @@ class MediaSource(Once):
                         cause="timeout",
                     )
                 if self._usable(packet):
+                    broken = packets.counts(packet)
                     yield packet
-                    if packet.is_corrupt:
+                    if broken:
                         self._corrupt_packets += 1
                         self._damage.lost(within=True)
             if failure is not None:
@@ -317,10 +323,10 @@ class MediaSource(Once):
         """Raise SourceReadError unless this end of the data is an honest one."""
         count = progress.pictures
         if self.live:
-            raise SourceReadError(
-                f"{self._shown}: it ended (the server closed it, or broke off), after {count} pictures",
-                cause="ended",
-            )
+            how = "the server closed it, or broke off"
+            if self._playlist:
+                how = "the playlist was closed, or is not renewed"
+            raise SourceReadError(f"{self._shown}: it ended ({how}), after {count} pictures", cause="ended")
         if early := progress.ends_early():
             raise SourceReadError(f"{self._shown}: {early}; {count} pictures were read", cause="ended")
         if count and self._refused >= _CHANGED_AT_END:
