@@ -1,20 +1,25 @@
-"""Live playlists: no damage where segments meet."""
+"""Live playlists: pictures at their pace, and no damage where segments meet."""
 
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
-from itertools import islice
+from fractions import Fraction
+from itertools import islice, pairwise
 from pathlib import Path
 
 import av
 import pytest
 from av.packet import Packet
 
+from pipeline.accounts import StreamAccount
 from pipeline.config import StreamConfig
 from pipeline.errors import SourceReadError
+from pipeline.frame import Frame
 from pipeline.sources import Picture, Remembered, encode_number, open_source, parse_source, read_number
-from pipeline.sources.playlist import Flags
+from pipeline.sources.playlist import EDGE_SECONDS, RATE, Flags, Pace
+from pipeline.stages.capture import Capture
 from tests.clips import make_clip
 from tests.servers import http_server
 
@@ -70,6 +75,92 @@ def read(url: str, remembered: Remembered, **stream) -> tuple[list[int], SourceR
     except SourceReadError as error:
         return numbers, error
     return numbers, None
+
+
+# Pace
+
+
+def played(
+    hours: float, *, clock: float = 0.0, answer: float = 0.0, seconds: float = 2.0, hang: float = -1.0
+) -> list[tuple[float, float]]:
+    """When each picture is given, and how old it is then: of a camera of 10 fps whose clock is ``clock``
+    slower than ours, in segments of ``seconds`` that a server takes ``answer`` to begin with, joined at the
+    third from the end. At ``hang`` the machine sleeps for 3 s.
+    """
+    pace, each, given = Pace(), int(10 * seconds), []
+    now = 3.5 * seconds * (1 + clock)
+    for number in range(int(hours * 36000)):
+        begun, at = now, number / 10
+        if number % each == 0:
+            now = max(now + answer, (number // each + 1) * seconds * (1 + clock))
+        waited = now - begun
+        now = max(now, pace.due(at, waited, now))
+        if given and given[-1][0] < hang <= now:
+            now += 3
+        given.append((now, now - at * (1 + clock)))
+    return given
+
+
+@pytest.mark.parametrize("clock", [0.0, -0.0005, 0.0005, 0.005])
+@pytest.mark.parametrize("answer", [0.0, 0.2])
+def test_a_live_stream_is_played_evenly_and_falls_no_further_behind(clock: float, answer: float) -> None:
+    given = played(2, clock=clock, answer=answer)
+    begun = given[0][1]
+    assert max(age for _, age in given) <= begun + answer + EDGE_SECONDS + 0.2
+    gaps = [after - before for (before, _), (after, _) in pairwise(given)]
+    assert min(gaps) > 0.1 / 2 - 1e-6  # never in a burst
+    assert max(gaps) < 0.1 + answer + EDGE_SECONDS + 0.1  # nor with a pause for each segment
+
+
+def test_what_a_pause_of_the_machine_held_up_is_caught_up_with() -> None:
+    given = played(0.02, hang=20)
+    ages = {round(when): age for when, age in given}
+    assert ages[24] > given[0][1] + 1
+    assert ages[30] < given[0][1] + 0.1
+
+
+@pytest.mark.parametrize("jump", [-50.0, -0.5, 4.0, 3600.0])
+def test_where_the_time_jumps_nothing_is_waited_for(jump: float) -> None:
+    pace = Pace()
+    for n in range(10):
+        assert pace.due(n / 25, 0, 100.0 + n / 25) >= 100 + n / 25 / RATE
+    assert pace.due(10 / 25 + jump, 0, 100.4) == 100.4
+    assert pace.due(11 / 25 + jump, 0, 100.4) == pytest.approx(100.4 + 0.04 / RATE)
+
+
+def test_the_stop_ends_the_wait() -> None:
+    pace, stop = Pace(), threading.Event()
+    slow = Packet(b"a")
+    slow.time_base = Fraction(1)
+    timer = threading.Timer(0.05, stop.set)
+    timer.start()
+    begun = time.monotonic()
+    for slow.dts in (0, 50, 100):  # of a camera that takes a picture every 50 s: the third is waited for
+        pace.wait(slow, 0, stop)
+    assert 0.04 < time.monotonic() - begun < 20
+    timer.join()
+
+
+def test_the_pictures_of_a_burst_come_at_their_pace_and_are_as_old_as_they_are(live: Live) -> None:
+    """Three segments lie there when the list is joined."""
+    live.add(3)
+    live.show()
+    with http_server(live.folder) as server:
+        url = f"{server.url}/list.m3u8"
+        capture = Capture(parse_source(url), StreamConfig(source=url), StreamAccount("cam"))
+        frames = [each for each in islice(capture(), 25) if isinstance(each, Frame)]
+    assert [read_number(frame.image) for frame in frames] == list(range(25))
+    taken = [frame.captured_at for frame in frames]
+    assert taken[-1] - taken[0] > 0.9 * 24 / 25
+
+
+def test_a_list_that_is_silent_says_what_may_be_amiss(live: Live) -> None:
+    live.add()
+    live.show()
+    with http_server(live.folder) as server:
+        numbers, error = read(f"{server.url}/list.m3u8", Remembered(), stall_timeout=0.5)
+    assert error is not None and error.cause == "timeout"
+    assert "--stall-timeout" in str(error) and len(numbers) >= EACH - 2
 
 
 # Flags

@@ -38,7 +38,7 @@ from pipeline.sources.hardware import NoHardwareError, on_device
 from pipeline.sources.limits import too_large
 from pipeline.sources.opened import Once
 from pipeline.sources.picturesize import picture_size
-from pipeline.sources.playlist import Flags
+from pipeline.sources.playlist import Flags, Pace
 
 if TYPE_CHECKING:
     from pipeline.config import StreamConfig
@@ -128,6 +128,7 @@ class MediaSource(Once):
         self._flagged_early = self._segments or self._container.format.name == "mpegts"
         self._could_be = checker(self._video.codec_context.name, self._container.format.name)
         self._whole = WholeJpegs() if self._video.codec_context.name == "mjpeg" else None
+        self._pace = Pace() if self._playlist and self.live else None
         self._ahead: list[Picture] = []
         self._rest = self._decoded()
         self.description = self._describe("")
@@ -202,7 +203,7 @@ class MediaSource(Once):
         """The video's packets; damaged ones are skipped and counted. None: no more will come, before the
         reason is raised."""
         packets = Flags(self._container.demux(*progress.watched), self._video.index, segments=self._segments)
-        came, limit = time.monotonic(), self._stall_timeout
+        came, limit, fetched = time.monotonic(), self._stall_timeout, 0.0
         while not self._stop.is_set():
             begun = time.monotonic()
             failure: tuple[str, str] | None = None
@@ -214,6 +215,7 @@ class MediaSource(Once):
                 failure = explain(error, remote=self._remote, opening=None, waited=waited, limit=limit)
             now = time.monotonic()
             waited = now - begun
+            fetched += waited
             if packet is not None and self._remote and waited >= limit:
                 # FFmpeg's time was up: this is what its parser held. Asked again, it would wait once more.
                 failure = silence(limit)
@@ -233,6 +235,9 @@ class MediaSource(Once):
                     )
                 if self._usable(packet):
                     broken = packets.counts(packet)
+                    if self._pace is not None and packet.size:
+                        self._pace.wait(packet, fetched, self._stop)
+                    fetched = 0.0
                     yield packet
                     if broken:
                         self._corrupt_packets += 1
@@ -241,6 +246,7 @@ class MediaSource(Once):
                 yield None  # pictures that the decoder holds back, to bring them in order, had come
                 cause, phrase = failure
                 hint = "" if progress.pictures else self._hint()
+                hint += self._playlist_hint(cause)
                 raise SourceReadError(
                     f"{self._shown}: {phrase}, after {progress.pictures} pictures{hint}", cause=cause
                 )
@@ -290,6 +296,11 @@ class MediaSource(Once):
                 "; an MP4 with its index last needs a server that answers range requests: put the index "
                 "first (-movflags +faststart), or download the file"
             )
+        return ""
+
+    def _playlist_hint(self, cause: str) -> str:
+        if self._playlist and cause == "timeout":
+            return "; segments that are longer than --stall-timeout need a larger one"
         return ""
 
     def _skip(self, packet: Packet[Stream], error: av.error.FFmpegError) -> None:
