@@ -1,7 +1,9 @@
-"""Live playlists: pictures at their pace, and no damage where segments meet."""
+"""Live playlists: pictures at their pace, none twice, and no damage where segments meet."""
 
 from __future__ import annotations
 
+import random
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -18,7 +20,7 @@ from pipeline.config import StreamConfig
 from pipeline.errors import SourceReadError
 from pipeline.frame import Frame
 from pipeline.sources import Picture, Remembered, encode_number, open_source, parse_source, read_number
-from pipeline.sources.playlist import EDGE_SECONDS, RATE, Flags, Pace
+from pipeline.sources.playlist import EDGE_SECONDS, MOST_SEEN, RATE, Flags, Pace, Repeats
 from pipeline.stages.capture import Capture
 from tests.clips import make_clip
 from tests.servers import http_server
@@ -161,6 +163,131 @@ def test_a_list_that_is_silent_says_what_may_be_amiss(live: Live) -> None:
         numbers, error = read(f"{server.url}/list.m3u8", Remembered(), stall_timeout=0.5)
     assert error is not None and error.cause == "timeout"
     assert "--stall-timeout" in str(error) and len(numbers) >= EACH - 2
+
+
+# Repeats
+
+
+@pytest.mark.parametrize("isolate", [False, True])
+@pytest.mark.parametrize("closed", [False, True])
+def test_a_list_that_is_not_renewed_gives_nothing_twice(live: Live, closed: bool, isolate: bool) -> None:
+    if isolate and sys.platform != "linux":
+        pytest.skip("sources are isolated on Linux alone")
+    remembered, stream = Remembered(), {"isolate": isolate, "stall_timeout": 0.6}
+    live.add()
+    live.show()
+    with http_server(live.folder) as server:
+        url = f"{server.url}/list.m3u8"
+        first, error = read(url, remembered, **stream)
+        # While nothing follows, FFmpeg keeps the last ones.
+        assert len(first) >= EACH - 2
+        assert first == list(range(len(first)))
+        assert error is not None and error.cause == "timeout"
+        if closed:
+            live.add()
+            live.show(closed=True)
+            last, error = read(url, remembered, **stream)
+            assert first + last == list(range(2 * EACH)) and error is None
+        again, error = read(url, remembered, **stream)
+        assert again == []
+        assert error is not None and error.cause == ("ended" if closed else "timeout")
+        assert "no new picture: the playlist is not renewed" in str(error)
+
+
+def test_a_server_that_begins_anew_gives_other_pictures_with_the_same_times(live: Live) -> None:
+    remembered = Remembered()
+    live.add(2)
+    live.show(closed=True)
+    with http_server(live.folder) as server:
+        url = f"{server.url}/list.m3u8"
+        assert read(url, remembered)[0] == list(range(20))
+        live.count = 0
+        live.add(begins=500)
+        live.add(begins=510)
+        live.show(closed=True)
+        assert read(url, remembered)[0] == list(range(500, 520))
+
+
+def test_pictures_that_the_decoder_holds_back_are_not_given_twice_either(live: Live) -> None:
+    """B-frames: the last of what was read before comes out after the first of what is new."""
+    keys = {"options": {"preset": "ultrafast", "bf": "3", "x264-params": "bframes=3:b-adapt=0"}}
+    remembered = Remembered()
+    live.add(2, **keys)
+    live.show(closed=True)
+    with http_server(live.folder) as server:
+        url = f"{server.url}/list.m3u8"
+        assert read(url, remembered)[0] == list(range(20))
+        live.add(**keys)
+        live.show(closed=True)
+        assert read(url, remembered)[0] == list(range(20, 30))
+
+
+def test_a_list_that_is_not_renewed_is_not_live_again(live: Live) -> None:
+    live.add()
+    live.show()
+    with http_server(live.folder) as server:
+        url = f"{server.url}/list.m3u8"
+        config = StreamConfig(source=url, backoff=0.01, backoff_max=0.01, stall_timeout=0.5)
+        account = StreamAccount("cam")
+        capture = Capture(parse_source(url), config, account)
+        count = 0
+
+        def take() -> None:
+            nonlocal count
+            for _ in capture():
+                count += 1
+
+        thread = threading.Thread(target=take)
+        thread.start()
+        deadline = time.monotonic() + 20
+        while sum(account.link.failures.values()) < 3 and time.monotonic() < deadline:
+            time.sleep(0.02)
+        status = account.link.status()
+        capture.stop.set()
+        thread.join(20)
+    assert EACH - 2 <= count <= EACH
+    assert not account.link.reconnects and sum(account.link.failures.values()) >= 3
+    assert status.error is not None and "not renewed" in status.error
+
+
+def packet(number: int, data: bytes | None = None) -> Packet:
+    made = Packet(random.Random(number).randbytes(50) if data is None else data)
+    made.pts = number
+    return made
+
+
+def said(seen: list[int], *numbers: int) -> list[bool]:
+    repeats = Repeats(seen)
+    return [repeats.again(packet(number)) for number in numbers]
+
+
+def test_what_was_read_before_is_told_until_something_new_comes() -> None:
+    seen: list[int] = []
+    assert said(seen, *range(20)) == [False] * 20
+    assert said(seen, *range(10, 25)) == [True] * 10 + [False] * 5
+    assert said(seen, 24, 3, 100, 3, 24) == [True, True, False, False, False]
+
+
+def test_time_and_bytes_both_count_and_a_clock_that_wraps_does_not() -> None:
+    seen: list[int] = []
+    assert not Repeats(seen).again(packet(5, b"same"))
+    assert not Repeats(list(seen)).again(packet(6, b"same"))
+    assert not Repeats(list(seen)).again(packet(5, b"else"))
+    assert Repeats(list(seen)).again(packet(5 + 2**33, b"same"))
+
+
+def test_a_stream_that_goes_round_in_a_circle_is_not_silent_for_ever() -> None:
+    seen: list[int] = []
+    said(seen, *range(10))
+    assert said(seen, *range(10), *range(10)) == [True] * 10 + [False] * 10
+
+
+def test_no_more_is_remembered_than_is_needed() -> None:
+    seen: list[int] = []
+    said(seen, *range(MOST_SEEN + 100))
+    assert len(seen) == MOST_SEEN
+    assert said(seen, MOST_SEEN + 99) == [True] and len(seen) == MOST_SEEN
+    assert said(seen, 99) == [False]
 
 
 # Flags

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Protocol, Self
 
@@ -94,6 +94,8 @@ class Remembered:
     """Over which of tcp and udp an RTSP server was reached."""
     live: bool = False
     """It had no end: one that it has now is not that of the stream."""
+    seen: list[int] = field(default_factory=list)
+    """What tells the last packets of a playlist; see :class:`pipeline.sources.playlist.Repeats`."""
 
 
 @dataclass(frozen=True, slots=True)

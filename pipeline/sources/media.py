@@ -38,7 +38,7 @@ from pipeline.sources.hardware import NoHardwareError, on_device
 from pipeline.sources.limits import too_large
 from pipeline.sources.opened import Once
 from pipeline.sources.picturesize import picture_size
-from pipeline.sources.playlist import Flags, Pace
+from pipeline.sources.playlist import Flags, Pace, Repeats
 
 if TYPE_CHECKING:
     from pipeline.config import StreamConfig
@@ -50,6 +50,7 @@ _CHANGED = 50
 _CHANGED_AT_END = 10
 _MPEG_TS = b"\0\0"
 """What a codec's header begins with there: a start code. A playlist's segments may be MP4, too."""
+_NOT_RENEWED = "no new picture: the playlist is not renewed"
 _STUCK = 5
 """Packets in a row that the decoder refuses, after which it is to forget all at the next key frame."""
 
@@ -61,9 +62,7 @@ def open_media(
 
     Where a device is to decode, its first picture is awaited too: only then is known who decodes.
     """
-    opened = connect(spec, stream, stop, remembered)
-    live = _is_live(opened.container, spec, stream, remembered)
-    source = MediaSource(opened, spec, stream, stop, live=live)
+    source = MediaSource(connect(spec, stream, stop, remembered), spec, stream, stop, remembered)
     if stream.hwdecode != "none":
         try:
             source.settle()
@@ -82,11 +81,10 @@ class MediaSource(Once):
         spec: SourceSpec,
         stream: StreamConfig,
         stop: threading.Event,
-        *,
-        live: bool,
+        remembered: Remembered,
     ) -> None:
         super().__init__()
-        self.live = live
+        self.live = _is_live(opened.container, spec, stream, remembered)
         self._container, self._video, self._pipe = opened.container, opened.video, opened.pipe
         self._shown, self._stop = redact(spec.address), stop
         self._max_picture = stream.max_picture
@@ -129,6 +127,7 @@ class MediaSource(Once):
         self._could_be = checker(self._video.codec_context.name, self._container.format.name)
         self._whole = WholeJpegs() if self._video.codec_context.name == "mjpeg" else None
         self._pace = Pace() if self._playlist and self.live else None
+        self._repeats = Repeats(remembered.seen) if self._playlist else None
         self._ahead: list[Picture] = []
         self._rest = self._decoded()
         self.description = self._describe("")
@@ -190,6 +189,8 @@ class MediaSource(Once):
                 seconds = clock() - begun + spent / (len(frames) - n)
                 spent -= spent / (len(frames) - n)
                 damaged, key, pts = self._damage.shows(frame), frame.key_frame, self._damage.pts(frame)
+                if self._repeats is not None and self._repeats.hides(frame.pts):
+                    continue
                 progress.pictures += 1
                 time_base = frame.time_base or self._video.time_base  # none where it was held back to the end
                 yield Picture(pixels, pts, time_base, seconds, None, damaged, self._came, key)
@@ -230,12 +231,13 @@ class MediaSource(Once):
                 if failure is None and self._remote and self.live and self._without_pictures(packet, now):
                     raise SourceReadError(
                         f"{self._shown}: data comes, but no picture within {limit:.3g} s, after "
-                        f"{progress.pictures} pictures",
+                        f"{progress.pictures} pictures{self._playlist_hint('')}",
                         cause="timeout",
                     )
                 if self._usable(packet):
                     broken = packets.counts(packet)
-                    if self._pace is not None and packet.size:
+                    again = bool(self._repeats and packet.size and self._repeats.again(packet))
+                    if self._pace is not None and packet.size and not again:
                         self._pace.wait(packet, fetched, self._stop)
                     fetched = 0.0
                     yield packet
@@ -299,7 +301,9 @@ class MediaSource(Once):
         return ""
 
     def _playlist_hint(self, cause: str) -> str:
-        if self._playlist and cause == "timeout":
+        if self._repeats is not None and self._repeats.only:
+            return f"; {_NOT_RENEWED}"
+        if self._repeats is not None and cause == "timeout":
             return "; segments that are longer than --stall-timeout need a larger one"
         return ""
 
@@ -333,6 +337,8 @@ class MediaSource(Once):
     def _check_end(self, progress: Progress) -> None:
         """Raise SourceReadError unless this end of the data is an honest one."""
         count = progress.pictures
+        if self._repeats is not None and self._repeats.only:
+            raise SourceReadError(f"{self._shown}: {_NOT_RENEWED}", cause="ended")
         if self.live:
             how = "the server closed it, or broke off"
             if self._playlist:

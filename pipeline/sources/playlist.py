@@ -1,13 +1,14 @@
-"""What a live playlist (HLS, DASH) needs beyond other streams: its pictures' pace, and where its segments
-meet."""
+"""What a live playlist (HLS, DASH) needs beyond other streams: its pictures' pace, what was read before, and
+where its segments meet."""
 
 from __future__ import annotations
 
 import math
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator
+from zlib import crc32
 
 import av.error
 from av.packet import Packet
@@ -20,6 +21,9 @@ EDGE_SECONDS = 0.5
 _CATCH_UP = 2.0
 """How much faster than they were taken late pictures are given."""
 _JUMP_SECONDS, _JUMP_STEPS = 1.0, 4.0
+MOST_SEEN = 2000
+"""Packets that are remembered: 80 s at 25 fps, more than the three segments that a list is joined at."""
+_WRAP = 1 << 33
 _AHEAD = 2
 """When a segment begins, the demuxer still holds the last picture of the one before, the parser another."""
 
@@ -71,6 +75,46 @@ class Pace:
             due = max(due, now, self._given + step / _CATCH_UP)
         self._given = due
         return due
+
+
+class Repeats:
+    """Tells the packets that an earlier connection has brought: one to a list that is not renewed any more,
+    or not yet, begins with its last segments again."""
+
+    def __init__(self, seen: list[int]) -> None:
+        """``seen`` is what was read before, and learns from this (see ``Remembered``)."""
+        self._seen, self._before = seen, frozenset(seen)
+        self._left = len(seen)
+        self._hidden: Counter[int | None] = Counter()
+        """Times of their pictures."""
+        self.only = False
+        """Whether packets came, and none of them was new."""
+        self._new = not seen
+
+    def again(self, packet: Packet[Stream]) -> bool:
+        """Whether the packet was read before, and so was all that came before it over this connection.
+
+        A stream that goes round in a circle brings more of them than are remembered: those are new.
+        """
+        # The time alone would do for no server that begins anew, the bytes for no picture without noise.
+        time_of = -1 if packet.pts is None else packet.pts % _WRAP
+        name = crc32(memoryview(packet), crc32(b"%d %d" % (time_of, packet.size)))
+        if not self._new and name in self._before and self._left > 0:
+            self._left -= 1
+            self._hidden[packet.pts] += 1
+            self.only = True
+            return True
+        self._new, self.only = True, False
+        self._seen.append(name)
+        del self._seen[:-MOST_SEEN]
+        return False
+
+    def hides(self, pts: int | None) -> bool:
+        """Whether the picture of that time is of such a packet; asked once for each."""
+        if not self._hidden[pts]:
+            return False
+        self._hidden[pts] -= 1
+        return True
 
 
 class Flags:

@@ -90,7 +90,10 @@ class Child:
                             return
                 finally:
                     self._corrupt = source.corrupt_packets
-            self.tell({"end": True, "corrupt": self._corrupt, "missed": self._missed})
+            self.tell({
+                "end": True, "corrupt": self._corrupt, "missed": self._missed,
+                "remembered": asdict(self._remembered),
+            })  # fmt: skip
         except _Gone:
             return
         except Exception as error:
