@@ -33,15 +33,15 @@ from pipeline.decide import (
     run_concurrency,
     thresholds,
 )
-from pipeline.errors import ConfigError, ModelError, PipelineError
+from pipeline.errors import ConfigError, PipelineError
 from pipeline.flow import Flow
 from pipeline.frame import Result
 from pipeline.iteration import Iteration
-from pipeline.line import SECOND, STAGES, Line, build, open_first, serving
+from pipeline.line import SECOND, STAGES, Line, build, open_first, open_second, serving
 from pipeline.metrics import MetricsServer
 from pipeline.monitor import Monitor
 from pipeline.profiles import Profile, applied
-from pipeline.runtime.model import Model, open_model
+from pipeline.runtime.model import Model
 from pipeline.sinks import Outputs, Sink, check_outputs, completed, open_sinks
 from pipeline.sources import SourceSpec, local_files
 from pipeline.stages.emit import Emit
@@ -95,7 +95,7 @@ class Pipeline:
         stages = [*STAGES[:-1], *(SECOND if self.config.classify else ()), STAGES[-1]]
         self.accounts = Accounts(list(self.sources), stages)
         self._model: Model | None = None
-        self.second: Model | None = None
+        self._second: Model | None = None
         self.profile: Profile | None = None
         self.metrics: MetricsServer | None = None
         self._sinks: list[Sink] = [completed(sink) for sink in sinks]
@@ -121,7 +121,6 @@ class Pipeline:
         config = self.config
         token = metrics_token(config)
         with ExitStack() as opened:
-            provider = config.provider
             try:
                 self._model = model = open_first(config)
                 batch_limit(config, model)
@@ -138,20 +137,7 @@ class Pipeline:
                         f"classify: a second model looks at objects, and {model.name!r} finds none: it "
                         "classifies whole frames"
                     )
-                try:
-                    runs, threads = run_concurrency(config, provider)
-                    self.second = open_model(
-                        config.classify,
-                        provider,
-                        config.device[0],
-                        threads,
-                        task="classify",
-                        options=config.provider_options,
-                        rewrite=config.rewrite,
-                        runs=runs,
-                    )
-                except ModelError as error:
-                    raise ModelError(f"classify: {error}") from None
+                self._second = open_second(config)
             # Wrong options should be found before a thread is started or a file replaced.
             run_concurrency(config, model.session.provider)
             thresholds(config, model)
@@ -193,7 +179,7 @@ class Pipeline:
                 return
             self._stop.set()
             if self._line is not None:
-                self._line.server.hurry()
+                self._line.restarts.hurry()
                 self._line.streams.stop()
                 self._start_stopper(self._line.flow)
 
@@ -318,14 +304,21 @@ class Pipeline:
         return self._line.server.current.model if self._line is not None else self._model
 
     @property
+    def second(self) -> Model | None:
+        """What looks at objects now (``classify``); None until it is opened, and where there is none."""
+        if self._line is None:
+            return self._second
+        return self._line.second.current.model if self._line.second is not None else None
+
+    @property
     def restarts(self) -> int:
-        """Times that the model was opened afresh after a fault of its provider."""
-        return self._line.server.restarted if self._line is not None else 0
+        """Times that a model was opened afresh after a fault of its provider."""
+        return self._line.restarts.made if self._line is not None else 0
 
     @property
     def healing(self) -> bool:
-        """Whether it is being opened afresh right now."""
-        return self._line is not None and self._line.server.healing
+        """Whether one is being opened afresh right now."""
+        return self._line is not None and self._line.restarts.healing
 
     @property
     def waited_for(self) -> dict[str, float]:
@@ -363,7 +356,7 @@ class Pipeline:
             raise RuntimeError("iterate inside the block: with Pipeline(…) as line: …")
         if self._iteration is not None:
             raise RuntimeError("a pipeline can be iterated once; make another one")
-        line = build(self.config, self.sources, self.model, self.accounts, self.outputs, self.second)
+        line = build(self.config, self.sources, self.model, self.accounts, self.outputs, self._second)
         emit = Emit(self.outputs, self.accounts.streams, line.live)
         self._iteration = Iteration(self._run(line, emit, limit))
         return self._iteration
@@ -375,7 +368,7 @@ class Pipeline:
         try:
             with self._lock:
                 self._line = line
-                self._model = None  # the line has it, and lets it go for another one
+                self._model = self._second = None  # the line has them, and lets them go for other ones
                 self.accounts.begin()
                 self.outputs.start(flow)
                 flow.start()

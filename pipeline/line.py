@@ -21,7 +21,7 @@ Only frames with new objects, and those behind them in their stream, wait for it
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from operator import attrgetter
@@ -41,10 +41,12 @@ from pipeline.decide import (
     shows_pictures,
     thresholds,
 )
+from pipeline.errors import ModelError
 from pipeline.flow import Bypass, Channel, Flow, Windowed
 from pipeline.freshness import too_old
+from pipeline.healing import Restarts
 from pipeline.runtime.model import Model, open_model
-from pipeline.serving import Server, Serving
+from pipeline.serving import SecondServer, Server, Serving
 from pipeline.sinks import Outputs
 from pipeline.sources import SourceSpec
 from pipeline.stages.classify import Classify
@@ -66,6 +68,9 @@ class Line:
     flow: Flow
     streams: Streams
     server: Server
+    second: SecondServer | None
+    """What serves for the second model, where there is one."""
+    restarts: Restarts
     results: Channel[Any]
     live: Callable[[str], bool]
     """Whether a stream's newest frames win."""
@@ -109,13 +114,9 @@ def build(
         streams.add(name, spec, stream)
 
     workers, _ = run_concurrency(config, model.session.provider)
-    server = Server(
-        serving(config, model),
-        lambda: serving(config, open_first(config)),
-        restarts=config.restarts,
-        within=60 * config.restart_minutes,
-    )
-    flow.on_cancel(server.give_up)
+    restarts = Restarts(config.restarts, within=60 * config.restart_minutes)
+    flow.on_cancel(restarts.give_up)
+    server = Server(serving(config, model), lambda: serving(config, open_first(config)), restarts)
 
     blobs = channel("blobs", "preprocess")
     # What waits behind the first channel grows old where no fresher frame can replace it: a live one is taken
@@ -130,9 +131,15 @@ def build(
     results = channel("results", "postprocess")
     finishing = [server.postprocess] * config.postprocess_workers
     cheap("postprocess", finishing, raw, results)
+    asking = None
     if second is not None and window is not None:
-        results = _add_second(flow, config, streams, model, second, results, window)
-    return Line(flow, streams, server, results, lambda name: firsts[name].policy == "drop_oldest")
+        asking = SecondServer(
+            Classify(second), partial(_reopen_second, config, second.labels), restarts, "the second model"
+        )
+        results = _add_second(flow, config, streams, model, asking, results, window)
+    return Line(
+        flow, streams, server, asking, restarts, results, lambda name: firsts[name].policy == "drop_oldest"
+    )
 
 
 def serving(config: Config, model: Model) -> Serving:
@@ -166,12 +173,40 @@ def open_first(config: Config) -> Model:
     )
 
 
+def open_second(config: Config) -> Model:
+    """Open the model that looks at objects. Raises as :func:`open_first` does."""
+    assert config.classify is not None
+    runs, threads = run_concurrency(config, config.provider)
+    try:
+        return open_model(
+            config.classify,
+            config.provider,
+            config.device[0],
+            threads,
+            task="classify",
+            options=config.provider_options,
+            rewrite=config.rewrite,
+            runs=runs,
+        )
+    except ModelError as error:
+        raise ModelError(f"classify: {error}") from None
+
+
+def _reopen_second(config: Config, labels: Sequence[str]) -> Classify:
+    """The second model opened afresh. Raises ModelError too where its file has become another model's: the
+    answers that are kept, which are numbers, would mean something else."""
+    second = open_second(config)
+    if list(second.labels) != list(labels):
+        raise ModelError(f"classify: model {second.name!r} has other labels now; start the line anew")
+    return Classify(second)
+
+
 def _add_second(
     flow: Flow,
     config: Config,
     streams: Streams,
     model: Model,
-    second: Model,
+    second: SecondServer,
     results: Channel[Any],
     window: int,
 ) -> Channel[Any]:
@@ -189,9 +224,9 @@ def _add_second(
     classified = flow.channel("classified", "classify", config.channel_capacity or LEAST_CAPACITY)
     bypass = Bypass(attrgetter("frame.stream"), lambda item: isinstance(item, Matched), lanes, classified)
     looked_at = class_ids(model, config.classify_on, "classify_on")
-    match = Match(second.labels, looked_at, config.classify_every)
+    match = Match(second.current.model.labels, looked_at, config.classify_every)
     streams.on_removed(match.forget)
     flow.stage("match", [match], results, bypass.entrance, limit=MOST_CAPACITY, limit_live=1)
     # Nothing for a frame behind another, a run of the model for one with objects: others never wait for that.
-    flow.stage("classify", [Classify(second)], objects, bypass.exit, limit=MOST_CAPACITY, varies=True)
+    flow.stage("classify", [second], objects, bypass.exit, limit=MOST_CAPACITY, varies=True)
     return classified

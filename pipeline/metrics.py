@@ -66,7 +66,7 @@ class Observed(Protocol):
 
     @property
     def restarts(self) -> int:
-        """Times that the model was opened afresh after a fault."""
+        """Times that a model was opened afresh after a fault."""
 
     @property
     def stuck(self) -> list[str]:
@@ -74,7 +74,7 @@ class Observed(Protocol):
 
     @property
     def healing(self) -> bool:
-        """Whether it is being opened afresh right now."""
+        """Whether one is being opened afresh right now."""
 
 
 class Collector:
@@ -92,7 +92,7 @@ class Collector:
         yield self._provider()
         yield CounterMetricFamily(
             "framerail_model_restarts",
-            "Times that the model was opened afresh after a fault of its provider.",
+            "Times that a model was opened afresh after a fault of its provider.",
             value=self._pipeline.restarts,
         )
 

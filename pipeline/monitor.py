@@ -19,6 +19,8 @@ from pipeline.notify import notify, watchdog_seconds
 log = logging.getLogger(__name__)
 
 TICK_SECONDS = 0.5
+RUNS_MODELS = ("infer", "classify")
+"""The stages whose calls open a model afresh, or wait until another one is."""
 HEALING_SECONDS = 600.0
 """So much longer a call may take in which the model is opened afresh: an engine is built for minutes."""
 AGES_SECONDS = 5.0
@@ -40,7 +42,7 @@ class Monitored(Protocol):
 
     @property
     def healing(self) -> bool:
-        """Whether the model is being opened afresh right now."""
+        """Whether a model is being opened afresh right now."""
 
     @property
     def waited_for(self) -> Mapping[str, float]:
@@ -100,7 +102,7 @@ class Monitor:
             each
             for each in busy
             if each.seconds > self._limit
-            and not (healing and each.stage == "infer" and each.seconds <= self._limit + HEALING_SECONDS)
+            and not (healing and each.stage in RUNS_MODELS and each.seconds <= self._limit + HEALING_SECONDS)
         ]
         waits = {name: each for name, each in self._line.waited_for.items() if each > self._limit}
         if waits:

@@ -1,4 +1,4 @@
-"""The model that serves the line now: replaced in place, and opened afresh where its provider fails.
+"""The models that serve the line now: replaced in place, and opened afresh where their provider fails.
 
 Frames are prepared for the model of the moment and carry it along (``Prepared.serving``): those that were
 prepared for an earlier one are finished by that one, which is let go with the last of them.
@@ -6,31 +6,22 @@ prepared for an earlier one are finished by that one, which is let go with the l
 
 from __future__ import annotations
 
-import logging
-import threading
-import time
 import weakref
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import cycle, groupby, islice
 from operator import attrgetter
 from typing import Any
 
-from pipeline.errors import PipelineError, ProviderFault
 from pipeline.flow import Call, Dropped
 from pipeline.frame import Frame, Prepared, Raw, Result
+from pipeline.healing import Healed
 from pipeline.memory import give_back
-from pipeline.runtime.faults import is_provider_fault
 from pipeline.runtime.model import Model
+from pipeline.stages.classify import Classify
 from pipeline.stages.infer import Infer
+from pipeline.stages.match import Matched
 from pipeline.stages.postprocess import Postprocess, Thresholds
 from pipeline.stages.preprocess import BlobPool, Preprocess
-
-log = logging.getLogger(__name__)
-
-RETRY_SECONDS, RETRY_FACTOR, MOST_RETRY_SECONDS = 1.0, 4.0, 30.0
-"""Until a model that cannot be opened is tried again, how much longer each time, and the most: a device
-that was reset needs some seconds, and frames wait meanwhile."""
 
 
 class Serving:
@@ -65,53 +56,9 @@ class Serving:
         return serving
 
 
-class Server:
-    """The stages' calls, and what they go to.
-
-    A run that a provider fails costs its own frames: they are dropped (``provider_fault``), and the model is
-    opened afresh, at most ``restarts`` times in ``within`` seconds; one that cannot be opened is tried again
-    as often as there are restarts left, unless another is put in its place. Then the fault is raised, once.
-    """
-
-    def __init__(
-        self,
-        first: Serving,
-        reopen: Callable[[], Serving],
-        *,
-        restarts: int,
-        within: float,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self.current = first
-        self.healing = False
-        """Whether the model is being opened afresh right now: frames wait meanwhile."""
-        self.restarted = 0
-        """Times that it was."""
-        self._reopen = reopen
-        self._restarts, self._within, self._clock = restarts, within, clock
-        self._times: deque[float] = deque()
-        self._changed = threading.Condition()
-        self._over = False
-        """Nothing is opened any more: it was in vain, or the line was cancelled."""
-        self._hurried = False
-
-    def hurry(self) -> None:
-        """The line is to end: a model that cannot be opened is not waited for."""
-        with self._changed:
-            self._hurried = True
-            self._changed.notify_all()
-
-    def give_up(self) -> None:
-        """The line was cancelled: no model is opened any more."""
-        with self._changed:
-            self._over = self._hurried = True
-            self._changed.notify_all()
-
-    def replace(self, serving: Serving, reopen: Callable[[], Serving]) -> None:
-        """From now on frames are prepared for ``serving``, which ``reopen`` opens afresh."""
-        with self._changed:
-            self.current, self._reopen = serving, reopen
-            self._changed.notify_all()
+class Server(Healed[Serving]):
+    """The stages' calls, and what they go to. Frames in a run that its provider fails are dropped
+    (``provider_fault``)."""
 
     def preprocess(self, worker: int) -> Call:
         """What worker number ``worker`` of preprocess calls."""
@@ -143,67 +90,26 @@ class Server:
 
     def _run(self, serving: Serving, worker: int, batch: list[Prepared]) -> list[Any]:
         serving = serving.working
-        try:
-            return serving.infer[worker](batch)
-        except Exception as error:
-            if not is_provider_fault(error):
-                raise
-            # What failed would stay for as long as the frames of the error do.
-            fault = error.with_traceback(None)
-        self._heal(serving, fault)
-        return [Dropped(item, "provider_fault") for item in batch]
+        raws = self.attempt(serving, serving.infer[worker], batch)
+        return [Dropped(item, "provider_fault") for item in batch] if raws is None else raws
 
-    def _heal(self, failed: Serving, fault: Exception) -> None:
-        with self._changed:
-            self._changed.wait_for(lambda: not self.healing or failed is not self.current)
-            if failed is not self.current or self._over:  # opened afresh for another worker, or replaced
-                return
-            now = self._clock()
-            while self._times and now - self._times[0] > self._within:
-                self._times.popleft()
-            reopen, left, self.healing = self._reopen, self._restarts - len(self._times), True
-        said = " ".join(str(fault).split())[:300]
-        try:
-            # Without the lock: meanwhile another model may take this one's place.
-            self._open(failed, reopen, left, f"{failed.model.session.active} failed: {said}")
-        except ProviderFault:
-            self._over = True
-            raise
-        finally:
-            with self._changed:
-                self.healing = False
-                self._changed.notify_all()
+    def _stands_in(self, failed: Serving, fresh: Serving) -> None:
+        failed.replacement = fresh
 
-    def _open(self, failed: Serving, reopen: Callable[[], Serving], left: int, told: str) -> None:
-        """Open the model afresh, in ``left`` tries; none is made once another took its place, or the line is
-        to end. Raises ProviderFault."""
-        pause, within = RETRY_SECONDS, f"within {self._within / 60:g} minutes"
-        while left > 0:
-            left -= 1
-            self._times.append(self._clock())
-            log.error("%s; the model is opened afresh (restart %d of %d %s)",
-                      told, len(self._times), self._restarts, within)  # fmt: skip
-            try:
-                fresh = reopen()
-            except PipelineError as error:
-                told = f"the model cannot be opened after a fault of its provider: {error}"
-            else:
-                with self._changed:
-                    if failed is not self.current:
-                        return
-                    self.restarted += 1
-                    failed.replacement = self.current = fresh
-                log.warning("the model runs again on %s", fresh.model.session.active)
-                return
-            with self._changed:
-                if left > 0:
-                    self._changed.wait_for(lambda: self._hurried or failed is not self.current, pause)
-                if self._over or failed is not self.current:
-                    return
-            if self._hurried:
-                break
-            pause = min(pause * RETRY_FACTOR, MOST_RETRY_SECONDS)
-        many = f"{len(self._times)} restart{'s' * (len(self._times) != 1)}"
-        raise ProviderFault(
-            f"{told}; {many} {within} did not help; see framerail doctor, or choose another provider"
-        )
+
+class SecondServer(Healed[Classify]):
+    """The call of the second model's stage, and what it goes to."""
+
+    def __call__(self, items: list[Result | Matched]) -> list[Any]:
+        """As Classify. Where its provider fails, the frames with objects that have no answer by then are
+        dropped (``provider_fault``), and the others go on."""
+        stage = self.current
+        results = self.attempt(stage, stage, items)
+        if results is not None:
+            return results
+        return [
+            Dropped(item, "provider_fault")
+            if isinstance(item, Matched) and any(item.unanswered())
+            else stage.finished(item)
+            for item in items
+        ]

@@ -17,6 +17,7 @@ FLOORS = {
     "console": 4, "doctor": 4, "commands": 4, "copies": 4, "evaluation": 4,
     "app": 4, "decide": 4, "iteration": 4, "detector": 4, "summary": 4, "shutdown": 4, "bench": 4,
     "stages": 3, "profiles": 3, "streams": 4, "serving": 4, "line": 4, "monitor": 4, "notify": 0, "reload": 4,
+    "healing": 4,
     "sources": 2, "chaos": 2, "runtime": 2, "sinks": 2, "accounts": 2, "metrics": 2,
     "quantization": 2,
     "vision": 1, "decoders": 1, "flow": 1, "sample": 1, "convert": 1,
@@ -43,7 +44,7 @@ NEIGHBOURS = {
     ("access", "smallfile"), ("config", "smallfile"), ("references", "smallfile"),
     ("dependencies", "errors"), ("placing", "errors"), ("link", "errors"), ("quantization", "runtime"),
     ("copies", "evaluation"), ("copies", "decide"), ("logs", "redact"), ("metrics", "accounts"),
-    ("metrics", "sinks"), ("metrics", "runtime"),
+    ("metrics", "sinks"), ("metrics", "runtime"), ("line", "healing"), ("serving", "healing"),
 }  # fmt: skip
 
 ONLY_IMPORTERS = {

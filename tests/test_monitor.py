@@ -210,7 +210,13 @@ def test_a_manager_that_is_gone_does_not_end_the_line(
 
 @pytest.mark.parametrize(
     ("stage", "seconds", "stuck"),
-    [("infer", 100, False), ("infer", 10 + HEALING_SECONDS + 1, True), ("preprocess", 100, True)],
+    [
+        ("infer", 100, False),
+        ("infer", 10 + HEALING_SECONDS + 1, True),
+        ("classify", 100, False),
+        ("classify", 10 + HEALING_SECONDS + 1, True),
+        ("preprocess", 100, True),
+    ],
 )
 def test_a_model_that_is_opened_afresh_has_longer_but_not_for_ever(
     stage: str, seconds: float, stuck: bool

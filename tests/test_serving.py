@@ -33,10 +33,16 @@ CAM = {"source": "synthetic:64x48@200", "name": "cam", "live": False}
 
 def write_poisonable_model(path: Path) -> Path:
     """A cheap model on which a run fails, really, where a picture has no dark place in it."""
-    model = onnx.load(write_cheap_model(path))
+    return poisonable(write_cheap_model(path))
+
+
+def poisonable(path: Path) -> Path:
+    """The model at ``path``, made one on which such a run fails."""
+    model = onnx.load(path)
     graph = model.graph
+    answer = graph.output[0].name
     for node in graph.node:
-        node.output[:] = ["answered" if name == "output0" else name for name in node.output]
+        node.output[:] = ["answered" if name == answer else name for name in node.output]
     constants = {"scale": np.float32(1.05), "one": np.array([1], np.int64), "nothing": np.float32(0)}
     graph.initializer.extend(numpy_helper.from_array(np.asarray(v), k) for k, v in constants.items())
     # One value is brought into the shape [1 + (1 if all is bright else 0)], and then plays no part.
@@ -49,7 +55,7 @@ def write_poisonable_model(path: Path) -> Path:
             helper.make_node("Reshape", ["darkest", "shape"], ["shaped"]),
             helper.make_node("ReduceSum", ["shaped"], ["sum"], keepdims=0),
             helper.make_node("Mul", ["sum", "nothing"], ["zero"]),
-            helper.make_node("Add", ["answered", "zero"], ["output0"]),
+            helper.make_node("Add", ["answered", "zero"], [answer]),
         ]
     )
     onnx.save(model, path)
@@ -129,7 +135,7 @@ def test_a_model_that_is_gone_ends_the_run(tmp_path: Path, workers: int) -> None
 def test_a_model_that_cannot_be_opened_at_once_is_tried_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.serving.RETRY_SECONDS", 0.01)
+    monkeypatch.setattr("pipeline.healing.RETRY_SECONDS", 0.01)
     model = write_poisonable_model(tmp_path / "m.onnx")
     source = pictures(tmp_path / "p", white={20})
     line = Pipeline(source, model=str(model), provider="cpu", infer_workers=1, restarts=3)
@@ -145,21 +151,32 @@ def test_a_model_that_cannot_be_opened_at_once_is_tried_again(
     away.rename(model)
     with line:
         model.rename(away)
-        logging.getLogger("pipeline.serving").addFilter(back_at_the_second)
+        logging.getLogger("pipeline.healing").addFilter(back_at_the_second)
         try:
             numbers = [result.frame.seq for result in line]
         finally:
-            logging.getLogger("pipeline.serving").removeFilter(back_at_the_second)
+            logging.getLogger("pipeline.healing").removeFilter(back_at_the_second)
     assert numbers == [number for number in range(30) if number != 20]
     assert line.restarts == 1 and sum("cannot be opened" in each for each in log) == 2
 
 
 @pytest.mark.parametrize("ending", ["stop", "cancel"])
+@pytest.mark.parametrize("second", [False, True])
 def test_a_line_that_is_to_end_waits_for_no_model(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, ending: str
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    ending: str,
+    second: bool,
 ) -> None:
-    monkeypatch.setattr("pipeline.serving.RETRY_SECONDS", 60.0)
-    model = write_poisonable_model(tmp_path / "m.onnx")
+    monkeypatch.setattr("pipeline.healing.RETRY_SECONDS", 60.0)
+    detector = write_cheap_model(tmp_path / "d.onnx")
+    if second:
+        model = poisonable(write_colour_classifier(tmp_path / "m.onnx"))
+        options = {"model": str(detector), "classify": str(model), "classify_every": 1}
+    else:
+        model = write_poisonable_model(tmp_path / "m.onnx")
+        options = {"model": str(model)}
     source = pictures(tmp_path / "p", white={2})
     errors: list[Exception] = []
 
@@ -169,7 +186,7 @@ def test_a_line_that_is_to_end_waits_for_no_model(
         except ExceptionGroup as group:
             errors.extend(group.exceptions)
 
-    with Pipeline(source, model=str(model), provider="cpu", restarts=5) as line:
+    with Pipeline(source, provider="cpu", restarts=5, **options) as line:
         model.unlink()
         thread = threading.Thread(target=run)
         thread.start()
@@ -192,7 +209,7 @@ def test_another_model_takes_the_place_of_one_that_cannot_be_opened(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, workers: int
 ) -> None:
     """Which is what an operator does about it."""
-    monkeypatch.setattr("pipeline.serving.RETRY_SECONDS", 60.0)
+    monkeypatch.setattr("pipeline.healing.RETRY_SECONDS", 60.0)
     model = write_poisonable_model(tmp_path / "m.onnx")
     good = write_cheap_model(tmp_path / "good.onnx")
     options = {"provider": "cpu", "restarts": 5, "infer_workers": workers}
@@ -211,7 +228,7 @@ def test_another_model_takes_the_place_of_one_that_cannot_be_opened(
 def test_tries_end_though_they_take_longer_than_the_minutes_in_which_they_count(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("pipeline.serving.RETRY_SECONDS", 0.01)
+    monkeypatch.setattr("pipeline.healing.RETRY_SECONDS", 0.01)
     model = write_poisonable_model(tmp_path / "m.onnx")
     source = pictures(tmp_path / "p", white={2})
     options = {"provider": "cpu", "restarts": 3, "restart_minutes": 1e-6}

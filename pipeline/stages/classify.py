@@ -30,7 +30,7 @@ class Classify:
     """
 
     def __init__(self, model: Model) -> None:
-        self._model = model
+        self.model = model
         # The crop is the object: its middle alone would lose the head or the wheels.
         self._spec = replace(model.spec, resize="stretch", stride=None)
         self._blobber = Blobber(self._spec)
@@ -48,28 +48,27 @@ class Classify:
         asked = list(new.values())
         for start in range(0, len(asked), self._most):
             self._ask(asked[start : start + self._most])
-        return [
-            answered(item.result, item.objects, self._model.labels) if isinstance(item, Matched) else item
-            for item in items
-        ]
+        return [self.finished(item) for item in items]
+
+    def finished(self, item: Result | Matched) -> Result:
+        """The result with the answers that its objects have by now."""
+        return answered(item.result, item.objects, self.model.labels) if isinstance(item, Matched) else item
 
     def _ask(self, new: Sequence[tuple[Image, Known, NDArray[np.float32]]]) -> None:
         for place, (image, _, box) in enumerate(new):
             self._blobber(_crop(image, box), out=self._blob[place : place + 1])
-        outputs = self._model.session.run(self._blob[: len(new)])
+        outputs = self.model.session.run(self._blob[: len(new)])
         if outputs[0].shape[:1] != (len(new),):
             raise ModelError(
-                f"model {self._model.name!r}: expected an answer for each of {len(new)} crops; got "
+                f"model {self.model.name!r}: expected an answer for each of {len(new)} crops; got "
                 f"{list(outputs[0].shape)}: is it a classifier?"
             )
-        class_id, confidence = best(outputs[0], self._model.params)
+        class_id, confidence = best(outputs[0], self.model.params)
         if (class_id < 0).any() and not self._warned:
             self._warned = True
-            log.warning(
-                "model %s answers with what is no number; such objects get no label", self._model.name
-            )
+            log.warning("model %s answers with what is no number; such objects get no label", self.model.name)
         # As where it classifies whole frames: what is not above its own threshold is no answer.
-        unsure = confidence <= self._model.conf_threshold
+        unsure = confidence <= self.model.conf_threshold
         class_id[unsure], confidence[unsure] = -1, 0
         for (_, known, _), index, score in zip(new, class_id.tolist(), confidence.tolist(), strict=True):
             known.answer = index, score
