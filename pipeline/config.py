@@ -367,8 +367,9 @@ class Config(_Strict):
 def host_and_port(text: str) -> tuple[str, int]:
     """Split ``HOST:PORT`` (``[::1]:9108`` for IPv6). Raises ValueError with what was expected."""
     host, _, port = text.rpartition(":")
-    host = host.removeprefix("[").removesuffix("]")
-    if not host or not (port.isascii() and port.isdecimal()) or int(port) > 65535:
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    if not host or {"[", "]"} & set(host) or not (port.isascii() and port.isdecimal()) or int(port) > 65535:
         raise ValueError(f"expected HOST:PORT, such as 127.0.0.1:9108; got {text!r}")
     return host, int(port)
 

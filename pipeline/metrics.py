@@ -341,7 +341,8 @@ class MetricsServer:
 
     def __enter__(self) -> Self:
         self._thread.start()
-        log.info("metrics on http://%s:%d/metrics", self._server.server_address[0], self.port)
+        host = str(self._server.server_address[0])
+        log.info("metrics on http://%s:%d/metrics", f"[{host}]" if ":" in host else host, self.port)
         return self
 
     def __exit__(

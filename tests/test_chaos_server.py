@@ -500,6 +500,7 @@ def test_only_loopback_unless_asked(clip, listen):
     ("options", "said"),
     [
         ({"listen": "9000"}, "expected HOST:PORT"),
+        ({"listen": "[::1:9000"}, "expected HOST:PORT"),
         ({"listen": "somewhere:9000"}, "expected an IP address"),
         ({"user": "me"}, "give both"),
         ({"user": "me", "password": "x", "scheme": "bearer"}, "basic or digest"),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
+import socket
 import threading
 import urllib.error
 import urllib.request
@@ -220,3 +222,17 @@ def test_a_stream_that_was_taken_off_on_purpose_keeps_nobody_waiting(cheap_model
         assert not any("a" in labels for labels in scraped["framerail_stream_state"])
         assert scraped["framerail_frames_emitted_total"]["a",] > 0  # its books stay
         assert "removed" in fetch(port, "/streams")[1]
+
+
+def test_an_ipv6_address_is_told_as_one_may_open_it(
+    cheap_model: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        pytest.skip("this machine has no IPv6")
+    caplog.set_level(logging.INFO, "pipeline.metrics")
+    with Pipeline("synthetic:64x48", model=cheap_model, metrics="[::1]:0") as line:
+        assert line.metrics is not None
+        told = f"http://[::1]:{line.metrics.port}/metrics"
+    assert f"metrics on {told}" in caplog.text

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import socket
 
+from pipeline.config import host_and_port
 from pipeline.errors import ConfigError
 
 
@@ -29,10 +30,10 @@ def parse_listen(text: str, any_address: bool) -> tuple[str, int]:
 
     An address that others can reach is refused unless ``any_address`` is set.
     """
-    host, colon, port = text.rpartition(":")
-    host = host.removeprefix("[").removesuffix("]")
-    if not (colon and host and port.isdecimal() and int(port) < 1 << 16):
-        raise ConfigError(f"cannot listen on {text!r}: expected HOST:PORT such as 127.0.0.1:9000")
+    try:
+        host, port = host_and_port(text)
+    except ValueError:
+        raise ConfigError(f"cannot listen on {text!r}: expected HOST:PORT such as 127.0.0.1:9000") from None
     host = "127.0.0.1" if host == "localhost" else host
     try:
         loopback = ipaddress.ip_address(host).is_loopback
@@ -42,4 +43,4 @@ def parse_listen(text: str, any_address: bool) -> tuple[str, int]:
         raise ConfigError(
             f"{host} can be reached by others, expected an address of loopback; --any-address allows it"
         )
-    return host, int(port)
+    return host, port
