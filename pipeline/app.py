@@ -104,6 +104,7 @@ class Pipeline:
         self._also_read = also_read
         self._on_start: list[Callable[[], None]] = []
         self._stop = threading.Event()
+        self._cancelled = False
         self._stopper: threading.Thread | None = None
         self._late: list[str] = []
         self._resources = ExitStack()
@@ -184,7 +185,9 @@ class Pipeline:
                 self._start_stopper(self._line.flow)
 
     def cancel(self) -> None:
-        """End now: what is in flight is dropped, and counted. From where ``stop`` may be called."""
+        """End now: what is in flight is dropped, and counted. From where ``stop`` may be called; a line that
+        is not iterated by then takes no frame."""
+        self._cancelled = True  # before it is looked whether there is a line: what starts one looks here then
         self._stop.set()
         line = self._line
         if line is not None:
@@ -371,7 +374,10 @@ class Pipeline:
                 self._model = self._second = None  # the line has them, and lets them go for other ones
                 self.accounts.begin()
                 self.outputs.start(flow)
-                flow.start()
+                if self._cancelled:
+                    flow.cancel()
+                else:
+                    flow.start()
                 if self._stop.is_set():  # asked before there was anything to stop
                     self.outputs.hurry()
                     line.streams.stop()
@@ -431,7 +437,7 @@ class Pipeline:
         failed = list(flow.errors) if flow is not None else []
         if failed:
             self.outputs.hurry()
-        cancelled = flow is not None and flow.cancelled and not failed
+        cancelled = (self._cancelled if flow is None else flow.cancelled) and not failed
         errors = [error for error in self.outputs.end(cancelled) if error not in failed]
         if errors:
             raise ExceptionGroup("an output could not be finished", errors)

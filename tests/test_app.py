@@ -419,6 +419,39 @@ def test_cancel_from_another_thread(cheap_model: str) -> None:
     assert_conserved(line)
 
 
+@pytest.mark.parametrize("when", ["made", "entered", "asked for results"])
+def test_cancelled_before_there_is_anything_to_cancel(
+    cheap_model: str, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    """Whenever it is asked: no source is opened, and outputs end as those of a run that was cancelled."""
+    opened: list[object] = []
+    monkeypatch.setattr("pipeline.streams.Capture.__call__", lambda *given: iter(opened.append(given) or ()))
+    recorder, threaded = Recorder(), Recorder()
+    threaded.own_thread = True
+    line = Pipeline(ENDLESS, model=cheap_model, sinks=[recorder, threaded])
+    if when == "made":
+        line.cancel()
+    with line:
+        if when == "entered":
+            line.cancel()
+        results = iter(line)
+        if when == "asked for results":
+            line.cancel()
+        assert list(results) == []
+    assert line.flow.cancelled and not opened
+    assert counts(line) == {"synthetic": StreamCounts(0, 0, {}, 0)}
+    assert line.accounts.streams["synthetic"].ending == "cancelled"
+    assert recorder.ended == threaded.ended == ["aborted"]
+    assert_conserved(line)
+
+
+def test_cancelled_and_never_iterated(cheap_model: str) -> None:
+    recorder = Recorder()
+    with Pipeline(ENDLESS, model=cheap_model, sinks=[recorder]) as line:
+        line.cancel()
+    assert recorder.ended == ["aborted"]
+
+
 def test_an_exception_in_the_callers_loop_comes_out_and_the_books_close(cheap_model: str) -> None:
     with pytest.raises(ZeroDivisionError), Pipeline(ENDLESS, model=cheap_model) as line:
         for number, _ in enumerate(line):
