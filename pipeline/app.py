@@ -24,7 +24,7 @@ from typing import Any, Self
 
 from pipeline.access import metrics_token
 from pipeline.accounts import Accounts
-from pipeline.config import Config, StreamConfig, make_config, make_stream, reloaded
+from pipeline.config import Config, StreamConfig, changed, make_config, make_stream, reloaded
 from pipeline.decide import (
     MOST_CAPACITY,
     batch_limit,
@@ -87,7 +87,7 @@ class Pipeline:
         else:
             addresses = [source] if isinstance(source, str | os.PathLike) else list(source)
             each = {key: options.pop(key) for key in StreamConfig.model_fields.keys() & options.keys()}
-            streams = [{"source": os.fspath(address), **each} for address in addresses]
+            streams = [{"source": _path(address), **each} for address in addresses]
             self.config = make_config({"streams": streams, **options})
         self.config_as_given = self.config
         """Before a profile filled in what it leaves open."""
@@ -212,7 +212,7 @@ class Pipeline:
         does not run.
         """
         line = self._running("add a stream")
-        stream = make_stream({"source": os.fspath(source), **options})
+        stream = make_stream({"source": _path(source), **options})
         with in_turn(self._changing, line.flow):
             named = name_streams([stream], line.streams.names, self.config.isolate_sources)
             ((name, (spec, stream)),) = named.items()
@@ -250,13 +250,19 @@ class Pipeline:
         """Open the source of a paused stream again."""
         self._running("resume a stream").streams.resume(name)
 
-    def change_stream(self, name: str, **options: Any) -> None:
+    def change_stream(self, name: str, /, **options: Any) -> None:
         """Change keys of a stream's :class:`StreamConfig` (None: the default); its source is opened again
-        where need be."""
+        where need be. Raises as :meth:`add_stream` does."""
         line = self._running("change a stream")
+        if "name" in options:
+            raise ConfigError(
+                f"name: stream {name!r} keeps its name while it is there; remove it, and add it with another"
+            )
+        if "source" in options:
+            options["source"] = _path(options["source"])
         with in_turn(self._changing, line.flow):
             running = line.streams.config(name)
-            stream = make_stream({**running.model_dump(exclude_unset=True), **options})
+            stream = make_stream(changed(running, options))
             stream = stream.model_copy(update={"name": name})
             others = [other for other in line.streams.names if other != name]
             ((spec, stream),) = name_streams([stream], others, self.config.isolate_sources).values()
@@ -451,3 +457,8 @@ class Pipeline:
     def _release(self, flow: Flow) -> None:
         """Give the captures time to end; let the line drain without those that don't."""
         self._late = flow.abandon_feeders(STOP_GRACE_SECONDS)
+
+
+def _path(source: Any) -> Any:
+    """A path as text; what is none is told of where the config is checked."""
+    return os.fspath(source) if isinstance(source, os.PathLike) else source

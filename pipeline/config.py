@@ -465,7 +465,17 @@ def reloaded(config: Config, changes: dict[str, Any]) -> Config:
     """``config`` with other SERVING_KEYS. Raises ConfigError for others, and for what cannot be meant."""
     if fixed := [key for key in changes if key not in SERVING_KEYS]:
         raise ConfigError(f"{fixed[0]}: it is no key of the model's; these are: {', '.join(SERVING_KEYS)}")
-    return make_config({**config.model_dump(exclude_unset=True), **changes})
+    return make_config(changed(config, changes))
+
+
+def changed(config: BaseModel, changes: dict[str, Any]) -> dict[str, Any]:
+    """What ``config`` says, with ``changes``; None leaves a key out, which has its default then. One that
+    there is not stays, to be complained of."""
+    data = {**config.model_dump(exclude_unset=True), **changes}
+    for key in changes.keys() & type(config).model_fields:
+        if changes[key] is None:
+            del data[key]
+    return data
 
 
 def make_stream(data: dict[str, Any]) -> StreamConfig:

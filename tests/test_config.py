@@ -7,7 +7,18 @@ from pathlib import Path
 import pytest
 
 from pipeline.cli.flags import flag
-from pipeline.config import host_and_port, load_config, make_config, nearest
+from pipeline.config import (
+    CameraConfig,
+    Config,
+    StreamConfig,
+    changed,
+    host_and_port,
+    load_config,
+    make_config,
+    make_stream,
+    nearest,
+    reloaded,
+)
 from pipeline.errors import ConfigError
 
 
@@ -99,6 +110,58 @@ def test_nearest() -> None:
 )
 def test_host_and_port(text: str, expected: tuple[str, int]) -> None:
     assert host_and_port(text) == expected
+
+
+@pytest.mark.parametrize(
+    "text", ["[::1:80", "::1]:80", "[::1]]:80", "[]:80", "[:80", "a[b]:80", "[::1]", ":80", "x:65536", "x:٣"]
+)
+def test_what_is_no_host_and_port(text: str) -> None:
+    with pytest.raises(ConfigError, match="metrics: expected HOST:PORT, such as") as raised:
+        make_config({"streams": [{"source": "a.mp4"}], "metrics": text})
+    assert "\n" not in str(raised.value)
+
+
+def defaults_and_others() -> list[tuple[str, object]]:
+    """Each key of a stream, and something else than its default."""
+    others = {
+        "name": "x", "pace": 5.0, "live": True, "loop": True, "every_nth": 3, "max_frames": 7,
+        "damaged": "drop", "reconnect": False, "backoff": 0.5, "backoff_max": 3.0, "rtsp_transport": "tcp",
+        "open_timeout": 3.0, "stall_timeout": 4.0, "health": True, "frozen_seconds": 3.0,
+        "black_seconds": 4.0, "decode_threads": 3, "isolate": True, "not_ready_when": ["black"],
+        "max_picture": 4096, "tls_verify": False, "tls_ca_file": "ca.pem", "hwdecode": "auto",
+        "camera": CameraConfig(width=640),
+    }  # fmt: skip
+    assert others.keys() == StreamConfig.model_fields.keys() - {"source"}
+    return list(others.items())
+
+
+@pytest.mark.parametrize(("key", "other"), defaults_and_others())
+def test_none_is_a_keys_default(key: str, other: object) -> None:
+    stream = make_stream({"source": "a.mp4", "backoff": 2.0, key: other})
+    again = make_stream(changed(stream, {key: None}))
+    assert getattr(stream, key) == other
+    assert (
+        getattr(again, key) == StreamConfig.model_fields[key].get_default(call_default_factory=True) != other
+    )
+    assert again.model_dump(exclude={key}) == stream.model_dump(exclude={key})
+
+
+def test_none_is_no_value_of_a_key_that_there_is_not() -> None:
+    stream = make_stream({"source": "a.mp4"})
+    with pytest.raises(ConfigError, match=r"unknown key 'streams\.0\.every_nht'; did you mean 'every_nth'"):
+        make_stream(changed(stream, {"every_nht": None}))
+    with pytest.raises(ConfigError, match=r"'streams\.0\.source' is missing"):
+        make_stream(changed(stream, {"source": None}))
+
+
+def test_another_model_with_the_defaults_of_some_keys() -> None:
+    given = {"provider": "cpu", "conf_threshold": 0.9, "rewrite": False, "device": [0], "batch": 2}
+    config = make_config({"streams": [{"source": "a.mp4"}], "sink_timeout": None, **given})
+    now = reloaded(config, dict.fromkeys(given))
+    assert all(getattr(now, key) == Config.model_fields[key].default for key in given)
+    assert now.sink_timeout is None  # which somebody has asked for, and is no default
+    with pytest.raises(ConfigError, match="jsonl: it is no key of the model's"):
+        reloaded(config, {"jsonl": None})
 
 
 def laughs(levels: int) -> str:

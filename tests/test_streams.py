@@ -246,7 +246,7 @@ def test_changed(cheap_model: str, tmp_path: Path) -> None:
         run.until_results("cam", 10)
         assert all(result.frame.seq % 5 == 0 for result in run.of("cam")[before + 3 :])
         assert run.line.accounts.streams["cam"].counts().dropped["capture", "every_nth"] > 20
-        run.line.change_stream("cam", every_nth=1, source=str(clip))
+        run.line.change_stream("cam", every_nth=None, source=clip)
         run.until(lambda: run.of("cam")[-1].frame.width == 128)
         run.until_results("other", 10)
     assert whole(run, "cam") and whole(run, "other")
@@ -279,6 +279,11 @@ def test_what_cannot_be_is_refused_and_changes_nothing(cheap_model: str, tmp_pat
                 call("cam")
         with pytest.raises(ConfigError, match="every_nth"):
             line.change_stream("other", every_nth=0)
+        with pytest.raises(ConfigError, match="name: stream 'other' keeps its name"):
+            line.change_stream("other", name="q")
+        for call in (line.add_stream, lambda source: line.change_stream("other", source=source)):
+            with pytest.raises(ConfigError, match=r"source: Input should be a valid string \(got 5\)"):
+                call(5)
         assert line.accounts.streams.keys() == {"other"}
         run.until_results("other", 3)
     with pytest.raises(PipelineError, match="the line does not run"):
