@@ -187,7 +187,8 @@ def test_a_list_that_is_not_renewed_gives_nothing_twice(live: Live, closed: bool
             live.add()
             live.show(closed=True)
             last, error = read(url, remembered, **stream)
-            assert first + last == list(range(2 * EACH)) and error is None
+            assert first + last == list(range(2 * EACH))
+            assert error is not None and error.cause == "ended", "it was live"
         again, error = read(url, remembered, **stream)
         assert again == []
         assert error is not None and error.cause == ("ended" if closed else "timeout")
