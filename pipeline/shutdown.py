@@ -2,8 +2,8 @@
 
 Python runs its own handlers in the main thread only, between two bytecodes: not while a model
 loads for a minute. So the C handler writes each signal's number into a socket, at once and as often
-as it came, and a thread of our own acts on what it reads. Listening begins before anything slow
-is imported, so a signal that comes early stops the line as soon as there is one.
+as it came; a thread of our own reads them, and another acts on them. Listening begins before anything
+slow is imported, so a signal that comes early stops the line as soon as there is one.
 """
 
 from __future__ import annotations
@@ -14,35 +14,65 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
+from queue import SimpleQueue
 from types import FrameType
 from typing import Any
 
 CANCELLING = (signal.SIGINT, signal.SIGTERM)
 # A terminal that goes away says so, and its shell may say so again: that is not a second Ctrl-C.
 HANGUP = getattr(signal, "SIGHUP", None)  # not on Windows
-_DONE = b"\0"
+_DONE = 0
 _SAME = 0.1
 """Seconds within which the same signal is the first one still: ``timeout -s INT`` and other wrappers pass on
 to their child what a terminal has sent to the whole group. Nobody presses Ctrl-C twice as quickly."""
 
-_sockets: tuple[socket.socket, socket.socket] | None = None
+
+@dataclass(slots=True)
+class _Listening:
+    """Signals that are recorded."""
+
+    heard: SimpleQueue[tuple[int, float]] = field(default_factory=SimpleQueue)
+    """Their numbers, and when they came; _DONE at the end."""
+    sockets: tuple[socket.socket, socket.socket] = field(default_factory=socket.socketpair)
+    thread: threading.Thread = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.sockets[1].setblocking(False)
+        self.thread = threading.Thread(target=self._read, name="listen", daemon=True)
+        self.thread.start()
+
+    def _read(self) -> None:
+        """Take down when each came, which whoever acts on them may get to know later."""
+        number = -1
+        while number != _DONE:
+            (number,) = self.sockets[0].recv(1)
+            self.heard.put((number, time.monotonic()))
+
+    def end(self) -> None:
+        self.sockets[1].send(bytes((_DONE,)))
+        self.thread.join()
+        for each in self.sockets:
+            each.close()
 
 
-def listen() -> tuple[socket.socket, dict[int, Any]]:
-    """Record signals from now on; return where to read them, and the handlers there were.
+_listening: _Listening | None = None
+
+
+def listen() -> tuple[SimpleQueue[tuple[int, float]], dict[int, Any]]:
+    """Record signals from now on; return where they are read, and the handlers there were.
 
     For the main thread. A hangup is recorded unless it is to be ignored (nohup).
     """
-    global _sockets
-    if _sockets is None:
-        _sockets = socket.socketpair()
-        _sockets[1].setblocking(False)
-        signal.set_wakeup_fd(_sockets[1].fileno(), warn_on_full_buffer=False)
+    global _listening
+    if _listening is None:
+        _listening = _Listening()
+        signal.set_wakeup_fd(_listening.sockets[1].fileno(), warn_on_full_buffer=False)
     previous: dict[int, Any] = {}
     for number in CANCELLING if HANGUP is None else (*CANCELLING, HANGUP):
         if number != HANGUP or signal.getsignal(number) != signal.SIG_IGN:
             previous[number] = signal.signal(number, _heard)
-    return _sockets[0], previous
+    return _listening.heard, previous
 
 
 def _heard(_number: int, _frame: FrameType | None) -> None:
@@ -58,21 +88,22 @@ def signals(
     ``hangup`` is called on each SIGHUP instead (None: it counts as a first signal). To be used in the main
     thread. The previous handlers return at the end. The same signal again within 0.1 s counts once.
     """
-    global _sockets
-    received, previous = listen()
+    global _listening
+    heard, previous = listen()
 
     def act() -> None:
         wanted: tuple[int | None, ...] = (*CANCELLING, HANGUP)
         before, until = _DONE, 0.0
         for action in (first, second):
-            while (number := received.recv(1)) != _DONE:
-                if hangup is not None and number[0] == HANGUP:
+            while (said := heard.get())[0] != _DONE:
+                number, at = said
+                if hangup is not None and number == HANGUP:
                     hangup()
-                elif number[0] in wanted and (number != before or time.monotonic() > until):
+                elif number in wanted and (number != before or at > until):
+                    before, until = number, at + _SAME
                     break
-            if number == _DONE:
+            else:
                 return
-            before, until = number, time.monotonic() + _SAME
             action()
             wanted = CANCELLING
 
@@ -83,10 +114,8 @@ def signals(
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
-        assert _sockets is not None
-        _sockets[1].send(_DONE)
-        thread.join()
+        assert _listening is not None
         signal.set_wakeup_fd(-1)
-        for end in _sockets:
-            end.close()
-        _sockets = None
+        _listening.end()
+        thread.join()
+        _listening = None

@@ -78,6 +78,35 @@ def test_the_same_signal_cancels_once_a_hand_can_have_sent_it() -> None:
         assert cancelled.wait(5)
 
 
+def test_two_that_came_before_the_line_cancel_it_unless_they_are_one() -> None:
+    """Both are read at the same moment."""
+    for apart, two in ((0.2, True), (0.0, False)):
+        listen()
+        send(signal.SIGINT)
+        time.sleep(apart)
+        send(signal.SIGINT)
+        stopped, cancelled = threading.Event(), threading.Event()
+        with signals(stopped.set, cancelled.set):
+            assert stopped.wait(5)
+            assert cancelled.wait(5 if two else 0.05) is two
+
+
+def test_what_is_one_stays_one_where_stopping_takes_its_time() -> None:
+    begun, go, cancelled = threading.Event(), threading.Event(), threading.Event()
+
+    def stop() -> None:
+        begun.set()
+        assert go.wait(5)
+
+    with signals(stop, cancelled.set):
+        send(signal.SIGINT)
+        send(signal.SIGINT)
+        assert begun.wait(5)
+        time.sleep(0.15)
+        go.set()
+        assert not cancelled.wait(0.05)
+
+
 def test_a_hangup_that_is_to_be_ignored_is(monkeypatch: pytest.MonkeyPatch) -> None:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     stopped = threading.Event()

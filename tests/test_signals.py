@@ -26,8 +26,11 @@ def test_no_half_file_is_left(
 
 def test_what_is_broken_is_found(cheap_model: str, tmp_path: Path) -> None:
     """The look itself can fail: half a video, half a line, half a picture, a part that is left."""
-    folder = tmp_path / "run"
-    assert one(folder, Path(cheap_model), "SIGTERM", 2.5)["faults"] == []
+    for seconds in (2.5, 5, 10):  # a busy machine may take long to begin
+        folder = tmp_path / str(seconds)
+        assert one(folder, Path(cheap_model), "SIGTERM", seconds)["faults"] == []
+        if any((folder / "pictures").iterdir()):
+            break
     assert look(folder, killed=False) == []
     video, lines = folder / "v.mp4", folder / "out.jsonl"
     picture = next((folder / "pictures").iterdir())

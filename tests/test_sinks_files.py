@@ -87,22 +87,25 @@ def test_the_finished_file_stays_locked_until_its_index_is_moved(tmp_path, at):
     JsonLines(path).close()
 
 
-def test_a_run_that_begins_before_the_copy_does_keeps_its_name(tmp_path, at, caplog):
-    path, others = tmp_path / "v.mp4", []
-    at(video, "index_to_front", lambda: others.append(VideoFile(path)))
-    write(path)
-    assert f"its index stays at its end: {REFUSED}" in caplog.text
-    assert len(decode(path)[0]) == 12
-    with others[0] as other:
-        other.write(make_result(pts=0), 0)
-    assert len(decode(path)[0]) == 1 and names(tmp_path) == ["v.mp4"]
-
-
-def test_a_run_that_is_over_before_the_copy_begins_keeps_its_file(tmp_path, at):
+@pytest.mark.parametrize(("room", "name"), [(video, "index_to_front"), (index, "open_alone")])
+def test_no_run_begins_between_the_rename_and_the_copy(tmp_path, at, room, name):
+    """The name of the part is free then, the finished file is not."""
     path = tmp_path / "v.mp4"
-    at(index, "open_alone", lambda: write(path, 3))
+    begin, said = refusals(path)
+    at(room, name, begin)
     write(path)
-    assert len(decode(path)[0]) == 3 and names(tmp_path) == ["v.mp4"]
+    assert [REFUSED in each for each in said] == [True]
+    assert len(decode(path)[0]) == 12 and path.read_bytes().find(b"moov") < 100
+    assert names(tmp_path) == ["v.mp4"]
+
+
+@pytest.mark.parametrize("what", ["folder", "pipe", "link"])
+def test_what_is_no_file_in_the_place_of_the_part_is_named(tmp_path, what):
+    part = tmp_path / "v.mp4.part"
+    make = {"folder": Path.mkdir, "pipe": os.mkfifo, "link": lambda path: path.symlink_to("/dev/null")}
+    make[what](part)
+    with pytest.raises(SinkOpenError, match=r"v\.mp4\.part is in its way, and no file; remove it"):
+        VideoFile(tmp_path / "v.mp4")
 
 
 def test_what_a_run_was_killed_over_is_no_room_for_the_copy(tmp_path, at, caplog):

@@ -235,6 +235,14 @@ def test_an_isolated_source_gets_no_more_memory_than_its_pictures_need(tmp_path:
     assert int(most) < 512 << 10  # KiB
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="sources are isolated on Linux alone")
+def test_an_isolated_source_has_memory_for_all_its_threads(tmp_path: Path) -> None:
+    path = clip(tmp_path / "c.mp4", [(640, 360)])
+    with opened(str(path), isolate=True, decode_threads=64, max_picture=640 * 368) as source:
+        assert len([item for item in source if isinstance(item, Picture)]) > 0
+        assert source.corrupt_packets == 0
+
+
 def test_no_memory_is_taken_for_what_is_refused(tmp_path: Path) -> None:
     """A picture of 100 million pixels in a file of a megabyte."""
     path = tmp_path / "bomb.png"

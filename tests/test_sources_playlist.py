@@ -195,6 +195,16 @@ def test_a_list_that_is_not_renewed_gives_nothing_twice(live: Live, closed: bool
         assert "no new picture: the playlist is not renewed" in str(error)
 
 
+def test_a_list_that_has_an_end_is_read_again_whole(live: Live) -> None:
+    """``loop``, and what is paused and resumed."""
+    remembered = Remembered()
+    live.add(2)
+    live.show(closed=True)
+    with http_server(live.folder) as server:
+        for _ in range(2):
+            assert read(f"{server.url}/list.m3u8", remembered) == (list(range(2 * EACH)), None)
+
+
 def test_a_server_that_begins_anew_gives_other_pictures_with_the_same_times(live: Live) -> None:
     remembered = Remembered()
     live.add(2)

@@ -94,6 +94,21 @@ def open_alone(path: str | Path) -> FileIO:
         file.close()  # between opening and locking, the run before has given it its final name, or removed it
 
 
+def taken(path: Path) -> bool:
+    """Whether another run has what bears this name now."""
+    try:
+        descriptor = os.open(path, os.O_RDWR | getattr(os, "O_NONBLOCK", 0))
+    except OSError:
+        return False  # there is none, or none that could be written
+    try:
+        _lock(descriptor)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
 def move(file: FileIO, path: Path, target: Path) -> None:
     """Rename what was opened alone; it stays locked until it is closed."""
     if sys.platform == "win32":  # which renames no open file, and where nobody replaces one

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 from io import SEEK_SET, FileIO
@@ -15,6 +16,7 @@ from pipeline.sinks.files import (
     reason,
     refused,
     remove,
+    taken,
     tell_of_old,
 )
 
@@ -45,6 +47,10 @@ class PartFile:
         if os.path.isdir(target):
             open_output(target, shown)  # raises, and says why
         self._file = _begun(self.path, shown)
+        if taken(target):  # finished by another run, which is moving its index
+            self.remove()
+            with refused(target, shown):
+                raise BlockingIOError(errno.EAGAIN, "")
         if target.is_file():
             tell_of_old(target.stat().st_size, shown)
 
@@ -97,6 +103,8 @@ def _begun(part: Path, shown: str) -> FileIO:
     """Open ``part``, empty, and put aside what a killed run left: it can be played. Raises SinkOpenError."""
     while True:
         with refused(part, shown):
+            if part.is_symlink() or (part.exists() and not part.is_file()):
+                raise SinkOpenError(f"cannot write {shown}: {part} is in its way, and no file; remove it")
             try:
                 file = open_alone(part)
             except PermissionError as error:

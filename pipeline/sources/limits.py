@@ -36,10 +36,14 @@ _BYTES_PER_PIXEL = 64
 """What decoding may take, by the largest picture: 1.5 bytes a pixel (4:2:0), 16 pictures that others are made
 from, and as many again at work in threads."""
 
+_THREADS, _THREAD_MEMORY = 16, 16 << 20
+"""Threads for which that is enough; each further one has a picture, and a stack."""
 
-def most_memory(max_picture: int) -> int:
+
+def most_memory(max_picture: int, threads: int | None) -> int:
     """Bytes that the process of an isolated source may have as its own, pictures in slots aside."""
-    return _OWN_MEMORY + _BYTES_PER_PIXEL * max_picture
+    further = max(0, (threads or 0) - _THREADS)
+    return _OWN_MEMORY + _BYTES_PER_PIXEL * max_picture + further * (_THREAD_MEMORY + 2 * max_picture)
 
 
 def too_large(width: int, height: int, most: int) -> str:

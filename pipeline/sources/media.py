@@ -127,7 +127,7 @@ class MediaSource(Once):
         self._could_be = checker(self._video.codec_context.name, self._container.format.name)
         self._whole = WholeJpegs() if self._video.codec_context.name == "mjpeg" else None
         self._pace = Pace() if self._playlist and self.live else None
-        self._repeats = Repeats(remembered.seen) if self._playlist else None
+        self._repeats = Repeats(remembered.seen) if self._playlist and self.live else None
         self._ahead: list[Picture] = []
         self._rest = self._decoded()
         self.description = self._describe("")

@@ -241,7 +241,8 @@ def limit_memory(most: int) -> None:
 def main(commands: int, messages: int, life: int, said: dict[str, Any]) -> None:
     """The whole of the process. ``life`` is the read end of a pipe that ends with the parent."""
     die_with_parent(life)
-    limit_memory(most_memory(said["stream"]["max_picture"]))
+    stream = said["stream"]
+    limit_memory(most_memory(stream["max_picture"], stream["decode_threads"]))
     set_malloc()
     try:
         Child(commands, messages, said).run()
