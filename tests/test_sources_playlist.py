@@ -222,7 +222,7 @@ def test_a_server_that_begins_anew_gives_other_pictures_with_the_same_times(live
 def test_pictures_that_the_decoder_holds_back_are_not_given_twice_either(live: Live) -> None:
     """B-frames: the last of what was read before comes out after the first of what is new."""
     keys = {"options": {"preset": "ultrafast", "bf": "3", "x264-params": "bframes=3:b-adapt=0"}}
-    remembered = Remembered()
+    remembered = Remembered(live=True)  # it was open once
     live.add(2, **keys)
     live.show(closed=True)
     with http_server(live.folder) as server:
