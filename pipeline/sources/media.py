@@ -38,7 +38,8 @@ from pipeline.sources.hardware import NoHardwareError, on_device
 from pipeline.sources.limits import too_large
 from pipeline.sources.opened import Once
 from pipeline.sources.picturesize import picture_size
-from pipeline.sources.playlist import Flags, Pace, Repeats
+from pipeline.sources.playlist import Flags, Repeats
+from pipeline.sources.readahead import Ahead
 
 if TYPE_CHECKING:
     from pipeline.config import StreamConfig
@@ -126,7 +127,7 @@ class MediaSource(Once):
         self._flagged_early = self._segments or self._container.format.name == "mpegts"
         self._could_be = checker(self._video.codec_context.name, self._container.format.name)
         self._whole = WholeJpegs() if self._video.codec_context.name == "mjpeg" else None
-        self._pace = Pace() if self._playlist and self.live else None
+        self._reader: Ahead | None = None
         self._repeats = Repeats(remembered.seen) if self._playlist and self.live else None
         self._ahead: list[Picture] = []
         self._rest = self._decoded()
@@ -145,7 +146,10 @@ class MediaSource(Once):
 
     def close(self) -> None:
         """Close the container. To be called by the thread that iterates; twice does no harm."""
-        self._container.close()
+        if self._reader is None:
+            self._container.close()
+        else:
+            self._reader.close(self._container.close)
         if self._pipe is not None:
             self._pipe.close()
 
@@ -203,20 +207,21 @@ class MediaSource(Once):
     def _packets(self, progress: Progress) -> Iterator[Packet[Stream] | None]:
         """The video's packets; damaged ones are skipped and counted. None: no more will come, before the
         reason is raised."""
-        packets = Flags(self._container.demux(*progress.watched), self._video.index, segments=self._segments)
-        came, limit, fetched = time.monotonic(), self._stall_timeout, 0.0
+        flags = Flags(self._container.demux(*progress.watched), self._video.index, segments=self._segments)
+        if self._playlist and self.live:
+            self._reader = Ahead(flags, self._video.index, self._stop)
+        packets: Flags | Ahead = flags if self._reader is None else self._reader
+        came, limit = time.monotonic(), self._stall_timeout
         while not self._stop.is_set():
-            begun = time.monotonic()
             failure: tuple[str, str] | None = None
             packet = None
             try:
                 packet = next(packets, None)
             except av.error.FFmpegError as error:
-                waited = time.monotonic() - begun
-                failure = explain(error, remote=self._remote, opening=None, waited=waited, limit=limit)
-            now = time.monotonic()
-            waited = now - begun
-            fetched += waited
+                failure = explain(
+                    error, remote=self._remote, opening=None, waited=packets.waited, limit=limit
+                )
+            now, waited = time.monotonic(), packets.waited
             if packet is not None and self._remote and waited >= limit:
                 # FFmpeg's time was up: this is what its parser held. Asked again, it would wait once more.
                 failure = silence(limit)
@@ -237,9 +242,8 @@ class MediaSource(Once):
                 if self._usable(packet):
                     broken = packets.counts(packet)
                     again = bool(self._repeats and packet.size and self._repeats.again(packet))
-                    if self._pace is not None and packet.size and not again:
-                        self._pace.wait(packet, fetched, self._stop)
-                    fetched = 0.0
+                    if self._reader is not None and packet.size and not again:
+                        self._reader.wait()
                     yield packet
                     if broken:
                         self._corrupt_packets += 1

@@ -1,10 +1,7 @@
-"""What a live playlist (HLS, DASH) needs beyond other streams: its pictures' pace, what was read before, and
-where its segments meet."""
+"""What a live playlist (HLS, DASH) brings with it: what was read before, and where segments meet."""
 
 from __future__ import annotations
 
-import math
-import threading
 import time
 from collections import Counter, deque
 from collections.abc import Iterator
@@ -14,67 +11,11 @@ import av.error
 from av.packet import Packet
 from av.stream import Stream
 
-RATE = 1.001
-"""Seconds of the stream that are played in a second: a camera's clock may run faster than ours."""
-EDGE_SECONDS = 0.5
-"""A read that waits so long waits for a segment that is not there yet. A server takes less to answer."""
-_CATCH_UP = 2.0
-"""How much faster than they were taken late pictures are given."""
-_JUMP_SECONDS, _JUMP_STEPS = 1.0, 4.0
 MOST_SEEN = 2000
 """Packets that are remembered: 80 s at 25 fps, more than the three segments that a list is joined at."""
 _WRAP = 1 << 33
 _AHEAD = 2
 """When a segment begins, the demuxer still holds the last picture of the one before, the parser another."""
-
-
-class Pace:
-    """Holds packets back until they are due, as every player does: a segment comes in one go.
-
-    Given as they come, the pictures of a segment would push each other out of the line, and then none would
-    come until the next one. So they are played by their time, from the first on: the lag behind the camera
-    stays what it was when FFmpeg joined the list (its last three segments), and covers one that comes late.
-
-    The lag never grows for good. The stream is played a little faster than the clock, so that data does not
-    pile up where the camera's clock is the faster one. A late packet moves nothing while data is there: what
-    was missed is caught up with, at twice the speed, as a burst would be dropped. Only where the data itself
-    had to be waited for, which is at the live edge, does the time count anew from now: there is nothing to
-    catch up with. (A shorter wait is a server's answer: with each segment, those would add up.) It does so
-    where the time jumps, too: back, as of an encoder that begins anew, or forward, past segments that left
-    the list before they were read, because the lag was too large.
-    """
-
-    def __init__(self) -> None:
-        self._anchor: tuple[float, float] | None = None
-        """A moment of our clock, and the stream's time then."""
-        self._last = self._step = 0.0
-        self._given = -math.inf
-
-    def wait(self, packet: Packet[Stream], waited: float, stop: threading.Event) -> None:
-        """Return when the packet, which ``waited`` seconds were spent on, is due, or ``stop`` is set."""
-        at = packet.pts if packet.dts is None else packet.dts  # dts: packets come in the order of decoding
-        if at is None or packet.time_base is None:
-            return
-        now = time.monotonic()
-        delay = self.due(float(at * packet.time_base), waited, now) - now
-        if delay > 0:
-            stop.wait(delay)
-
-    def due(self, at: float, waited: float, now: float) -> float:
-        """When what the stream has at its second ``at`` is to be given; not before ``now``."""
-        step, self._last = at - self._last, at
-        jumps = step < 0 or step > max(_JUMP_SECONDS, _JUMP_STEPS * self._step)
-        self._step = max(step, 0.0)
-        due = now
-        if self._anchor is not None and not jumps:
-            begun, first = self._anchor
-            due = begun + (at - first) / RATE
-        if self._anchor is None or jumps or (due < now and waited >= EDGE_SECONDS):
-            self._anchor, due = (now, at), now
-        else:
-            due = max(due, now, self._given + step / _CATCH_UP)
-        self._given = due
-        return due
 
 
 class Repeats:
@@ -132,11 +73,20 @@ class Flags:
         self._ahead: deque[Packet[Stream]] = deque()
         self._over: BaseException | None = None
         self._spared: Packet[Stream] | None = None
+        self.waited = 0.0
+        """Seconds that the last read took."""
 
     def __iter__(self) -> Iterator[Packet[Stream]]:
         return self
 
     def __next__(self) -> Packet[Stream]:
+        begun = time.monotonic()
+        try:
+            return self._read()
+        finally:
+            self.waited = time.monotonic() - begun
+
+    def _read(self) -> Packet[Stream]:
         if self._ahead:
             packet = self._ahead.popleft()
         elif self._over is not None:

@@ -1,0 +1,204 @@
+"""A live playlist (HLS, DASH) played evenly: read ahead in a thread of its own, given at its pictures' pace.
+
+A segment comes in one go. Given as they come, its pictures would push each other out of the line, and then
+none would come until the next one; so they are given by their times, as every player does.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from av.packet import Packet
+from av.stream import Stream
+
+from pipeline.sources.playlist import Flags
+
+MOST_BYTES = 64 << 20
+"""That are read ahead: three segments of 10 s have 30 MB at 8 Mbit/s."""
+WINDOW_SECONDS = 15.0
+"""Longer than a segment: from the arrival of one to the next, what is there shrinks by its length."""
+LEAST_SECONDS = 0.5
+"""So much is there at least when a segment comes, else the next one that comes late is a pause."""
+SLACK_SECONDS = 0.25
+"""By which what is there may grow before that is more than it was."""
+MOST_RATE, LEAST_RATE = 2.0, 0.98
+"""How fast the stream is played. Faster, what came late would be a burst; slower would be seen."""
+_SECONDS_PER_RATE = 8.0
+_LATE_SECONDS = 0.5
+_JUMP_SECONDS, _JUMP_STEPS = 1.0, 4.0
+_TURN_SECONDS = 0.1
+
+
+class Pace:
+    """When packets are to be given: each its time after the one before, a little faster or slower.
+
+    The lag behind the camera is that with which FFmpeg joins the list (its last three segments), which
+    covers a segment that comes late. All that there is to read is read at once, so the seconds that lie here
+    just before a segment comes tell how far we are behind. Where they have become more (a camera's clock that
+    is faster than ours, a server that hung and then had everything) it is played faster, until they are as
+    many as in the beginning; where next to none are left, a little slower.
+    """
+
+    def __init__(self) -> None:
+        self._due: float | None = None
+        self._usual: float | None = None
+        """Seconds that are there just before a segment comes."""
+        self._window: tuple[float, float] | None = None
+        """When it ends, and the least that was there in it."""
+        self._before: float | None = None
+        """The least of the window before."""
+
+    def due(self, step: float | None, held: float, now: float) -> float:
+        """When what comes ``step`` seconds of the stream after the last (None: it is the first, or the time
+        jumps) is to be given, ``held`` more being there; not before ``now``."""
+        rate = self._rate(held, now)
+        if step is None or self._due is None:
+            self._due = now
+        else:
+            self._due += step / rate
+            if now - self._due > _LATE_SECONDS:  # it had to be waited for
+                self._due = now
+        return max(self._due, now)
+
+    def _rate(self, held: float, now: float) -> float:
+        ends, least = self._window or (now + WINDOW_SECONDS, held)
+        least = min(least, held)
+        if now >= ends:
+            if self._usual is None and self._before is not None:  # the first one began with nothing
+                self._usual = max(least, LEAST_SECONDS)
+            self._before, ends, least = least, now + WINDOW_SECONDS, held
+        self._window = ends, least
+        if self._usual is None or self._before is None:
+            return 1.0
+        least = min(least, self._before)
+        if least < LEAST_SECONDS:
+            return LEAST_RATE
+        excess = least - self._usual - SLACK_SECONDS
+        return min(1 + max(excess, 0.0) / _SECONDS_PER_RATE, MOST_RATE)
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    packet: Packet[Stream]
+    broken: bool
+    waited: float
+    step: float | None
+
+
+class Ahead:
+    """As the ``Flags`` whose packets it reads; it reads on while those before are waited for."""
+
+    def __init__(self, packets: Flags, index: int, stop: threading.Event) -> None:
+        """``index`` is the video's. Once ``stop`` is set it is at its end."""
+        self.waited = 0.0
+        """Seconds that the last read took, of what was given last."""
+        self._packets, self._index, self._stop = packets, index, stop
+        self._pace = Pace()
+        self._changed = threading.Condition()
+        self._given: tuple[float | None, float] = None, 0.0
+        """Of what was given last: its step, and the seconds that were held then."""
+        self._held: deque[_Read] = deque()
+        self._seconds = 0.0
+        self._bytes = 0
+        self._over: tuple[BaseException, float] | None = None
+        """What ended the reading, and how long the last read took."""
+        self._closed = self._ended = self._broken = False
+        self._then: Callable[[], None] | None = None
+        self._last: float | None = None
+        self._step = 0.0
+        # By its name the process is ended at once, where this is still in a native call.
+        self._thread = threading.Thread(target=self._read, name="capture:ahead", daemon=True)
+        self._thread.start()
+
+    def __iter__(self) -> Ahead:
+        return self
+
+    def __next__(self) -> Packet[Stream]:
+        with self._changed:
+            while not (self._held or self._over or self._stop.is_set()):
+                self._changed.wait(_TURN_SECONDS)  # nothing tells of the stop
+            if not self._held or self._stop.is_set():
+                error, self.waited = self._over or (StopIteration(), 0.0)
+                raise StopIteration if self._stop.is_set() else error
+            read = self._held.popleft()
+            self._bytes -= read.packet.size
+            self._seconds -= read.step or 0.0
+            self._changed.notify()
+            self._given = read.step, self._seconds
+        self.waited, self._broken = read.waited, read.broken
+        return read.packet
+
+    def wait(self) -> None:
+        """Return when what was given last is due, or the stop is set."""
+        now = time.monotonic()
+        delay = self._pace.due(*self._given, now) - now
+        if delay > 0:
+            self._stop.wait(delay)
+
+    @property
+    def held_bytes(self) -> int:
+        """Of packets that are read and not given yet."""
+        return self._bytes
+
+    def counts(self, packet: Packet[Stream]) -> bool:
+        """Whether the packet, the one that was given last, lacks data."""
+        return self._broken
+
+    def close(self, then: Callable[[], None]) -> None:
+        """End the reading, and then call ``then``: at once, or from its thread where it waits for data, which
+        nothing interrupts but FFmpeg's time limit."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+        self._thread.join(_TURN_SECONDS)
+        with self._changed:
+            if not self._ended:
+                self._then = then
+                return
+        then()
+
+    def _read(self) -> None:
+        try:
+            self._read_all()
+        finally:
+            with self._changed:
+                self._ended, then = True, self._then
+            if then is not None:
+                then()
+
+    def _read_all(self) -> None:
+        over: BaseException = StopIteration()
+        try:
+            for packet in self._packets:
+                read = _Read(packet, self._packets.counts(packet), self._packets.waited, self._after(packet))
+                with self._changed:
+                    self._changed.wait_for(lambda: self._closed or self._bytes < MOST_BYTES)
+                    if self._closed:
+                        return
+                    self._held.append(read)
+                    self._bytes += packet.size
+                    self._seconds += read.step or 0.0
+                    self._changed.notify()
+        except BaseException as error:
+            over = error  # raised where the packets are taken
+        with self._changed:
+            self._over = over, self._packets.waited
+            self._changed.notify()
+
+    def _after(self, packet: Packet[Stream]) -> float | None:
+        """Seconds of the stream after the packet before; None for the first, and where the time jumps: back,
+        as of an encoder that begins anew, or forward, past segments that left the list before they were read.
+        """
+        at = packet.pts if packet.dts is None else packet.dts  # dts: packets come in the order of decoding
+        if packet.stream.index != self._index or at is None or packet.time_base is None:
+            return 0.0
+        before, self._last = self._last, float(at * packet.time_base)
+        if before is None:
+            return None
+        step, usual = self._last - before, self._step
+        self._step = max(step, 0.0)
+        return None if step < 0 or step > max(_JUMP_SECONDS, _JUMP_STEPS * usual) else step
