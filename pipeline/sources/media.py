@@ -6,7 +6,8 @@ alone, because a frame thread holds its frame back until the next one comes (mea
 threw away all that arrived while the stream was being opened (the first two seconds), so neither
 is set.
 
-Nothing in a MediaSource outlives its ``close``: a lost one is opened again as a new one.
+A lost MediaSource is opened again as a new one. Nothing in it outlives its ``close``, but for the thread that
+reads a live playlist ahead (``readahead``) and waits in FFmpeg then: it closes the container itself.
 """
 
 from __future__ import annotations
