@@ -351,10 +351,12 @@ class Pipeline:
         return self._line.flow if self._line is not None else None
 
     def _files_read(self, sources: Mapping[str, SourceSpec]) -> list[str]:
-        """Files that must not be written over: local sources, the model."""
+        """Files that must not be written over: local sources, models, certificates, the token."""
         local = [path for spec in sources.values() for path in local_files(spec)]
-        assert self.model is not None
-        return [*local, *self.model.session.files, *self._also_read]
+        weights = [path for model in (self.model, self.second) if model for path in model.session.files]
+        trusted = [stream.tls_ca_file for _, stream in self.sources.values()]
+        named = [path for path in (self.config.metrics_token_file, *trusted) if path is not None]
+        return [*local, *weights, *named, *self._also_read]
 
     def left_in_line(self) -> int:
         """Items that lie in channels now, counted there and not in the books."""

@@ -72,8 +72,25 @@ MOST_DEVICES = 255
 Side = Annotated[int, Field(ge=1, le=16384)]
 
 
+def _kinds(annotation: Any) -> set[Any]:
+    """The types that an annotation is made of."""
+    if parts := get_args(annotation):
+        return set().union(*map(_kinds, parts))
+    return {annotation} if isinstance(annotation, type) else set()
+
+
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _number(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuse true and false, which count as 1 and 0 in Python, where a number is expected."""
+        if isinstance(value, bool) and info.field_name is not None:
+            kinds = _kinds(cls.model_fields[info.field_name].annotation)
+            if bool not in kinds and kinds & {int, float}:
+                raise ValueError(f"expected a number, not {str(value).lower()}")
+        return value
 
 
 class CameraConfig(_Strict):

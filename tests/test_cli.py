@@ -30,6 +30,7 @@ from pipeline.sample import SAMPLE
 from tests.command import framerail, fresh
 from tests.test_catalog import write_card
 from tests.test_download import Handler, Site, serving
+from tests.test_stages_classify import write_colour_classifier
 
 SAMPLE_FRAMES = 250
 
@@ -119,6 +120,13 @@ def test_a_key_is_named_by_a_flag_that_there_is() -> None:
         (["--jsonl", "m.onnx", "--model", "m.onnx"], "it would overwrite the source"),
         (["--jsonl", "v.mp4.part", "--video", "v.mp4"], "it would overwrite"),
         (["--jsonl", "c.yaml", "--config", "c.yaml"], "it would overwrite the source c.yaml"),
+        (
+            ["--jsonl", "second.onnx", "--classify", "second.onnx"],
+            "it would overwrite the source second.onnx",
+        ),
+        (["--jsonl", "token", "--metrics-token-file", "token"], "it would overwrite the source token"),
+        (["--jsonl", "sources", "--source-file", "sources"], "it would overwrite the source sources"),
+        (["--jsonl", "ca.pem", "--tls-ca-file", "ca.pem"], "it would overwrite the source ca.pem"),
         (["pictures", "--jsonl", "pictures/1.png"], "it would overwrite the source"),
         (["--jsonl", "a.mp4", "--video", "a.mp4"], "it would overwrite what --jsonl writes"),
         (["--jsonl", "a.json", "--summary", "a.json"], "it would overwrite what --jsonl writes"),
@@ -129,6 +137,10 @@ def test_nothing_is_written_over(cheap_model: str, tmp_path: Path, outputs: list
     shutil.copy(cheap_model, tmp_path / "m.onnx")
     (tmp_path / "link.mp4").symlink_to("clip.mp4")
     (tmp_path / "c.yaml").write_text("streams: [{source: clip.mp4}]")
+    (tmp_path / "sources").write_text("link.mp4")
+    (tmp_path / "token").write_text("a-token-of-some-length")
+    (tmp_path / "ca.pem").write_text("")
+    write_colour_classifier(tmp_path / "second.onnx")
     (tmp_path / "pictures").mkdir()
     shutil.copy(Path(__file__).parent.parent / "docs/images/annotated.jpg", tmp_path / "pictures/1.png")
     before = {path.name: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import pytest
@@ -222,6 +223,21 @@ def test_a_config_of_a_megabyte_is_read_before_anybody_waits(tmp_path: Path) -> 
     path = write(tmp_path, "streams: [" + "a," * 500_000 + "]")
     with pytest.raises(ConfigError):
         load_config(path)
+
+
+def test_a_switch_is_no_number() -> None:
+    """What is given as true is true afterwards, or refused."""
+    for key in [*StreamConfig.model_fields, *Config.model_fields]:
+        stream = key in StreamConfig.model_fields
+        with contextlib.suppress(ConfigError):
+            made = (
+                make_stream({"source": "a", key: True})
+                if stream
+                else make_config({"streams": [{"source": "a"}], key: True})
+            )
+            assert getattr(made, key) is True, key
+    with pytest.raises(ConfigError, match="width: expected a number, not true"):
+        make_stream({"source": "a", "camera": {"width": True}})
 
 
 def test_what_is_wrong_twice_is_said_once() -> None:

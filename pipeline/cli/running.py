@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
 from typing import Any
 
@@ -26,11 +26,12 @@ def run_line(
     read: Callable[[], Config],
     watch: bool,
     seen: tuple[int, int, int] | None = None,
+    also_read: Sequence[str] = (),
 ) -> None:
     """Run the line of ``config`` to its end, and say what came of it.
 
     ``read`` is that of the file ``path`` as it is at the time, at SIGHUP and, with ``watch``, at each edit;
-    ``seen`` its stamp from before it was read first.
+    ``seen`` its stamp from before it was read first. No output may overwrite it, nor what is ``also_read``.
     Raises what a Pipeline raises, and typer.Exit for a line that did not end well.
     """
     from pipeline import dependencies
@@ -47,7 +48,7 @@ def run_line(
         route_ffmpeg_log(logging.DEBUG)
     if config.summary is not None:
         check_writable(config.summary)
-    pipeline = Pipeline(config, also_read=[path] if path is not None else [])
+    pipeline = Pipeline(config, also_read=[*also_read, *([path] if path is not None else [])])
     interrupted = threading.Event()
 
     def stop() -> None:
