@@ -23,7 +23,7 @@ CANCELLING = (signal.SIGINT, signal.SIGTERM)
 # A terminal that goes away says so, and its shell may say so again: that is not a second Ctrl-C.
 HANGUP = getattr(signal, "SIGHUP", None)  # not on Windows
 _DONE = 0
-_SAME = 0.1
+SAME_SECONDS = 0.1
 """Seconds within which the same signal is the first one still: ``timeout -s INT`` and other wrappers pass on
 to their child what a terminal has sent to the whole group. Nobody presses Ctrl-C twice as quickly."""
 
@@ -100,7 +100,7 @@ def signals(
                 if hangup is not None and number == HANGUP:
                     hangup()
                 elif number in wanted and (number != before or at > until):
-                    before, until = number, at + _SAME
+                    before, until = number, at + SAME_SECONDS
                     break
             else:
                 return

@@ -15,6 +15,7 @@ import pytest
 import typer
 
 from pipeline import shutdown
+from pipeline.cli import common
 from pipeline.cli.common import reporting
 from pipeline.shutdown import HANGUP, listen, signals
 
@@ -57,7 +58,7 @@ def test_a_hangup_drains_and_a_second_one_cancels_nothing() -> None:
 
 def test_what_a_wrapper_passes_on_again_at_once_is_no_second_one(monkeypatch: pytest.MonkeyPatch) -> None:
     """``timeout -s INT`` sends its child what the terminal has sent to both."""
-    monkeypatch.setattr(shutdown, "_SAME", 60)  # this machine may be slow
+    monkeypatch.setattr(shutdown, "SAME_SECONDS", 60)  # this machine may be slow
     stopped, cancelled = threading.Event(), threading.Event()
     with signals(stopped.set, cancelled.set):
         send(signal.SIGINT)
@@ -173,17 +174,27 @@ def test_a_command_that_drains_nothing_lets_go_at_each_signal_but_those_to_be_ig
         assert {number: signal.getsignal(number) for number in numbers} == before
 
 
-def test_a_terminal_that_goes_away_twice_does_not_disturb_the_tidying_up() -> None:
+@pytest.mark.parametrize(("number", "apart", "tidied"), [
+    (signal.SIGHUP, 0.0, True), (signal.SIGHUP, 0.2, True),
+    (signal.SIGINT, 0.0, True), (signal.SIGINT, 0.2, False), (signal.SIGTERM, 0.0, True),
+])  # fmt: skip
+def test_what_comes_twice_at_once_does_not_disturb_the_tidying_up(
+    number: int, apart: float, tidied: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor does a terminal that goes away; a second Ctrl-C does."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    tidy = False
+    before, tidy = signal.getsignal(number), False
+    if not apart:
+        monkeypatch.setattr(common, "SAME_SECONDS", 60)  # this machine may be slow
     with pytest.raises(typer.Exit), reporting():
         try:
-            send(signal.SIGHUP)
+            send(number)
         finally:
-            send(signal.SIGHUP)
+            time.sleep(apart)
+            send(number)
             tidy = True
-    assert tidy
-    assert signal.getsignal(signal.SIGHUP) == signal.SIG_DFL
+    assert tidy is tidied
+    assert signal.getsignal(number) == before
 
 
 EARLY = """

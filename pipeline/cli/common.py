@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -19,7 +20,7 @@ from pipeline.errors import PipelineError, SourceError
 from pipeline.printable import printable
 from pipeline.redact import redact
 from pipeline.references import resolved
-from pipeline.shutdown import CANCELLING, HANGUP
+from pipeline.shutdown import CANCELLING, HANGUP, SAME_SECONDS
 
 log = logging.getLogger("framerail")
 
@@ -44,11 +45,14 @@ def reporting(hint: str = "--debug shows where") -> Iterator[None]:
 
     ``hint`` is what to do about one that nobody foresaw.
     """
-    interrupted = False
+    interrupted: dict[int, float] = {}
+    """When each signal came last."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
-        nonlocal interrupted
-        interrupted = True
+        now = time.monotonic()
+        if number in interrupted and now <= interrupted[number] + SAME_SECONDS:
+            return  # a wrapper passed it on as well, and what is held is being let go of
+        interrupted[number] = now
         if number == HANGUP:  # whose shell may say so again, while a folder is being removed
             signal.signal(number, signal.SIG_IGN)
         signal.default_int_handler(number, frame)
