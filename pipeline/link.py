@@ -108,6 +108,8 @@ class Link:
         """And since it last ran for STABLE_SECONDS."""
         self._auth_in_a_row = 0
         self._retry_at: float | None = None
+        self._refused_until: float | None = None
+        """A refused password is not tried before, whatever happens to the stream meanwhile."""
         self._error: str | None = None
         self._watched = False
         self._last_picture: float | None = None
@@ -128,6 +130,16 @@ class Link:
     def up(self) -> bool:
         """Whether pictures come."""
         return self.state == "live"
+
+    def refused(self) -> float:
+        """It begins anew with the same password: the seconds that are left of the wait after a refusal."""
+        with self._lock:
+            left = (self._refused_until or 0.0) - self._clock()
+            if self._refused_until is None or left <= 0:
+                return 0.0
+            self._enter("auth_failed")
+            self._retry_at = self._refused_until
+            return left
 
     def connecting(self) -> None:
         """The source is being opened."""
@@ -187,6 +199,7 @@ class Link:
             wait = backoff.seconds(error.cause, failures, self._draw)
             self._enter("auth_failed" if refused else "backing_off")
             self._retry_at = now + wait
+            self._refused_until = self._retry_at if refused else None
             tries, lost_for = self._tries, now - self._lost_at
         # A camera that is gone for a month should not fill the log: its loss is told, and tries 2, 4, 8, …
         level = logging.WARNING if tries & (tries - 1) == 0 else logging.DEBUG
@@ -201,7 +214,7 @@ class Link:
         with self._lock:
             self._in_a_row = self._auth_in_a_row = self._tries = 0
             self._lost_at = self._clock() if self._lost_at is not None else None
-            self._error = self._interval = None
+            self._error = self._interval = self._refused_until = None
 
     def ended(self) -> None:
         """It is over."""

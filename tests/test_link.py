@@ -251,3 +251,27 @@ def test_a_month_without_a_camera_is_few_lines(caplog: pytest.LogCaptureFixture)
     assert len(caplog.records) < 20
     link.picture(live=True)
     assert "live, after" in caplog.records[-1].getMessage()
+
+
+def test_what_happens_to_a_stream_meanwhile_does_not_shorten_the_wait_after_a_refusal() -> None:
+    clock = Clock()
+    link = a_link(clock)
+    wait = link.failed(lost("auth"))
+    assert wait is not None
+    clock.now += 20
+    link.paused()
+    assert link.status().retry_in is None
+    clock.now += 10
+    link.connecting()
+    assert link.refused() == pytest.approx(wait - 30)
+    assert (link.state, link.status().retry_in) == ("auth_failed", pytest.approx(wait - 30))
+    clock.now += wait - 30
+    link.connecting()
+    assert link.refused() == 0
+    assert link.state == "connecting"
+    link.failed(lost("auth"))
+    link.renewed()  # with another password
+    assert link.refused() == 0
+    link.failed(lost("auth"))
+    link.failed(lost())
+    assert link.refused() == 0

@@ -17,7 +17,7 @@ from pipeline.accounts import StreamAccount, told
 from pipeline.config import StreamConfig, make_config
 from pipeline.errors import SourceReadError
 from pipeline.link import Link
-from pipeline.sources import Picture, Timestamps, parse_source
+from pipeline.sources import Picture, SourceSpec, Timestamps, parse_source
 from pipeline.stages.capture import Capture
 
 CAM = parse_source("rtsp://127.0.0.1:9/cam")
@@ -176,3 +176,36 @@ def test_nor_does_what_answers_when_the_line_is_over(
         answers.set()
         capture.join(10)
         assert (account.link.state, account.ending, account.corrupt_packets) == before
+
+
+def test_a_refused_password_rests_also_where_the_stream_begins_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cameras lock accounts; another password is tried at once, and a stop ends the wait."""
+    account, opened, states = StreamAccount("cam"), list[str](), list[str]()
+
+    def open_source(spec: SourceSpec, *_: object) -> Scripted:
+        opened.append(spec.address)
+        raise SourceReadError("refused", cause="auth")
+
+    def run() -> None:
+        stop = capture.begin()
+
+        def wait(seconds: float | None = None) -> bool:
+            states.append(account.link.state if seconds else "no wait")
+            if seconds:
+                stop.set()  # which ends it
+            return stop.is_set()
+
+        monkeypatch.setattr(stop, "wait", wait)
+        account.begun()
+        assert list(capture(stop=stop)) == []
+
+    config = StreamConfig(source=CAM.address)
+    capture = Capture(CAM, config, account, open_source)
+    run()
+    capture.change(CAM, config.model_copy(update={"open_timeout": 6.0}))
+    run()
+    assert opened == [CAM.address]
+    assert states == ["no wait", "auth_failed", "auth_failed"]
+    capture.change(OTHER, config)
+    run()
+    assert opened == [CAM.address, OTHER.address]

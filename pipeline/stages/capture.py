@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
+from pathlib import Path
 from zlib import crc32
 
 import numpy as np
@@ -19,6 +20,7 @@ from pipeline.flow import Dropped
 from pipeline.frame import Frame
 from pipeline.link import Backoff
 from pipeline.memory import give_back
+from pipeline.redact import redact
 from pipeline.sources import Picture, Remembered, Source, SourceSpec, Timestamps, Unreadable, open_source
 
 log = logging.getLogger(__name__)
@@ -91,7 +93,7 @@ class Capture:
         """Frames, and a Dropped for each frame that is skipped on purpose or could not be read."""
         account, told, stop = self._account, False, stop or self.stop
         self._pace = None  # after a pause nothing is to be caught up with
-        again, described = not self._enough(stop), ""
+        again, described = not self._enough(stop) and self._may_log_in(stop), ""
         while again:
             before, lost, looped = self._captured, None, False
             with self._lock:
@@ -153,6 +155,14 @@ class Capture:
         wanted = stream.reconnect if stream.reconnect is not None else stream.live if live is None else live
         backoff = Backoff(stream.backoff, max(stream.backoff, stream.backoff_max))
         self._account.link.backoff = backoff if wanted else None
+
+    def _may_log_in(self, stop: threading.Event) -> bool:
+        """Whether to open the source, after what is left of the wait for which a refused password rests."""
+        with self._lock:
+            if stop is not self.stop:
+                return False
+            left = self._account.link.refused()
+        return not stop.wait(left)
 
     def _wait(self, error: SourceError, stop: threading.Event) -> bool:
         """Whether to open the source again, after the wait that is due."""
@@ -232,7 +242,7 @@ class Capture:
             at,
             time.time() - (now - at),
             {"capture": picture.decode_seconds},
-            picture.name,
+            self._shown(picture.name),
             picture.damaged and stream.damaged == "flag",
         )
         if picture.damaged:
@@ -240,6 +250,14 @@ class Capture:
             if stream.damaged == "drop":
                 return Dropped(frame, "damaged")
         return Dropped(frame, "every_nth") if seq % stream.every_nth else frame
+
+    def _shown(self, name: str | None) -> str | None:
+        """A picture's name, redacted: the process of an isolated source does not know all secrets."""
+        if name is None:
+            return None
+        address = self._spec.address
+        # Of one picture the whole path, as a secret may be more of it than the name.
+        return Path(redact(address)).name if Path(address).name == name else redact(name)
 
     def _enough(self, stop: threading.Event) -> bool:
         most = self._stream.max_frames
