@@ -12,11 +12,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline import smallfile
-from pipeline.config import load_config
+from pipeline.accounts import StreamAccount
+from pipeline.config import StreamConfig, load_config
+from pipeline.decide import name_streams
 from pipeline.errors import ConfigError
+from pipeline.frame import Frame
 from pipeline.redact import redact
 from pipeline.references import MOST_BYTES, resolved, sources_in
+from pipeline.sources import encode_number
+from pipeline.stages.capture import Capture
 from tests.command import framerail
+from tests.test_sources_pictures import write
 
 SECRET = "hunter2canary-ref"
 
@@ -168,3 +174,42 @@ def test_references_on_every_command_line(command: str) -> None:
     done = framerail(*command.split(), "rtsp://a:${NOT_SET_ANYWHERE}@127.0.0.1:1/b")
     assert done.returncode == 2
     assert "SOURCE: the environment variable 'NOT_SET_ANYWHERE' is not set" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("secret", "source"),
+    [
+        ("kept1hunter", "{}/${{KEPT}}"),
+        ("kept1hunter/", "{}/${{KEPT}}"),
+        ("kept1hunter", "{}/${{KEPT}}.jpg"),
+        ("kept1hunter.jpg", "{}/${{KEPT}}"),
+        ("{}/kept1hunter.jpg", "${{KEPT}}"),
+        ("kept1hunter", "{}/${{KEPT}}.mp4"),
+        ("kept1hunter.mp4", "{}/${{KEPT}}"),
+        ("kept1hunter", "{}/${{KEPT}}*.jpg"),
+        ("{}/kept1hunter", "${{KEPT}}/*.jpg"),
+        ("{}/kept1hunter/", "${{KEPT}}"),
+        ("{}/kept1hunter/*.jpg", "${{KEPT}}"),
+    ],
+)
+def test_a_secret_in_a_path_is_no_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, secret: str, source: str
+) -> None:
+    (tmp_path / "kept1hunter").mkdir()
+    for name in ("kept1hunter/one.jpg", "kept1hunter.jpg"):
+        write(tmp_path / name, encode_number(1, 48, 64))
+    (tmp_path / "kept1hunter.mp4").write_bytes(b"x")
+    monkeypatch.setattr("pipeline.redact._secrets", set())
+    monkeypatch.setenv("KEPT", secret.format(tmp_path))
+    streams = load_config(config_of(tmp_path, source.format(tmp_path))).streams
+    named = name_streams([*streams, *streams])
+    assert len(named) == 2
+    for name, (spec, stream) in named.items():
+        assert "hunter" not in name
+        assert not {"*", "/"} & set(name)
+        assert StreamConfig(source="x", name=name).name == name
+        if spec.kind == "pictures":
+            (frame,) = Capture(spec, stream, StreamAccount(name))()
+            assert isinstance(frame, Frame)
+            assert frame.source
+            assert "hunter" not in frame.source

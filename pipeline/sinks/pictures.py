@@ -11,6 +11,7 @@ import cv2
 
 from pipeline.errors import SinkOpenError, SinkWriteError
 from pipeline.frame import Result
+from pipeline.redact import MASK
 from pipeline.sinks.base import Sink
 from pipeline.sinks.files import check_folder, reason
 from pipeline.sinks.video import caption_of
@@ -77,8 +78,9 @@ class PictureFiles(Sink):
         stream, number, source = self._name(result.stream), f"{result.frame.seq:06d}", result.frame.source
         if source is None or len(os.fsencode(source)) > _LONGEST_NAME:
             return self._unlike_others(f"{stream}-{number}.jpg", result.stream)
-        # Of a glob: a/1.jpg and a_1.jpg are two.
-        name = f"{number}-{source.replace('/', '_')}" if "/" in source else source
+        # Of a glob: a/1.jpg and a_1.jpg are two; and so may be what is one only where secrets are masked.
+        name = source.replace("/", "_").replace(MASK, "_")
+        name = f"{number}-{name}" if "/" in source or MASK in source else name
         name = name if name.lower().endswith((".jpg", ".jpeg")) else f"{name}.jpg"
         name = name if self._streams in ([], [result.stream]) else f"{stream}-{name}"
         name = self._unlike_others(name, result.stream)

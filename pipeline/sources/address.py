@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from pipeline.config import nearest
 from pipeline.errors import ConfigError, SourceOpenError
-from pipeline.redact import protect, redact
+from pipeline.redact import MASK, protect, redact
 from pipeline.sources.base import SourceSpec
 from pipeline.sources.pictures import SUFFIXES, pictures_in, pictures_of
 from pipeline.sources.synthetic import check_synthetic
@@ -129,11 +129,11 @@ def _parse_path(text: str) -> SourceSpec:
         if not pictures:
             wanted = ", ".join(sorted(SUFFIXES))
             raise SourceOpenError(f"{text}: no picture in this folder ({wanted})", cause="not_found")
-        return SourceSpec("pictures", str(path), _name(path.resolve().name, "pictures"), False)
+        return SourceSpec("pictures", str(path), _file_name(text, path.resolve(), "pictures"), False)
     if path.suffix.lower() in (".yaml", ".yml"):
         raise ConfigError(f"{text}: expected a video or picture; a config is given as --config {text}")
     kind = "pictures" if path.suffix.lower() in SUFFIXES else "file"
-    return SourceSpec(kind, str(path), _name(path.stem, kind), False)
+    return SourceSpec(kind, str(path), _name(Path(_file_name(text, path, kind)).stem, kind), False)
 
 
 def _parse_glob(pattern: str) -> SourceSpec:
@@ -147,7 +147,10 @@ def _parse_glob(pattern: str) -> SourceSpec:
             f"{pattern}: none of the {len(matches)} matches is a picture ({wanted}); give videos one by one",
             cause="not_found",
         )
-    return SourceSpec("pictures", pattern, _name(pictures[0].resolve().parent.name, "pictures"), False)
+    folder, shown = pictures[0].resolve().parent, redact(pattern)
+    return SourceSpec(
+        "pictures", pattern, _file_name(os.path.dirname(shown) or shown, folder, "pictures"), False
+    )
 
 
 _PREFIXES = {"camera": _parse_camera, "synthetic": _parse_synthetic, "sample": _parse_sample}
@@ -166,8 +169,18 @@ def _hint(text: str) -> str:
 
 
 def _name(text: str, otherwise: str) -> str:
-    """``text`` as a stream's name (see StreamConfig.name)."""
+    """``text``, which is redacted, as a stream's name (see StreamConfig.name), which files may have too."""
+    if MASK in text:  # of which no shell and no file system makes something else
+        text = text.replace(MASK, "_")
+        text = text if text.strip("_. ") else ""
     return _NOT_IN_A_NAME.sub("_", text).strip() or otherwise
+
+
+def _file_name(text: str, path: Path, otherwise: str) -> str:
+    """The name of a file or folder that ``text`` leads to; of both redacted whole, as a secret may be a path
+    with its slashes."""
+    said = Path(redact(text)).name
+    return _name(said if MASK in said else Path(redact(str(path))).name, otherwise)
 
 
 def local_files(spec: SourceSpec) -> list[str]:
