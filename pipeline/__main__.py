@@ -68,14 +68,20 @@ def _fill_standard_files() -> None:
 
 
 def _end(code: int) -> NoReturn:
-    """End the process; at once where a capture, a sink or what opens an edited config's model is still in a
-    native call: it must not meet that."""
-    logging.shutdown()
-    for stream in (sys.stdout, sys.stderr):
+    """End the process; at once where a capture, a sink, the log or what opens an edited config's model is
+    still in a native call: it must not meet that."""
+    from pipeline import logs
+
+    written = logs.end()
+    if written:
+        logging.shutdown()
+    for stream in (sys.stdout, *((sys.stderr,) if written else ())):
         if stream is not None:
             with suppress(OSError):
                 stream.flush()
-    if any(thread.name.startswith(("capture:", "sink:", "config")) for thread in threading.enumerate()):
+    if not written or any(
+        thread.name.startswith(("capture:", "sink:", "config")) for thread in threading.enumerate()
+    ):
         os._exit(code)
     sys.exit(code)
 

@@ -1,10 +1,18 @@
-"""Log output for people and for machines. Everything that is written has passed redaction."""
+"""Log output for people and for machines. Everything that is written has passed redaction.
+
+A thread of its own writes what a line says: standard error may be a pipe that nobody reads, and neither the
+line nor its end waits for that.
+"""
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import sys
+import threading
+from collections import deque
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -13,6 +21,11 @@ from rich.logging import RichHandler
 
 from pipeline.printable import printable
 from pipeline.redact import redact
+
+MOST_RECORDS = 10_000
+"""That wait to be written; further ones are counted."""
+LAST_SECONDS = 2.0
+"""For which the end waits for what is still to be written."""
 
 
 class TextFormatter(logging.Formatter):
@@ -41,14 +54,92 @@ class JsonFormatter(logging.Formatter):
         }
         extra = getattr(record, "data", None)
         if extra is not None:
-            entry["data"] = extra
+            entry["data"] = _redacted(extra)
         if record.exc_info:
             entry["traceback"] = redact(self.formatException(record.exc_info))
         return json.dumps(entry, default=str)
 
 
-def set_up(log_format: str, *, quiet: bool, debug: bool, console: Console) -> None:
-    """Send the package's log to stderr: warnings only when ``quiet``, everything with ``debug``."""
+def _redacted(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {_redacted(key): _redacted(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_redacted(each) for each in value]
+    return redact(value) if isinstance(value, str) else value
+
+
+class Behind(logging.Handler):
+    """Hands records to ``target`` in a thread of its own, in their order."""
+
+    def __init__(self, target: logging.Handler) -> None:
+        super().__init__()
+        self._target = target
+        self._changed = threading.Condition()
+        self._waiting: deque[logging.LogRecord | str] = deque()
+        self._lost = 0
+        """Records for which there was no room since the last one."""
+        self._ended = False
+        self._thread = threading.Thread(target=self._write, name="log", daemon=True)
+        self._thread.start()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Take it down; where there is no room, count it."""
+        said = copy.copy(record)
+        try:
+            said.msg, said.args = record.getMessage(), None  # by then its arguments may be something else
+        except Exception:
+            self.handleError(record)
+        else:
+            self._put(said)
+
+    def say(self, text: str) -> None:
+        """Write ``text``, as it is, after the records before it."""
+        self._put(text)
+
+    def _put(self, what: logging.LogRecord | str) -> None:
+        with self._changed:
+            if len(self._waiting) >= MOST_RECORDS:
+                self._lost += 1
+                return
+            self._tell_of_loss()
+            self._waiting.append(what)
+            self._changed.notify_all()
+
+    def _tell_of_loss(self) -> None:
+        if self._lost:
+            text = f"{self._lost} lines of the log are missing here: for so long nobody has read it"
+            said = logging.LogRecord(__name__, logging.WARNING, __file__, 0, text, None, None)
+            self._waiting.append(said)
+            self._lost = 0
+
+    def end(self) -> bool:
+        """Write what is there within LAST_SECONDS, and end the thread. Whether that was so: else it waits for
+        a reader."""
+        with self._changed:
+            self._tell_of_loss()
+            self._ended = True
+            self._changed.notify_all()
+        self._thread.join(LAST_SECONDS)
+        return not self._thread.is_alive()
+
+    def _write(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._waiting or self._ended)
+                if not self._waiting:
+                    return
+                what = self._waiting.popleft()
+            if isinstance(what, logging.LogRecord):
+                self._target.handle(what)
+            else:
+                _write(what)
+
+
+def set_up(log_format: str, *, quiet: bool, debug: bool, console: Console, behind: bool = False) -> None:
+    """Send the package's log to stderr: warnings only when ``quiet``, everything with ``debug``.
+
+    ``behind``: in a thread of its own, until ``end()`` or a further call.
+    """
     handler: logging.Handler
     if log_format == "json":
         handler = logging.StreamHandler(sys.stderr)
@@ -60,5 +151,32 @@ def set_up(log_format: str, *, quiet: bool, debug: bool, console: Console) -> No
         handler = logging.StreamHandler(sys.stderr)
         handler.setFormatter(TextFormatter("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S"))
     root = logging.getLogger()
-    root.handlers[:] = [handler]
+    end()
+    root.handlers[:] = [Behind(handler) if behind else handler]
     root.setLevel(logging.DEBUG if debug else logging.WARNING if quiet else logging.INFO)
+
+
+def say(text: str) -> None:
+    """Write ``text`` to stderr, after what the log has said before."""
+    if (handler := _behind()) is not None:
+        handler.say(text)
+    else:
+        _write(text)
+
+
+def end() -> bool:
+    """Write what is left. Whether all of it was: else a thread waits still to write it, and holds locks that
+    ``logging.shutdown()`` would wait for."""
+    handler = _behind()
+    return handler is None or handler.end()
+
+
+def _behind() -> Behind | None:
+    return next((each for each in logging.getLogger().handlers if isinstance(each, Behind)), None)
+
+
+def _write(text: str) -> None:
+    # The work is done, whether or not somebody still reads what is said of it.
+    with suppress(OSError):
+        sys.stderr.write(text)
+        sys.stderr.flush()

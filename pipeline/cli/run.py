@@ -436,6 +436,6 @@ def run(
         chosen = read()
         if watch_config and config is None:
             raise ConfigError("--watch-config: there is no file to watch; give one with --config")
-        logs.set_up(chosen.log_format, quiet=chosen.quiet, debug=debug, console=console)
+        logs.set_up(chosen.log_format, quiet=chosen.quiet, debug=debug, console=console, behind=True)
         listed = [source_file] if source_file is not None else []
         run_line(chosen, debug, config, read, watch_config, seen, listed)

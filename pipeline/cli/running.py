@@ -7,11 +7,12 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from typing import Any
 
 import typer
 
+from pipeline import logs
 from pipeline.cli.common import CANCELLED, console, log
 from pipeline.config import Config
 from pipeline.errors import PipelineError, SourceOpenError
@@ -53,15 +54,15 @@ def run_line(
 
     def stop() -> None:
         interrupted.set()
-        log.warning("stopping: what is in flight is finished first; once more to stop at once")
         pipeline.stop()
+        log.warning("stopping: what is in flight is finished first; once more to stop at once")
 
     def cancel() -> None:
-        log.warning("stopping at once")
         # A thread that sits in a native call cannot be waited for within a second.
         forced = threading.Timer(FORCED_EXIT_SECONDS, os._exit, (CANCELLED,))
         forced.daemon = True
         forced.start()
+        log.warning("stopping at once")
         pipeline.cancel()
 
     if not (config.jsonl or config.video or config.pictures or config.display):
@@ -93,9 +94,9 @@ def run_line(
                     if config.log_format == "json":
                         log.info("summary", extra={"data": figures})
                     elif not config.quiet and (captured or not failed):
-                        # The work is done, whether or not somebody still reads what is said of it.
-                        with suppress(OSError, SystemExit):
+                        with console.capture() as tables:
                             print_summary(figures, console)
+                        logs.say(tables.get())
     if pipeline.flow is not None and pipeline.flow.cancelled:
         raise typer.Exit(CANCELLED)
     failures = [account.error for account in pipeline.accounts.streams.values() if account.error is not None]
