@@ -27,7 +27,6 @@ def main() -> None:
     set_malloc()
     import typer
 
-    from pipeline.cli.common import CANCELLED
     from pipeline.cli.main import app
     from pipeline.redact import protect, redact
 
@@ -36,7 +35,7 @@ def main() -> None:
     try:
         code = app(standalone_mode=False)
     except (KeyboardInterrupt, typer.Abort):  # as older ones of typer call it
-        code = CANCELLED  # such as a signal while another one is being obeyed
+        code = shutdown.CANCELLED  # such as a signal while another one is being obeyed
     except OSError as error:
         # Such as a full disk behind standard output.
         with suppress(OSError):

@@ -184,6 +184,11 @@ class Pipeline:
                 self._line.streams.stop()
                 self._start_stopper(self._line.flow)
 
+    @property
+    def stopping(self) -> bool:
+        """Whether the line has been asked to end, or has ended."""
+        return self._stop.is_set()
+
     def cancel(self) -> None:
         """End now: what is in flight is dropped, and counted. From where ``stop`` may be called; a line that
         is not iterated by then takes no frame."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import Counter
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self
 
@@ -59,15 +60,16 @@ class ProgressDisplay:
         self._done.set()
         self._thread.join()
         if self._bars is not None:
-            try:
+            with suppress(OSError):
                 self._show()
-            finally:
+            with suppress(OSError):
                 self._bars.stop()
 
     def _tick(self) -> None:
         interval = PLAIN_SECONDS if self._bars is None else REFRESH_SECONDS
-        while not self._done.wait(interval):
-            self._show()
+        with suppress(OSError):  # the terminal has gone, and nobody looks any more
+            while not self._done.wait(interval):
+                self._show()
 
     def _show(self) -> None:
         accounts = self._pipeline.accounts

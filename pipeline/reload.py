@@ -235,6 +235,9 @@ class Reloader:
         except HalfDoneError as error:
             self._current, self._again = error.now, error.again
             done_so_far = f" ({'; '.join(error.done)})" if error.done else ""
+            if self._line.stopping:
+                log.info("config %s: the line ends in the middle of the edit%s", self._path, done_so_far)
+                return
             log.error(
                 "config %s: not all of the edit could be done%s; the next edit, or SIGHUP, tries the rest "
                 "again: %s", self._path, done_so_far, error,
@@ -242,6 +245,9 @@ class Reloader:
             self.refused = str(error)
             return
         except (PipelineError, OSError) as error:
+            if self._line.stopping:
+                log.info("config %s: the line ends before the edit was taken", self._path)
+                return
             why = str(error) if isinstance(error, PipelineError) else error.strerror
             log.error("config %s: the edit is refused, all stays as it is: %s", self._path, why)
             self.refused = why

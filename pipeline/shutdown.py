@@ -8,6 +8,7 @@ slow is imported, so a signal that comes early stops the line as soon as there i
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import threading
@@ -19,13 +20,16 @@ from queue import SimpleQueue
 from types import FrameType
 from typing import Any
 
+CANCELLED = 130
+"""The exit code of a command that a signal has ended, rather than its work."""
 CANCELLING = (signal.SIGINT, signal.SIGTERM)
 # A terminal that goes away says so, and its shell may say so again: that is not a second Ctrl-C.
 HANGUP = getattr(signal, "SIGHUP", None)  # not on Windows
 _DONE = 0
 SAME_SECONDS = 0.1
-"""Seconds within which the same signal is the first one still: ``timeout -s INT`` and other wrappers pass on
-to their child what a terminal has sent to the whole group. Nobody presses Ctrl-C twice as quickly."""
+"""Seconds within which a further signal is the first one still: ``timeout -s INT`` and other wrappers pass on
+to their child what a terminal has sent to the whole group, some as SIGTERM. Nobody presses Ctrl-C twice as
+quickly."""
 
 
 @dataclass(slots=True)
@@ -35,6 +39,8 @@ class _Listening:
     heard: SimpleQueue[tuple[int, float]] = field(default_factory=SimpleQueue)
     """Their numbers, and when they came; _DONE at the end."""
     sockets: tuple[socket.socket, socket.socket] = field(default_factory=socket.socketpair)
+    acted_on: bool = False
+    """Whether somebody acts on them; until then there is nothing that would have to be finished."""
     thread: threading.Thread = field(init=False)
 
     def __post_init__(self) -> None:
@@ -43,11 +49,17 @@ class _Listening:
         self.thread.start()
 
     def _read(self) -> None:
-        """Take down when each came, which whoever acts on them may get to know later."""
-        number = -1
+        """Take down when each came, which whoever acts on them may get to know later. Before anybody does,
+        the second one ends the process, which may be waiting for a file."""
+        number, until = -1, None
         while number != _DONE:
             (number,) = self.sockets[0].recv(1)
-            self.heard.put((number, time.monotonic()))
+            at = time.monotonic()
+            if number in CANCELLING and not self.acted_on:
+                if until is not None and at > until:
+                    os._exit(CANCELLED)
+                until = at + SAME_SECONDS
+            self.heard.put((number, at))
 
     def end(self) -> None:
         self.sockets[1].send(bytes((_DONE,)))
@@ -86,21 +98,23 @@ def signals(
     """Call ``first`` on the first signal and ``second`` on the next, both in a thread of their own.
 
     ``hangup`` is called on each SIGHUP instead (None: it counts as a first signal). To be used in the main
-    thread. The previous handlers return at the end. The same signal again within 0.1 s counts once.
+    thread. The previous handlers return at the end. What comes within 0.1 s of the first counts with it.
     """
     global _listening
     heard, previous = listen()
+    assert _listening is not None
+    _listening.acted_on = True
 
     def act() -> None:
         wanted: tuple[int | None, ...] = (*CANCELLING, HANGUP)
-        before, until = _DONE, 0.0
+        until = 0.0
         for action in (first, second):
             while (said := heard.get())[0] != _DONE:
                 number, at = said
                 if hangup is not None and number == HANGUP:
                     hangup()
-                elif number in wanted and (number != before or at > until):
-                    before, until = number, at + SAME_SECONDS
+                elif number in wanted and at > until:
+                    until = at + SAME_SECONDS
                     break
             else:
                 return
@@ -114,7 +128,6 @@ def signals(
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
-        assert _listening is not None
         signal.set_wakeup_fd(-1)
         _listening.end()
         thread.join()

@@ -155,6 +155,27 @@ def test_an_edit_from_before_there_was_a_line_is_heard(cheap_model: str, tmp_pat
         thread.join()
 
 
+@pytest.mark.parametrize("streams", [[A, B], [B]])
+def test_an_edit_that_meets_the_end_of_the_line_is_no_error(
+    cheap_model: str, tmp_path: Path, caplog: pytest.LogCaptureFixture, streams: list[Any]
+) -> None:
+    """Nobody reads the file again."""
+    path = tmp_path / "f.yaml"
+    path.write_text(yaml.safe_dump({"model": cheap_model, "streams": streams}))
+    with running(cheap_model, A) as run:
+
+        def read() -> Any:
+            run.line.stop()
+            return load_config(path)
+
+        reader = Reloader(run.line, read, str(path), watch=False)
+        with caplog.at_level(logging.INFO), reader:
+            reader.ask()
+            until(lambda: "the line ends" in caplog.text)
+    assert reader.refused is None
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+
+
 @pytest.mark.parametrize("how", ["added", "changed"])
 def test_an_edit_never_writes_over_what_a_stream_reads(cheap_model: str, tmp_path: Path, how: str) -> None:
     clip = make_clip(tmp_path / "out-b.mp4", frames=20)

@@ -20,7 +20,7 @@ from pipeline.errors import PipelineError, SourceError
 from pipeline.printable import printable
 from pipeline.redact import redact
 from pipeline.references import resolved
-from pipeline.shutdown import CANCELLING, HANGUP, SAME_SECONDS
+from pipeline.shutdown import CANCELLED, CANCELLING, HANGUP, SAME_SECONDS
 
 log = logging.getLogger("framerail")
 
@@ -36,8 +36,6 @@ class SafeConsole(Console):
 # No markup: a stream may be called gate[north].
 console = SafeConsole(stderr=True, markup=False)
 
-CANCELLED = 130
-
 
 @contextmanager
 def reporting(hint: str = "--debug shows where") -> Iterator[None]:
@@ -45,14 +43,15 @@ def reporting(hint: str = "--debug shows where") -> Iterator[None]:
 
     ``hint`` is what to do about one that nobody foresaw.
     """
-    interrupted: dict[int, float] = {}
-    """When each signal came last."""
+    interrupted: float | None = None
+    """When a signal came last."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
+        nonlocal interrupted
         now = time.monotonic()
-        if number in interrupted and now <= interrupted[number] + SAME_SECONDS:
+        if interrupted is not None and now <= interrupted + SAME_SECONDS:
             return  # a wrapper passed it on as well, and what is held is being let go of
-        interrupted[number] = now
+        interrupted = now
         if number == HANGUP:  # whose shell may say so again, while a folder is being removed
             signal.signal(number, signal.SIG_IGN)
         signal.default_int_handler(number, frame)
@@ -76,7 +75,7 @@ def reporting(hint: str = "--debug shows where") -> Iterator[None]:
     except KeyboardInterrupt:
         raise typer.Exit(CANCELLED) from None
     except Exception as raised:
-        if interrupted:
+        if interrupted is not None:
             # A native library makes an error of its own of it ("initialization failed").
             raise typer.Exit(CANCELLED) from None
         log.debug("raised:", exc_info=raised)

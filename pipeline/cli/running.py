@@ -7,15 +7,16 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from typing import Any
 
 import typer
 
 from pipeline import logs
-from pipeline.cli.common import CANCELLED, console, log
+from pipeline.cli.common import console, log
 from pipeline.config import Config
 from pipeline.errors import PipelineError, SourceOpenError
+from pipeline.shutdown import CANCELLED
 
 FORCED_EXIT_SECONDS = 0.8
 
@@ -94,9 +95,10 @@ def run_line(
                     if config.log_format == "json":
                         log.info("summary", extra={"data": figures})
                     elif not config.quiet and (captured or not failed):
-                        with console.capture() as tables:
-                            print_summary(figures, console)
-                        logs.say(tables.get())
+                        with suppress(OSError):  # a terminal that has gone
+                            with console.capture() as tables:
+                                print_summary(figures, console)
+                            logs.say(tables.get())
     if pipeline.flow is not None and pipeline.flow.cancelled:
         raise typer.Exit(CANCELLED)
     failures = [account.error for account in pipeline.accounts.streams.values() if account.error is not None]
