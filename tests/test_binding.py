@@ -24,6 +24,7 @@ from pipeline.config import make_config
 from pipeline.errors import ProviderError
 from pipeline.runtime import pinned
 from pipeline.runtime.binding import MOST_SHAPES, Binding, Bound, Memory, batch_sizes
+from pipeline.runtime.faults import is_provider_fault
 from pipeline.runtime.model import open_model
 from pipeline.runtime.session import Session
 from tests import fake_provider
@@ -236,6 +237,52 @@ def test_only_so_many_shapes_are_kept(tmp_path: Path) -> None:
     slot((1, 3, 32, 99))
     assert len(binding._slots) == MOST_SHAPES
     assert kept not in binding._slots.values()
+
+
+@pytest.mark.usefixtures("bound_sessions")
+@pytest.mark.parametrize(
+    ("of", "call"),
+    [
+        (ort.InferenceSession, "run_with_iobinding"),
+        (ort.OrtValue, "update_inplace"),
+        (ort.OrtValue, "numpy"),
+        (ort.OrtValue, "ortvalue_from_shape_and_type"),
+        (ort.InferenceSession, "io_binding"),
+        (ort.IOBinding, "bind_ortvalue_input"),
+        (ort.IOBinding, "bind_output"),
+    ],
+)
+def test_whatever_of_a_bound_run_fails_is_a_fault_of_the_provider(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, of: type, call: str
+) -> None:
+    """ONNX Runtime's bindings raise a plain RuntimeError, which says nothing of whose it is."""
+    model = open_model(write_model(tmp_path))
+    binding = model.session.bound(2, model.spec)
+
+    def lost(*_: object) -> None:
+        raise RuntimeError("Error in execution: CUDA failure 700")
+
+    monkeypatch.setattr(of, call, lost)
+    with pytest.raises(RuntimeError, match=r"^Error in execution: CUDA failure 700$") as raised:
+        binding.run(*[pictures(1)] * 3)  # a size that has no buffers yet
+    assert is_provider_fault(raised.value)
+    assert type(raised.value.__cause__) is RuntimeError
+
+
+@pytest.mark.usefixtures("bound_sessions")
+def test_an_error_of_ours_in_a_bound_run_is_no_fault_of_the_provider(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = open_model(write_model(tmp_path))
+    binding = model.session.bound(1, model.spec)
+
+    def wrong(*_: object) -> None:
+        raise NotImplementedError("ours")
+
+    monkeypatch.setattr(ort.OrtValue, "numpy", wrong)
+    with pytest.raises(NotImplementedError) as raised:
+        binding.run(pictures(1))
+    assert not is_provider_fault(raised.value)
 
 
 GRAPHS = {"fake": {"enable_cuda_graph": "1"}}

@@ -20,6 +20,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from pipeline.runtime.faults import BoundRunError
 from pipeline.runtime.pinned import pinned_zeros
 
 MOST_SHAPES = 16
@@ -111,7 +112,19 @@ class Binding:
             self.run(np.zeros((size, *shape), dtype))
 
     def run(self, *blobs: NDArray[Any]) -> Sequence[NDArray[Any]]:
-        """Raw outputs for ``blobs`` ([B, 3, H, W] each) together, the receiver's own, with as many rows."""
+        """Raw outputs for ``blobs`` ([B, 3, H, W] each) together, the receiver's own, with as many rows.
+
+        Raises BoundRunError.
+        """
+        try:
+            return self._run(blobs)
+        except RuntimeError as error:
+            if type(error) is not RuntimeError:
+                raise
+            # The frames of the first error would keep the buffers for as long as it is looked at.
+            raise BoundRunError(str(error)) from error.with_traceback(None)
+
+    def _run(self, blobs: Sequence[NDArray[Any]]) -> Sequence[NDArray[Any]]:
         count = sum(map(len, blobs))
         shape, dtype = blobs[0].shape[1:], blobs[0].dtype
         size = next((size for size in self._sizes if size >= count), count)

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
+
+class BoundRunError(RuntimeError):
+    """A run with I/O binding that failed, or its buffers: ONNX Runtime raises a plain RuntimeError for those,
+    whatever went wrong, and classes of its own for a run with arrays alone."""
+
+
 _FAULTS: tuple[type[BaseException], ...] = (
+    BoundRunError,
     MemoryError,
     *(
         kind
