@@ -30,7 +30,7 @@ from pipeline.decide import (
     batch_limit,
     class_ids,
     name_streams,
-    run_concurrency,
+    settled,
     thresholds,
 )
 from pipeline.errors import ConfigError, PipelineError
@@ -140,7 +140,7 @@ class Pipeline:
                     )
                 self._second = open_second(config)
             # Wrong options should be found before a thread is started or a file replaced.
-            run_concurrency(config, model.session.provider)
+            self.config = config = settled(config, model)
             thresholds(config, model)
             class_ids(model, config.classify_on, "classify_on")
             if config.metrics is not None:
@@ -290,12 +290,6 @@ class Pipeline:
             config = reloaded(self.config, {**({} if model is None else {"model": model}), **options})
             opened = open_first(config)
             before = line.server.current.model
-            if (now := len(line.server.current.infer)) != (
-                asked := run_concurrency(config, opened.session.provider)[0]
-            ):
-                raise ConfigError(
-                    f"the line has {now} infer workers, and this asks for {asked}; start it anew"
-                )
             if (now := batch_limit(self.config, before)) != (asked := batch_limit(config, opened)):
                 raise ConfigError(
                     f"the line takes {now} frames a run, and this asks for {asked}; start it anew"

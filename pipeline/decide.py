@@ -139,6 +139,13 @@ def run_concurrency(config: Config, provider: str) -> tuple[int, int]:
     return workers, config.infer_threads or 1
 
 
+def settled(config: Config, model: Model) -> Config:
+    """``config`` with the number of inference workers that a line begins with on ``model``, which stays: each
+    has its thread, also where a model that is opened later lands on another provider. Raises ConfigError."""
+    workers, _ = run_concurrency(config, model.session.provider)
+    return config.model_copy(update={"infer_workers": workers})
+
+
 def batch_limit(config: Config, model: Model) -> int:
     """Frames per run. Raises ConfigError where the model cannot take that many."""
     if config.batch is None:

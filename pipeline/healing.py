@@ -153,7 +153,8 @@ class Healed(Generic[T]):
                     self._stands_in(failed, fresh)
                     self.current = fresh
                     restarts.made += 1
-                log.warning("%s runs again on %s", self._called, fresh.model.session.active)
+                was, now = failed.model.session.active, fresh.model.session.active
+                log.warning("%s runs again on %s%s", self._called, now, f", not {was}" * (now != was))
                 return
             with restarts.changed:
                 if left > 0:

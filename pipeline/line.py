@@ -84,7 +84,7 @@ def build(
     outputs: Outputs,
     second: Model | None = None,
 ) -> Line:
-    """The whole line, to be started; files go no faster than ``outputs`` have room."""
+    """The line of a settled ``config``, to be started; files go no faster than ``outputs`` have room."""
     flow = Flow(accounts, too_old(config.max_age_ms))
     channel = partial(flow.channel, capacity=config.channel_capacity or LEAST_CAPACITY)
     batch = batch_limit(config, model)
@@ -113,7 +113,6 @@ def build(
     for name, (spec, stream) in sources.items():
         streams.add(name, spec, stream)
 
-    workers, _ = run_concurrency(config, model.session.provider)
     restarts = Restarts(config.restarts, within=60 * config.restart_minutes)
     flow.on_cancel(restarts.give_up)
     server = Server(serving(config, model), lambda: serving(config, open_first(config)), restarts)
@@ -126,7 +125,7 @@ def build(
     cheap("preprocess", preparing, frames, blobs, demand=asked)
     raw = channel("outputs", "infer")
     linger = config.linger_ms / 1000
-    inferring = [server.infer(number) for number in range(workers)]
+    inferring = [server.infer(number) for number in range(len(server.current.infer))]
     stage("infer", inferring, blobs, raw, limit=batch, linger=linger, most=MOST_CAPACITY)
     results = channel("results", "postprocess")
     finishing = [server.postprocess] * config.postprocess_workers

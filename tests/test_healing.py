@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import threading
 import weakref
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import onnxruntime as ort
 import pytest
 from onnxruntime.capi.onnxruntime_pybind11_state import RuntimeException
 
@@ -27,11 +29,28 @@ from pipeline.runtime.model import open_model
 from pipeline.serving import SecondServer
 from pipeline.stages.classify import Classify
 from pipeline.stages.match import Match, Matched
-from tests.test_serving import CAM, pictures, poisonable
+from pipeline.summary import summarize
+from tests import fake_provider
+from tests.test_serving import CAM, Broken, pictures, poisonable
 from tests.test_stages_classify import answers, scene, write_colour_classifier
 from tests.test_supervision import running
 
 FAULT = RuntimeException("CUDA failure 2: out of memory")
+
+
+@pytest.fixture
+def unplugged(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """While it is set, no session starts on the fake provider, which is the first choice."""
+    fake_provider.install(monkeypatch, memory="cpu")
+    away, start = threading.Event(), ort.InferenceSession
+
+    def session(model: Any, options: Any = None, **given: Any) -> Any:
+        if away.is_set() and given["providers"] != ["CPUExecutionProvider"]:
+            raise RuntimeError("CUDA failure 100: no CUDA-capable device is detected")
+        return start(model, options, **given)
+
+    monkeypatch.setattr(ort, "InferenceSession", session)
+    return away
 
 
 class Failing:
@@ -222,3 +241,47 @@ def test_models_are_opened_afresh_one_at_a_time() -> None:
     assert one.attempt(one.current, fail, []) is None
     thread.join(10)
     assert seen == ["one", "other"] and restarts.made == 2
+
+
+@pytest.mark.parametrize("cores", [1, 4])
+def test_a_model_that_lands_on_another_provider_is_served_by_the_lines_workers(
+    cheap_model: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    unplugged: threading.Event,
+    cores: int,
+) -> None:
+    """Of which an accelerator would have two, and the CPU one for each core."""
+    monkeypatch.setattr("pipeline.decide.usable_cores", lambda: cores)
+    caplog.set_level(logging.INFO)
+    with running(cheap_model, CAM, infer_threads=1) as run:
+
+        def told() -> list[str]:
+            """Where the model runs, by all that says it."""
+            (info,) = [each for each in Collector(run.line).collect() if each.name == "framerail_provider"]
+            summary = summarize(run.line)
+            assert summary["settings"]["workers"] == len(run.line._line.server.current.infer) == 2
+            return [
+                run.line.model.session.active,
+                summary["provider"]["active"],
+                *(sample.labels["active"] for sample in info.samples),
+            ]
+
+        run.until_results("cam", 3)
+        assert told() == ["FakeExecutionProvider"] * 3
+        unplugged.set()
+        for infer in run.line._line.server.current.infer:
+            monkeypatch.setattr(infer, "_session", Broken(FAULT))
+        run.until(lambda: run.line.restarts == 1)
+        run.until_results("cam", 20)
+        assert told() == ["CPUExecutionProvider"] * 3
+        assert "the model runs again on CPUExecutionProvider, not FakeExecutionProvider" in caplog.text
+        unplugged.clear()
+        run.line.reload_model()
+        run.until_results("cam", 20)
+        assert told() == ["FakeExecutionProvider"] * 3
+        run.line.reload_model(infer_threads=2)  # less workers on the CPU, had the line begun so
+        run.line.reload_model(provider="cpu")
+        run.until_results("cam", 20)
+        assert told() == ["CPUExecutionProvider"] * 3
+    assert run.line.restarts == 1
