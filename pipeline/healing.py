@@ -120,10 +120,9 @@ class Healed(Generic[T]):
             if failed is not self.current or restarts.over:  # opened for another worker, or replaced
                 return
             reopen, left, restarts.healing = self._reopen, restarts.left(), True
-        said = " ".join(str(fault).split())[:300]
         try:
             # Without the lock: meanwhile another model may take this one's place.
-            self._open(failed, reopen, left, f"{failed.model.session.active} failed: {said}")
+            self._open(failed, reopen, left, f"{failed.model.session.active} failed: {_said(fault)}")
         except ProviderFault:
             restarts.over = True
             raise
@@ -144,8 +143,10 @@ class Healed(Generic[T]):
                       told, self._called, len(restarts.times), restarts.most, within)  # fmt: skip
             try:
                 fresh = reopen()
-            except PipelineError as error:
-                told = f"{self._called} cannot be opened after a fault of its provider: {error}"
+            except Exception as error:
+                if not isinstance(error, PipelineError) and not is_provider_fault(error):
+                    raise
+                told = f"{self._called} cannot be opened after a fault of its provider: {_said(error)}"
             else:
                 with restarts.changed:
                     if failed is not self.current:
@@ -168,3 +169,10 @@ class Healed(Generic[T]):
         raise ProviderFault(
             f"{told}; {many} {within} did not help; see framerail doctor, or choose another provider"
         )
+
+
+def _said(error: Exception) -> str:
+    """What an error says, in one line; ONNX Runtime's can be pages."""
+    if isinstance(error, PipelineError):
+        return str(error)
+    return " ".join(str(error).split())[:300] or type(error).__name__

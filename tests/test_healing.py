@@ -19,12 +19,13 @@ from onnxruntime.capi.onnxruntime_pybind11_state import RuntimeException
 from pipeline import Pipeline
 from pipeline.config import make_config
 from pipeline.detections import Detections
-from pipeline.errors import ProviderFault
+from pipeline.errors import ModelError, ProviderFault
 from pipeline.flow import Dropped
 from pipeline.frame import Result
 from pipeline.healing import Healed, Restarts
 from pipeline.line import open_second
 from pipeline.metrics import Collector, readiness
+from pipeline.runtime.faults import BoundRunError
 from pipeline.runtime.model import open_model
 from pipeline.serving import SecondServer
 from pipeline.stages.classify import Classify
@@ -219,6 +220,38 @@ def test_models_of_one_line_share_their_restarts() -> None:
         other.attempt(other.current, fail, [])
     assert one.attempt(one.current, fail, []) is None  # told once
     assert restarts.made == 4 and not restarts.healing
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [FAULT, MemoryError(), ModelError("it is being copied"), BoundRunError("CUDA failure 2")],
+    ids=repr,
+)
+def test_a_fault_while_a_model_is_opened_afresh_is_a_try_that_failed(
+    monkeypatch: pytest.MonkeyPatch, fault: Exception
+) -> None:
+    monkeypatch.setattr("pipeline.healing.RETRY_SECONDS", 0.0)
+    restarts, tries = Restarts(3, 60), iter([fault, fault])
+
+    def reopen() -> Stub:
+        if (error := next(tries, None)) is not None:
+            raise error
+        return Stub()
+
+    healed = Healed(Stub(), reopen, restarts)
+    assert healed.attempt(healed.current, fail, []) is None
+    assert restarts.made == 1 and restarts.left() == 0
+
+
+def test_an_error_of_ours_while_a_model_is_opened_afresh_is_raised_at_once() -> None:
+    def wrong() -> Stub:
+        raise TypeError("ours")
+
+    restarts = Restarts(3, 60)
+    healed = Healed(Stub(), wrong, restarts)
+    with pytest.raises(TypeError, match="ours"):
+        healed.attempt(healed.current, fail, [])
+    assert restarts.left() == 2 and not restarts.healing
 
 
 def test_models_are_opened_afresh_one_at_a_time() -> None:

@@ -14,13 +14,16 @@ from typing import Any
 import cv2
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 from onnx import helper, numpy_helper
 from onnxruntime.capi.onnxruntime_pybind11_state import RuntimeException
 
 from benchmarks.cheap_model import write_cheap_model
 from pipeline import Pipeline
-from pipeline.errors import ConfigError, ModelError, ProviderFault
+from pipeline.config import Config
+from pipeline.errors import ConfigError, ModelError, ProviderError, ProviderFault
+from pipeline.line import open_first
 from pipeline.metrics import health, readiness
 from pipeline.runtime.model import Model
 from pipeline.serving import Serving
@@ -169,6 +172,52 @@ def test_a_model_that_cannot_be_opened_at_once_is_tried_again(
             logging.getLogger("pipeline.healing").removeFilter(back_at_the_second)
     assert numbers == [number for number in range(30) if number != 20]
     assert line.restarts == 1 and sum("cannot be opened" in each for each in log) == 2
+
+
+@pytest.fixture
+def full(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A provider that is a fake, on whose device nothing finds room once there is something in this list, of
+    which each try takes one."""
+    fake_provider.install(monkeypatch, memory="cpu")
+    left: list[str] = []
+    make = ort.OrtValue.ortvalue_from_shape_and_type
+
+    def made(*arguments: Any) -> Any:
+        if left:
+            raise RuntimeError(left.pop())
+        return make(*arguments)
+
+    monkeypatch.setattr(ort.OrtValue, "ortvalue_from_shape_and_type", staticmethod(made))
+    return left
+
+
+def test_a_model_whose_buffers_find_no_room_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, full: list[str]
+) -> None:
+    monkeypatch.setattr("pipeline.healing.RETRY_SECONDS", 0.01)
+    model = write_poisonable_model(tmp_path / "m.onnx")
+    shortages = [["Failed to allocate memory"], ["Failed to allocate memory"], []]
+
+    def reopened(config: Config) -> Model:
+        full.extend(shortages.pop(0))
+        return open_first(config)
+
+    monkeypatch.setattr("pipeline.line.open_first", reopened)
+    with Pipeline(pictures(tmp_path / "p", white={7}), model=str(model), infer_workers=1) as line:
+        numbers = [result.frame.seq for result in line]
+    assert numbers == [number for number in range(30) if number != 7]
+    assert line.restarts == 1 and not full and not shortages
+
+
+def test_a_reload_for_which_there_is_no_room_is_refused(cheap_model: str, full: list[str]) -> None:
+    with running(cheap_model, CAM) as run:
+        run.until_results("cam", 3)
+        model = run.line.model
+        full += ["Failed to allocate memory"]
+        with pytest.raises(ProviderError, match=r"could not make ready for .*: Failed to allocate memory; "):
+            run.line.reload_model()
+        assert run.line.model is model
+        run.until_results("cam", 3)
 
 
 @pytest.mark.parametrize("ending", ["stop", "cancel"])

@@ -18,6 +18,7 @@ from pipeline.decoders.contract import extra_feeds, image_input
 from pipeline.errors import ConfigError, ModelError, ProviderError
 from pipeline.runtime.binding import Binding, Bound, Graphs, Memory, Runner, batch_sizes, without_graph
 from pipeline.runtime.demands import weights_beside
+from pipeline.runtime.faults import is_provider_fault
 from pipeline.runtime.fusion import Fusion
 from pipeline.runtime.provider_table import PROVIDERS
 from pipeline.runtime.providers import has_devices, on_offer, options_of
@@ -192,7 +193,8 @@ class Session:
     def bound(self, limit: int, spec: InputSpec) -> Runner:
         """What one worker runs on batches of up to ``limit`` blobs: buffers of its own on the device.
 
-        On the CPU, which uses arrays where they lie, that is the session itself.
+        On the CPU, which uses arrays where they lie, that is the session itself. Raises ProviderError where
+        the provider fails at making them ready.
         """
         kind = PROVIDERS[self.provider].memory
         if kind is None:
@@ -207,7 +209,16 @@ class Session:
             self._graphs,
         )
         binding = Binding(bound, batch_sizes(limit) if self.batch is None else (self.batch,))
-        binding.prepare(spec.blob_shape[1:], spec.dtype)
+        try:
+            binding.prepare(spec.blob_shape[1:], spec.dtype)
+        except Exception as error:
+            if not is_provider_fault(error):
+                raise
+            raise ProviderError(
+                f"provider {self.provider!r} (device {self.device}) could not make ready for runs of "
+                f"{self.path.name}, of up to {limit} frames: {error}; where memory is short, end what else "
+                "uses it, take a smaller model or batch, or use --provider cpu"
+            ) from None
         return binding
 
     def _with_graphs(self) -> Graphs | None:
