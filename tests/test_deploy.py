@@ -97,17 +97,21 @@ def test_unit_is_hardened(startable_unit: Path) -> None:
     assert checked.returncode == 0, checked.stdout
 
 
-def test_unit_restarts_on_what_may_pass_and_on_nothing_else() -> None:
+def test_unit_is_started_again_after_any_failure() -> None:
+    """A lost GPU ends the run with 4, and each start with 3 until it is there again; a camera that boots ends
+    it with 2. Codes don't tell what passes by itself from what needs a person."""
     codes = {
         kind.exit_code
         for kind in vars(errors).values()
         if isinstance(kind, type) and issubclass(kind, errors.PipelineError)
     }
-    prevented = {int(code) for code in " ".join(unit_values("RestartPreventExitStatus")).split()}
-    assert prevented == {errors.ModelError.exit_code}
-    # A camera that is not up yet when the box boots must be tried again.
-    assert {errors.SourceReadError.exit_code, errors.SourceOpenError.exit_code} <= codes - prevented
+    assert codes == {2, 3, 4}
+    kept = {int(code) for code in " ".join(unit_values("(?:RestartPrevent|Success)ExitStatus")).split()}
+    assert not codes & kept
     assert unit_values("Restart") == ["on-failure"]
+    assert unit_values("StartLimitIntervalSec") == ["0"]  # else systemd gives up after some starts
+    # Importing, and trying a provider, takes some seconds of a small box.
+    assert [int(seconds) >= 30 for seconds in unit_values("RestartSec")] == [True]
     assert unit_values("KillSignal") == ["SIGTERM"]
 
 
