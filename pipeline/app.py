@@ -37,7 +37,7 @@ from pipeline.errors import ConfigError, PipelineError
 from pipeline.flow import Flow
 from pipeline.frame import Result
 from pipeline.iteration import Iteration
-from pipeline.line import SECOND, STAGES, Line, build, open_first, open_second, serving
+from pipeline.line import SECOND, STAGES, Line, build, open_first, open_second, reopen_second, serving
 from pipeline.metrics import MetricsServer
 from pipeline.monitor import Monitor
 from pipeline.profiles import Profile, applied
@@ -303,6 +303,9 @@ class Pipeline:
             if self.second is not None and list(opened.labels) != list(before.labels):
                 raise ConfigError("classify: the objects' labels would change under it; start the line anew")
             line.server.replace(serving(config, opened), lambda: serving(config, open_first(config)))
+            if line.second is not None:  # it stays where it runs, until its provider fails
+                labels = line.second.current.model.labels
+                line.second.reopen_by(partial(reopen_second, config, labels))
             self.config = config
         log.info("the model is now %s, %s", opened.name, opened.sha256[:12])
 

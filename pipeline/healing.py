@@ -95,6 +95,11 @@ class Healed(Generic[T]):
             self.current, self._reopen = other, reopen
             self._restarts.changed.notify_all()
 
+    def reopen_by(self, reopen: Callable[[], T]) -> None:
+        """From now on ``reopen`` opens it afresh, also where that is being tried already."""
+        with self._restarts.changed:
+            self._reopen = reopen
+
     def attempt(
         self, served: T, call: Callable[[list[Any]], list[Any]], items: list[Any]
     ) -> list[Any] | None:
@@ -119,10 +124,10 @@ class Healed(Generic[T]):
             restarts.changed.wait_for(lambda: not restarts.healing or failed is not self.current)
             if failed is not self.current or restarts.over:  # opened for another worker, or replaced
                 return
-            reopen, left, restarts.healing = self._reopen, restarts.left(), True
+            left, restarts.healing = restarts.left(), True
         try:
             # Without the lock: meanwhile another model may take this one's place.
-            self._open(failed, reopen, left, f"{failed.model.session.active} failed: {_said(fault)}")
+            self._open(failed, left, f"{failed.model.session.active} failed: {_said(fault)}")
         except ProviderFault:
             restarts.over = True
             raise
@@ -131,7 +136,7 @@ class Healed(Generic[T]):
                 restarts.healing = False
                 restarts.changed.notify_all()
 
-    def _open(self, failed: T, reopen: Callable[[], T], left: int, told: str) -> None:
+    def _open(self, failed: T, left: int, told: str) -> None:
         """Open the model afresh, in ``left`` tries; none is made once another took its place, or the line is
         to end. Raises ProviderFault."""
         restarts = self._restarts
@@ -142,7 +147,7 @@ class Healed(Generic[T]):
             log.error("%s; %s is opened afresh (restart %d of %d %s)",
                       told, self._called, len(restarts.times), restarts.most, within)  # fmt: skip
             try:
-                fresh = reopen()
+                fresh = self._reopen()
             except Exception as error:
                 if not isinstance(error, PipelineError) and not is_provider_fault(error):
                     raise

@@ -133,7 +133,7 @@ def build(
     asking = None
     if second is not None and window is not None:
         asking = SecondServer(
-            Classify(second), partial(_reopen_second, config, second.labels), restarts, "the second model"
+            Classify(second), partial(reopen_second, config, second.labels), restarts, "the second model"
         )
         results = _add_second(flow, config, streams, model, asking, results, window)
     return Line(
@@ -191,7 +191,7 @@ def open_second(config: Config) -> Model:
         raise ModelError(f"classify: {error}") from None
 
 
-def _reopen_second(config: Config, labels: Sequence[str]) -> Classify:
+def reopen_second(config: Config, labels: Sequence[str]) -> Classify:
     """The second model opened afresh. Raises ModelError too where its file has become another model's: the
     answers that are kept, which are numbers, would mean something else."""
     second = open_second(config)

@@ -19,7 +19,7 @@ from onnxruntime.capi.onnxruntime_pybind11_state import RuntimeException
 from pipeline import Pipeline
 from pipeline.config import make_config
 from pipeline.detections import Detections
-from pipeline.errors import ModelError, ProviderFault
+from pipeline.errors import ModelError, ProviderError, ProviderFault
 from pipeline.flow import Dropped
 from pipeline.frame import Result
 from pipeline.healing import Healed, Restarts
@@ -274,6 +274,38 @@ def test_models_are_opened_afresh_one_at_a_time() -> None:
     assert one.attempt(one.current, fail, []) is None
     thread.join(10)
     assert seen == ["one", "other"] and restarts.made == 2
+
+
+def test_a_second_model_is_opened_afresh_by_the_config_of_now(
+    cheap_model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unplugged: threading.Event
+) -> None:
+    """Whoever moves the line off a device that is broken moves both models."""
+    classifier = str(write_colour_classifier(tmp_path / "colours.onnx"))
+    with running(cheap_model, CAM, classify=classifier, classify_every=1, restarts=1) as run:
+        run.until_results("cam", 3)
+        unplugged.set()
+        run.line.reload_model(provider="cpu")
+        session = run.line.second.session
+        assert session.active == "FakeExecutionProvider"  # which serves it still
+        monkeypatch.setattr(session, "run", Failing(session.run))
+        run.until(lambda: run.line.restarts == 1)
+        assert run.line.second.session.requested == "cpu"
+        run.until_results("cam", 3)
+
+
+def test_a_model_is_opened_in_another_way_where_that_is_said_between_two_tries(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("pipeline.healing.RETRY_SECONDS", 0.0)
+    good = Stub()
+
+    def away() -> Stub:
+        healed.reopen_by(lambda: good)
+        raise ProviderError("the device is away")
+
+    healed = Healed(Stub(), away, Restarts(2, 60))
+    assert healed.attempt(healed.current, fail, []) is None
+    assert healed.current is good
 
 
 @pytest.mark.parametrize("cores", [1, 4])
