@@ -53,6 +53,7 @@ _CHANGED_AT_END = 10
 _MPEG_TS = b"\0\0"
 """What a codec's header begins with there: a start code. A playlist's segments may be MP4, too."""
 _NOT_RENEWED = "no new picture: the playlist is not renewed"
+_CLOSED = "no new picture: the playlist is closed, and what was live is not given again"
 _STUCK = 5
 """Packets in a row that the decoder refuses, after which it is to forget all at the next key frame."""
 
@@ -64,7 +65,13 @@ def open_media(
 
     Where a device is to decode, its first picture is awaited too: only then is known who decodes.
     """
-    source = MediaSource(connect(spec, stream, stop, remembered), spec, stream, stop, remembered)
+    was_live = remembered.live
+    opened = connect(spec, stream, stop, remembered)
+    if was_live and opened.container.format.name in PLAYLISTS and not _is_endless(opened.container):
+        # FFmpeg joins it at its first segment: old pictures would come as live ones, and again at each try.
+        opened.container.close()
+        raise SourceOpenError(f"cannot open {redact(spec.address)}: {_CLOSED}", cause="ended")
+    source = MediaSource(opened, spec, stream, stop, remembered)
     if stream.hwdecode != "none":
         try:
             source.settle()
