@@ -32,7 +32,7 @@ from pipeline.sources import (
     readahead,
 )
 from pipeline.sources.playlist import MOST_SEEN, Flags, Repeats
-from pipeline.sources.readahead import MOST_RATE, Ahead, Pace
+from pipeline.sources.readahead import MOST_RATE, Ahead, Pace, Steps
 from pipeline.stages.capture import Capture
 from tests.clips import make_clip
 from tests.servers import http_server
@@ -159,6 +159,39 @@ def test_where_the_time_jumps_nothing_is_waited_for() -> None:
     assert pace.due(0.04, 6, 100.02) == pytest.approx(100.05)
 
 
+def stepped(*at: float, dts: bool = True, longest: float = 10) -> list[float | None]:
+    """The steps of packets at those seconds."""
+    steps, found = Steps(0, longest), list[float | None]()
+    for seconds in at:
+        pts = round(seconds * 1000)
+        made = SimpleNamespace(pts=pts, dts=pts if dts else None, time_base=Fraction(1, 1000))
+        made.stream = SimpleNamespace(index=0)
+        found.append(steps.after(made))  # type: ignore[arg-type]
+    return [None if each is None else round(each, 3) for each in found]
+
+
+def test_a_jump_of_the_time_is_none_to_be_slept_through_nor_is_the_next() -> None:
+    assert stepped(0, 0.04, 0.08, 60, 260, 860, 860.04) == [None, 0.04, 0.04, None, None, None, 0.04]
+    assert stepped(0, 1, 2, 103, 404, 405, 406) == [None, 1, 1, None, None, 1, 1]
+    assert stepped(5, 5.04, 1, 1.04) == [None, 0.04, None, 0.04]
+
+
+def test_no_step_is_longer_than_silence_may_be() -> None:
+    steps = [0.9 * 3.5**n for n in range(8)]
+    at = [sum(steps[:n]) for n in range(len(steps) + 1)]
+    assert max(each or 0 for each in stepped(*at, longest=10)) <= 10
+
+
+def test_a_slow_camera_has_steps_as_long_each_time() -> None:
+    assert stepped(0, 5, 10, 15, 20) == [None, None, 5, 5, 5]
+
+
+def test_without_times_of_decoding_pictures_shown_earlier_take_no_time() -> None:
+    shown = [0, 0.12, 0.04, 0.08, 0.24, 0.16, 0.2, 0.36, 0.28, 0.32]
+    assert stepped(*shown, dts=False) == [None, 0.12, 0, 0, 0.12, 0, 0, 0.12, 0, 0]
+    assert stepped(100, 100.04, 0, 0.04, dts=False) == [None, 0.04, None, 0.04]
+
+
 @contextlib.contextmanager
 def ahead(path: Path, stop: threading.Event, error: Exception | None = None) -> Iterator[Ahead]:
     """Reads a clip, and then fails."""
@@ -169,7 +202,7 @@ def ahead(path: Path, stop: threading.Event, error: Exception | None = None) -> 
             if error is not None:
                 raise error
 
-        reader = Ahead(Flags(packets(), 0, segments=False), 0, stop)
+        reader = Ahead(Flags(packets(), 0, segments=False), Steps(0, 60), stop)
         ended = threading.Event()
         try:
             yield reader
@@ -227,7 +260,7 @@ def test_the_stop_ends_the_wait_for_data(tmp_path: Path) -> None:
         over.wait(20)
         yield from ()
 
-    reader = Ahead(Flags(silence(), 0, segments=False), 0, stop)
+    reader = Ahead(Flags(silence(), 0, segments=False), Steps(0, 60), stop)
     timer = threading.Timer(0.05, stop.set)
     timer.start()
     assert next(reader, None) is None

@@ -40,7 +40,7 @@ from pipeline.sources.limits import too_large
 from pipeline.sources.opened import Once
 from pipeline.sources.picturesize import picture_size
 from pipeline.sources.playlist import Flags, Repeats
-from pipeline.sources.readahead import Ahead
+from pipeline.sources.readahead import Ahead, Steps
 
 if TYPE_CHECKING:
     from pipeline.config import StreamConfig
@@ -217,7 +217,8 @@ class MediaSource(Once):
         reason is raised."""
         flags = Flags(self._container.demux(*progress.watched), self._video.index, segments=self._segments)
         if self._playlist and self.live:
-            self._reader = Ahead(flags, self._video.index, self._stop)
+            steps = Steps(self._video.index, self._stall_timeout)
+            self._reader = Ahead(flags, steps, self._stop)
         packets: Flags | Ahead = flags if self._reader is None else self._reader
         came, limit = time.monotonic(), self._stall_timeout
         while not self._stop.is_set():

@@ -81,6 +81,36 @@ class Pace:
         return min(1 + max(excess, 0.0) / _SECONDS_PER_RATE, MOST_RATE)
 
 
+class Steps:
+    """How far the stream's time goes from one packet of the video to the next."""
+
+    def __init__(self, index: int, longest: float) -> None:
+        """``index`` is the video's. A step of more than ``longest`` seconds is always a jump."""
+        self._index, self._longest = index, longest
+        self._last: float | None = None
+        self._steps: deque[float] = deque(maxlen=2)
+        """The last ones forward, jumps too: a slow camera's are as long each time."""
+
+    def after(self, packet: Packet[Stream]) -> float | None:
+        """Seconds of the stream after the packet before; None for the first, and where the time jumps: back,
+        as of an encoder that begins anew, or forward, past segments that left the list before they were read.
+        """
+        at = packet.pts if packet.dts is None else packet.dts  # dts: packets come in the order of decoding
+        if packet.stream.index != self._index or at is None or packet.time_base is None:
+            return 0.0
+        before, self._last = self._last, float(at * packet.time_base)
+        if before is None:
+            return None
+        step = self._last - before
+        most = max(_JUMP_SECONDS, _JUMP_STEPS * min(self._steps, default=0.0))
+        if packet.dts is None and -most <= step <= 0:  # a B-frame, shown before the one that it is made from
+            self._last = before
+            return 0.0
+        if step > 0:
+            self._steps.append(step)
+        return step if 0 <= step <= min(most, self._longest) else None
+
+
 @dataclass(frozen=True, slots=True)
 class _Read:
     packet: Packet[Stream]
@@ -92,11 +122,11 @@ class _Read:
 class Ahead:
     """As the ``Flags`` whose packets it reads; it reads on while those before are waited for."""
 
-    def __init__(self, packets: Flags, index: int, stop: threading.Event) -> None:
-        """``index`` is the video's. Once ``stop`` is set it is at its end."""
+    def __init__(self, packets: Flags, steps: Steps, stop: threading.Event) -> None:
+        """``steps`` are those of the packets. Once ``stop`` is set it is at its end."""
         self.waited = 0.0
         """Seconds that the last read took, of what was given last."""
-        self._packets, self._index, self._stop = packets, index, stop
+        self._packets, self._steps, self._stop = packets, steps, stop
         self._pace = Pace()
         self._changed = threading.Condition()
         self._given: tuple[float | None, float] = None, 0.0
@@ -108,8 +138,6 @@ class Ahead:
         """What ended the reading, and how long the last read took."""
         self._closed = self._ended = self._broken = False
         self._then: Callable[[], None] | None = None
-        self._last: float | None = None
-        self._step = 0.0
         # By its name the process is ended at once, where this is still in a native call.
         self._thread = threading.Thread(target=self._read, name="capture:ahead", daemon=True)
         self._thread.start()
@@ -174,7 +202,9 @@ class Ahead:
         over: BaseException = StopIteration()
         try:
             for packet in self._packets:
-                read = _Read(packet, self._packets.counts(packet), self._packets.waited, self._after(packet))
+                read = _Read(
+                    packet, self._packets.counts(packet), self._packets.waited, self._steps.after(packet)
+                )
                 with self._changed:
                     self._changed.wait_for(lambda: self._closed or self._bytes < MOST_BYTES)
                     if self._closed:
@@ -188,17 +218,3 @@ class Ahead:
         with self._changed:
             self._over = over, self._packets.waited
             self._changed.notify()
-
-    def _after(self, packet: Packet[Stream]) -> float | None:
-        """Seconds of the stream after the packet before; None for the first, and where the time jumps: back,
-        as of an encoder that begins anew, or forward, past segments that left the list before they were read.
-        """
-        at = packet.pts if packet.dts is None else packet.dts  # dts: packets come in the order of decoding
-        if packet.stream.index != self._index or at is None or packet.time_base is None:
-            return 0.0
-        before, self._last = self._last, float(at * packet.time_base)
-        if before is None:
-            return None
-        step, usual = self._last - before, self._step
-        self._step = max(step, 0.0)
-        return None if step < 0 or step > max(_JUMP_SECONDS, _JUMP_STEPS * usual) else step
