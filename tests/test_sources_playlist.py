@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import random
 import sys
 import threading
@@ -436,7 +437,7 @@ def packet(number: int, data: bytes | None = None) -> Packet:
 
 def said(seen: list[int], *numbers: int) -> list[bool]:
     repeats = Repeats(seen)
-    return [repeats.again(packet(number)) for number in numbers]
+    return [repeats.again(packet(number), 0.04) for number in numbers]
 
 
 def test_what_was_read_before_is_told_until_something_new_comes() -> None:
@@ -448,10 +449,10 @@ def test_what_was_read_before_is_told_until_something_new_comes() -> None:
 
 def test_time_and_bytes_both_count_and_a_clock_that_wraps_does_not() -> None:
     seen: list[int] = []
-    assert not Repeats(seen).again(packet(5, b"same"))
-    assert not Repeats(list(seen)).again(packet(6, b"same"))
-    assert not Repeats(list(seen)).again(packet(5, b"else"))
-    assert Repeats(list(seen)).again(packet(5 + 2**33, b"same"))
+    assert not Repeats(seen).again(packet(5, b"same"), None)
+    assert not Repeats(list(seen)).again(packet(6, b"same"), None)
+    assert not Repeats(list(seen)).again(packet(5, b"else"), None)
+    assert Repeats(list(seen)).again(packet(5 + 2**33, b"same"), None)
 
 
 def test_a_stream_that_goes_round_in_a_circle_is_not_silent_for_ever() -> None:
@@ -462,10 +463,54 @@ def test_a_stream_that_goes_round_in_a_circle_is_not_silent_for_ever() -> None:
 
 def test_no_more_is_remembered_than_is_needed() -> None:
     seen: list[int] = []
-    said(seen, *range(MOST_SEEN + 100))
-    assert len(seen) == MOST_SEEN
-    assert said(seen, MOST_SEEN + 99) == [True] and len(seen) == MOST_SEEN
-    assert said(seen, 99) == [False]
+    last = MOST_SEEN + 1500
+    said(seen, *range(last + 1))
+    assert MOST_SEEN <= len(seen) < MOST_SEEN + 1000
+    assert said(seen, last) == [True]
+    assert said(seen, last - MOST_SEEN - 1000) == [False]
+
+
+def test_what_begins_anew_with_the_same_bytes_is_hidden_for_no_longer_than_three_segments() -> None:
+    """Of a camera that shows 4 pictures a second, all remembered; a clock that jumps tells of no time."""
+    numbers = range(1000)
+    seen: list[int] = []
+    said(seen, *numbers)
+    repeats = Repeats(seen)
+    hidden = [repeats.again(packet(number), 0.25 if number % 10 else None) for number in numbers]
+    assert hidden == sorted(hidden, reverse=True)
+    assert sum(hidden) == 401, "360 steps, and those that tell of no time"
+
+
+def test_a_list_of_many_pictures_that_is_not_renewed_is_hidden_whole() -> None:
+    """Three segments of 30 s, 60 pictures a second, and sound."""
+    seen: list[int] = []
+    made = [packet(number) for number in range(3 * 30 * 60)]
+    first = Repeats(seen)
+    assert not any(first.again(each, 1 / 60) for each in made)
+    then = Repeats(seen)
+    assert all(then.again(each, 1 / 60 if n else None) for n, each in enumerate(made))
+
+
+def test_a_picture_of_a_packet_without_a_time_is_hidden_too() -> None:
+    seen: list[int] = []
+    for _ in range(2):
+        repeats, made = Repeats(seen), packet(7)
+        made.pts = None
+        again = repeats.again(made, None)
+        made.pts = -5  # as it is given one before it is decoded
+        repeats.decodes(made)
+    assert again and repeats.hides(-5) and not repeats.hides(-5)
+
+
+def test_what_is_remembered_fits_into_a_message_to_another_process() -> None:
+    remembered = Remembered("udp", True, [random.Random(1).getrandbits(32) for _ in range(MOST_SEEN + 999)])
+    told = json.dumps(remembered.told())
+    assert len(told) < 120_000
+    learnt = Remembered()
+    learnt.learn(json.loads(told))
+    assert learnt == remembered
+    with pytest.raises(ValueError, match="multiple of item size"):
+        learnt.learn({"transport": "", "live": False, "seen": "AA=="})
 
 
 # Flags

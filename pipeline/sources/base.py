@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from array import array
+from base64 import b64decode, b64encode
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 from pipeline.frame import Decoded, Image
 
@@ -96,6 +98,16 @@ class Remembered:
     """It had no end: one that it has now is not that of the stream."""
     seen: list[int] = field(default_factory=list)
     """What tells the last packets of a playlist; see :class:`pipeline.sources.playlist.Repeats`."""
+
+    def told(self) -> dict[str, Any]:
+        """The same for another process, as JSON: 4 bytes of each in ``seen``, since a message has a limit."""
+        seen = b64encode(array("I", self.seen).tobytes()).decode()
+        return {"transport": self.transport, "live": self.live, "seen": seen}
+
+    def learn(self, told: dict[str, Any]) -> None:
+        """Take over what another process ``told``. Raises ValueError, TypeError, KeyError."""
+        seen = array("I", b64decode(told["seen"], validate=True)).tolist()
+        self.transport, self.live, self.seen = str(told["transport"]), bool(told["live"]), seen
 
 
 @dataclass(frozen=True, slots=True)

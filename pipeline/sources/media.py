@@ -178,6 +178,8 @@ class MediaSource(Once):
             if packet is not None and packet.is_keyframe and self._forgets and self._refused >= _STUCK:
                 self._video.codec_context.flush_buffers()  # VP9's does not get over some by itself
             self._damage.decodes(packet)
+            if self._repeats is not None and packet is not None and packet.size:
+                self._repeats.decodes(packet)  # it has a time now in any case
             try:
                 frames = self._video.decode(packet)
             except av.error.FFmpegError as error:
@@ -250,8 +252,7 @@ class MediaSource(Once):
                     )
                 if self._usable(packet):
                     broken = packets.counts(packet)
-                    again = bool(self._repeats and packet.size and self._repeats.again(packet))
-                    if self._reader is not None and packet.size and not again:
+                    if self._reader is not None and packet.size and not self._was_given(packet, self._reader):
                         self._reader.wait()
                     yield packet
                     if broken:
@@ -265,6 +266,10 @@ class MediaSource(Once):
                 raise SourceReadError(
                     f"{self._shown}: {phrase}, after {progress.pictures} pictures{hint}", cause=cause
                 )
+
+    def _was_given(self, packet: Packet[Stream], reader: Ahead) -> bool:
+        """Whether the last packet was so over an earlier connection."""
+        return self._repeats is not None and self._repeats.again(packet, reader.step)
 
     def _without_pictures(self, packet: Packet[Stream], now: float) -> bool:
         """Whether data comes of which there is no picture for too long: sound alone, or what is no video."""

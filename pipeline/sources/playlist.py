@@ -11,8 +11,13 @@ import av.error
 from av.packet import Packet
 from av.stream import Stream
 
-MOST_SEEN = 2000
-"""Packets that are remembered: 80 s at 25 fps, more than the three segments that a list is joined at."""
+MOST_SEEN = 20_000
+"""Packets that are remembered: of the three segments that a list is joined at, at 100 fps with sound, too."""
+MOST_HIDDEN_SECONDS = 90.0
+"""Of the stream, over one connection: three segments of 30 s. A server that begins anew with the very same
+bytes and times is dark for no longer."""
+_SPARE = 1000
+"""Of a list its beginning is not deleted each time."""
 _WRAP = 1 << 33
 _AHEAD = 2
 """When a segment begins, the demuxer still holds the last picture of the one before, the parser another."""
@@ -25,30 +30,39 @@ class Repeats:
     def __init__(self, seen: list[int]) -> None:
         """``seen`` is what was read before, and learns from this (see ``Remembered``)."""
         self._seen, self._before = seen, frozenset(seen)
-        self._left = len(seen)
+        self._left, self._seconds = len(seen), MOST_HIDDEN_SECONDS
+        self._last = False
+        """Whether the last packet was read before."""
         self._hidden: Counter[int | None] = Counter()
         """Times of their pictures."""
         self.only = False
         """Whether packets came, and none of them was new."""
         self._new = not seen
 
-    def again(self, packet: Packet[Stream]) -> bool:
-        """Whether the packet was read before, and so was all that came before it over this connection.
+    def again(self, packet: Packet[Stream], step: float | None) -> bool:
+        """Whether the packet was read before, and so was all that came before it over this connection. It is
+        ``step`` seconds of the stream after that (None: not to be told).
 
         A stream that goes round in a circle brings more of them than are remembered: those are new.
         """
         # The time alone would do for no server that begins anew, the bytes for no picture without noise.
         time_of = -1 if packet.pts is None else packet.pts % _WRAP
         name = crc32(memoryview(packet), crc32(b"%d %d" % (time_of, packet.size)))
-        if not self._new and name in self._before and self._left > 0:
+        self._seconds -= step or 0.0
+        if not self._new and name in self._before and self._left > 0 and self._seconds >= 0:
             self._left -= 1
-            self._hidden[packet.pts] += 1
-            self.only = True
+            self.only = self._last = True
             return True
-        self._new, self.only = True, False
+        self._new, self.only, self._last = True, False, False
         self._seen.append(name)
-        del self._seen[:-MOST_SEEN]
+        if len(self._seen) >= MOST_SEEN + _SPARE:
+            del self._seen[:-MOST_SEEN]
         return False
+
+    def decodes(self, packet: Packet[Stream]) -> None:
+        """The decoder is given the last packet now, by whose time its picture will be known."""
+        if self._last:
+            self._hidden[packet.pts] += 1
 
     def hides(self, pts: int | None) -> bool:
         """Whether the picture of that time is of such a packet; asked once for each."""

@@ -168,6 +168,11 @@ class Ahead:
             self._stop.wait(delay)
 
     @property
+    def step(self) -> float | None:
+        """Seconds of the stream from the packet before to the one that was given last; see :class:`Steps`."""
+        return self._given[0]
+
+    @property
     def held_bytes(self) -> int:
         """Of packets that are read and not given yet."""
         return self._bytes

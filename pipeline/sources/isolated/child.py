@@ -13,7 +13,6 @@ import socket
 import sys
 import threading
 import time
-from dataclasses import asdict
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -56,7 +55,8 @@ class Child:
         self._proof = planes.Proof()
         self._spec = SourceSpec(**said["spec"])
         self._stream, self._drops = _stream(said), bool(said["drops"])
-        self._remembered = Remembered(**said["remembered"])
+        self._remembered = Remembered()
+        self._remembered.learn(said["remembered"])
         protect(self._spec.address)
         logging.getLogger().addHandler(_Forward(self))
         logging.getLogger().setLevel(said["log_level"])
@@ -82,7 +82,7 @@ class Child:
         try:
             with open_source(self._spec, self._stream, self._stop, self._remembered) as source:
                 opened = [source.live, source.description, source.frame_count, source.declared_fps]
-                self.tell({"opened": opened, "remembered": asdict(self._remembered)})
+                self.tell({"opened": opened, "remembered": self._remembered.told()})
                 try:
                     for picture in source:
                         self._send(source, picture)
@@ -92,7 +92,7 @@ class Child:
                     self._corrupt = source.corrupt_packets
             self.tell({
                 "end": True, "corrupt": self._corrupt, "missed": self._missed,
-                "remembered": asdict(self._remembered),
+                "remembered": self._remembered.told(),
             })  # fmt: skip
         except _Gone:
             return
@@ -108,7 +108,7 @@ class Child:
         try:
             self.tell({
                 "error": [kind, text, cause], "missed": self._missed, "corrupt": self._corrupt,
-                "remembered": asdict(self._remembered),
+                "remembered": self._remembered.told(),
             })  # fmt: skip
         except _Gone:
             return

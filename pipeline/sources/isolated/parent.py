@@ -25,7 +25,6 @@ from pipeline.sources.isolated.process import TAKEN, EndedError, Process
 from pipeline.sources.isolated.slots import Lender
 from pipeline.sources.opened import Once
 from pipeline.sources.orient import Orientation
-from pipeline.sources.playlist import MOST_SEEN
 
 GRACE_SECONDS = 5.0
 """A child that is silent for so much longer than the source's own time-out hangs in native code."""
@@ -126,10 +125,8 @@ class IsolatedSource(Once):
             self._generation += 1
             self._lender = Lender(file, int(message["each"]), partial(self._process.say, self._generation))
         if "remembered" in message:
-            learnt = message["remembered"]
-            self._remembered.transport, self._remembered.live = str(learnt["transport"]), bool(learnt["live"])
             # What a child saw that ended without a word is not known.
-            self._remembered.seen = [int(each) for each in learnt["seen"]][-MOST_SEEN:]
+            self._remembered.learn(message["remembered"])
         if not self._opening:
             message["corrupt"], message["missed"] = int(message["corrupt"]), int(message["missed"])
         return message

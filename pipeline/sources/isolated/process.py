@@ -23,7 +23,8 @@ from pipeline.sources.isolated.slots import TAKEN
 
 END_SECONDS = 1.0
 """How long a child may take to end by itself, which closes its connection as servers like it."""
-_LONGEST = 1 << 16
+_LONGEST = 1 << 17
+"""Of a message: what is remembered of a playlist has 112 kB at most."""
 _TURN_SECONDS = 0.1
 # Ctrl-C and systemd's stop reach the whole group: what they mean is the parent's to say.
 _NOT_FOR_IT = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -55,7 +56,7 @@ class Process:
             "spec": asdict(spec),
             "stream": stream.model_dump(mode="json", exclude={"isolate"}),
             "drops": stream.asked_live(True),
-            "remembered": asdict(remembered),
+            "remembered": remembered.told(),
             "log_level": logging.getLogger("pipeline").getEffectiveLevel(),
             "ffmpeg_log": fflog.routed(),
         }
