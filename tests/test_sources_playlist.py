@@ -33,7 +33,7 @@ from pipeline.sources import (
     readahead,
 )
 from pipeline.sources.playlist import MOST_SEEN, Flags, Repeats
-from pipeline.sources.readahead import MOST_RATE, Ahead, Pace, Steps
+from pipeline.sources.readahead import EXCESS_SECONDS, MOST_RATE, SKIP_SECONDS, Ahead, Pace, Steps
 from pipeline.stages.capture import Capture
 from tests.clips import make_clip
 from tests.servers import http_server
@@ -102,10 +102,12 @@ def played(
     answer: float = 0.0,
     seconds: float = 2.0,
     hangs: Sequence[tuple[float, float]] = (),
+    works: Sequence[tuple[float, float, float]] = (),
 ) -> list[tuple[float, float]]:
     """When each picture is given, and how old it is then: of a camera of 10 fps whose clock is ``clock``
     slower than ours, in segments of ``seconds`` that a server takes ``answer`` to begin with, joined at the
-    third from the end. At each of ``hangs`` (when, how long) the server says nothing.
+    third from the end. At each of ``hangs`` (when, how long) the server says nothing. ``works`` (from when to
+    when, how long): what decoding a picture takes. Each tenth one is a key picture.
     """
     each, count = int(10 * seconds), int(minutes * 600)
     read, now = list[float](), 3.5 * seconds * (1 + clock)
@@ -115,13 +117,26 @@ def played(
             for begins, lasts in hangs:
                 now = begins + lasts if begins <= now < begins + lasts else now
         read.append(now)
-    pace, now, given = Pace(), 0.0, []
-    for number, came in enumerate(read):
-        now = max(now, came)
-        held = (bisect_right(read, now) - number - 1) / 10
-        now = pace.due(None if number == 0 else 0.1, held, now)
+    pace, now, given, number = Pace(), 0.0, list[tuple[float, float]](), 0
+    while number < count:
+        now = max(now, read[number])
+        there, step = bisect_right(read, now), None if number == 0 else 0.1
+        left = pace.leaves((there - number) / 10 + 1e-9)
+        if left is not None:
+            keys = [n for n in range(number + 1, there) if n % 10 == 0 and (there - n) / 10 >= left]
+            near = [n for n in keys if n - number < 10 * SKIP_SECONDS] or keys[:1]
+            number, step = (near[-1], None) if near else (number, step)
+        now = pace.due(step, (there - number - 1) / 10, now)
         given.append((now, now - number / 10 * (1 + clock)))
+        now += sum(lasts for begins, ends, lasts in works if begins <= now < ends)
+        number += 1
     return given
+
+
+def skipped(given: list[tuple[float, float]], clock: float = 0.0) -> list[tuple[float, float]]:
+    """When pictures were left out, and of how many seconds."""
+    taken = [(when, (when - age) / (1 + clock)) for when, age in given]
+    return [(when, at - was - 0.1) for (_, was), (when, at) in pairwise(taken) if at - was > 0.15]
 
 
 @pytest.mark.parametrize("clock", [0.0, -0.0005, 0.0005, 0.005])
@@ -150,6 +165,44 @@ def test_what_a_hang_of_the_server_held_up_is_caught_up_with(seconds: float) -> 
         assert age < before + 1
     gaps = [after - before for (before, _), (after, _) in pairwise(given)]
     assert min(gaps) >= 0.1 / MOST_RATE - 1e-6
+
+
+@pytest.mark.parametrize("work", [0.101, 0.105, 0.12, 0.2, 1.0])
+@pytest.mark.parametrize("seconds", [1.0, 2.0, 6.0, 10.0])
+@pytest.mark.parametrize("begins", [0.0, 10.0, 20.0, 100.0])
+def test_where_decoding_is_too_slow_some_is_left_out_and_the_lag_is_bounded(
+    work: float, seconds: float, begins: float
+) -> None:
+    given = [each for each in played(15, seconds=seconds, works=[(begins, 1e9, work)]) if each[0] < 850]
+    # More than was held in the first seconds, by a segment and by what comes until it is known.
+    assert max(age for _, age in given) <= 3.5 * seconds + EXCESS_SECONDS + seconds + 8
+    left_out = skipped(given)
+    assert left_out or work < 0.12
+    assert all(left < SKIP_SECONDS + 0.1 for _, left in left_out), "no jump of the clock"
+    # No more than there is too much of.
+    assert sum(left for _, left in left_out) <= max(given[-1][0] * (1 - 0.1 / work), 0) + EXCESS_SECONDS
+
+
+@pytest.mark.parametrize("seconds", [1.0, 2.0, 6.0, 10.0])
+def test_an_overload_in_the_beginning_does_not_make_its_lag_the_usual_one(seconds: float) -> None:
+    given = played(10, seconds=seconds, works=[(0, 40, 0.14)])
+    before, after = given[0][1], [age for when, age in given if when > 240]
+    assert max(after) <= before + seconds + 2
+
+
+def test_a_hang_in_the_beginning_does_not_make_its_lag_the_usual_one() -> None:
+    given = played(10, hangs=[(8, 20)])
+    assert max(age for when, age in given if when > 240) <= given[0][1] + 3
+
+
+@pytest.mark.parametrize("work", [0.0, 0.04, 0.08])
+@pytest.mark.parametrize("seconds", [1.0, 2.0, 6.0, 10.0])
+def test_what_can_be_caught_up_with_is_not_left_out(work: float, seconds: float) -> None:
+    """After a hang of the server, and after some seconds in which nothing was decoded."""
+    hangs = [(100, 60), (400, 34)]
+    given = played(20, seconds=seconds, hangs=hangs, works=[(0, 1e9, work), (700, 700.05, 4)])
+    assert not skipped(given)
+    assert given[-1][1] <= given[0][1] + seconds + 1
 
 
 def test_where_the_time_jumps_nothing_is_waited_for() -> None:

@@ -13,6 +13,7 @@ reads a live playlist ahead (``readahead``) and waits in FFmpeg then: it closes 
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Iterator
@@ -27,7 +28,7 @@ from av.stream import Discard, Stream
 from pipeline.errors import SourceOpenError, SourceReadError
 from pipeline.redact import redact
 from pipeline.sources import fflog
-from pipeline.sources.base import Picture, Remembered, Source, SourceSpec
+from pipeline.sources.base import Missed, Picture, Remembered, Source, SourceSpec
 from pipeline.sources.bitstream import WholeJpegs, checker
 from pipeline.sources.connect import PLAYLISTS, Opened, connect
 from pipeline.sources.convert import Converter
@@ -54,6 +55,8 @@ _MPEG_TS = b"\0\0"
 """What a codec's header begins with there: a start code. A playlist's segments may be MP4, too."""
 _NOT_RENEWED = "no new picture: the playlist is not renewed"
 _CLOSED = "no new picture: the playlist is closed, and what was live is not given again"
+_TOLD_EACH = 60.0
+"""Seconds between two warnings that pictures are skipped."""
 _STUCK = 5
 """Packets in a row that the decoder refuses, after which it is to forget all at the next key frame."""
 
@@ -137,7 +140,11 @@ class MediaSource(Once):
         self._whole = WholeJpegs() if self._video.codec_context.name == "mjpeg" else None
         self._reader: Ahead | None = None
         self._repeats = Repeats(remembered.seen) if self._playlist and self.live else None
-        self._ahead: list[Picture] = []
+        self._ahead: list[Picture | Missed] = []
+        self._missed = 0
+        """Pictures that were left out and not told of yet."""
+        self._left_out: tuple[float, int, float] = -math.inf, 0, 0.0
+        """When that was logged last, and since then: how many, and of how many seconds."""
         self._rest = self._decoded()
         self.description = self._describe("")
 
@@ -161,12 +168,12 @@ class MediaSource(Once):
         if self._pipe is not None:
             self._pipe.close()
 
-    def _pictures(self) -> Iterator[Picture]:
+    def _pictures(self) -> Iterator[Picture | Missed]:
         yield from self._ahead
         self._ahead = []
         yield from self._rest
 
-    def _decoded(self) -> Iterator[Picture]:
+    def _decoded(self) -> Iterator[Picture | Missed]:
         converter, progress = (
             Converter(),
             Progress(self._container, self._video, sized=not self.live, remote=self._remote),
@@ -174,6 +181,9 @@ class MediaSource(Once):
         clock = time.perf_counter
         spent = 0.0
         for packet in self._packets(progress):
+            for _ in range(self._missed):
+                yield Missed()
+            self._missed = 0
             begun, large = clock(), ""
             if packet is not None and packet.is_keyframe and self._forgets and self._refused >= _STUCK:
                 self._video.codec_context.flush_buffers()  # VP9's does not get over some by itself
@@ -243,6 +253,8 @@ class MediaSource(Once):
             elif waited >= STALL_SHARE * limit:
                 self._came = came
             if packet is not None:
+                if self._reader is not None and self._reader.skipped:
+                    self._leave_out(self._reader)
                 progress.saw(packet)
                 if failure is None and self._remote and self.live and self._without_pictures(packet, now):
                     raise SourceReadError(
@@ -266,6 +278,23 @@ class MediaSource(Once):
                 raise SourceReadError(
                     f"{self._shown}: {phrase}, after {progress.pictures} pictures{hint}", cause=cause
                 )
+
+    def _leave_out(self, reader: Ahead) -> None:
+        """Count, and log once a minute, what was skipped because decoding is too slow for it."""
+        new = sum(self._repeats is None or not self._repeats.again(each, None) for each in reader.skipped)
+        self._missed += new
+        self._damage.lost()  # where groups are open: for what is shown before the next key picture
+        told, count, seconds = self._left_out
+        count, seconds, now = count + new, seconds + reader.skipped_seconds, time.monotonic()
+        if now - told >= _TOLD_EACH:
+            LOG.warning(
+                "%s: decoding is too slow for it: %d pictures (%.1f s) were skipped",
+                self._shown,
+                count,
+                seconds,
+            )
+            told, count, seconds = now, 0, 0.0
+        self._left_out = told, count, seconds
 
     def _was_given(self, packet: Packet[Stream], reader: Ahead) -> bool:
         """Whether the last packet was so over an earlier connection."""

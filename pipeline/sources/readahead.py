@@ -27,6 +27,17 @@ SLACK_SECONDS = 0.25
 """By which what is there may grow before that is more than it was."""
 MOST_RATE, LEAST_RATE = 2.0, 0.98
 """How fast the stream is played. Faster, what came late would be a burst; slower would be seen."""
+BEGIN_SECONDS = 5.0
+"""After joining, in which what there is is loaded: what is held then at most is what is held just after a
+segment has come."""
+EXCESS_SECONDS = 10.0
+"""So much more may be held than that where decoding is too slow: some seconds of another load are caught up
+with after it. Who looks at a camera through three segments is late by as much anyway."""
+SKIP_SECONDS = 9.0
+"""That are skipped at a time: a step of 10 s would be a jump of the camera's clock (see ``timestamps``)."""
+SLOW_SECONDS = 1.0
+"""Behind by more, decoding is too slow; also where it is to catch up, and gains less than a tenth."""
+_LEAST_GAIN = 1.1
 _SECONDS_PER_RATE = 8.0
 _LATE_SECONDS = 0.5
 _JUMP_SECONDS, _JUMP_STEPS = 1.0, 4.0
@@ -40,7 +51,8 @@ class Pace:
     covers a segment that comes late. All that there is to read is read at once, so the seconds that lie here
     just before a segment comes tell how far we are behind. Where they have become more (a camera's clock that
     is faster than ours, a server that hung and then had everything) it is played faster, until they are as
-    many as in the beginning; where next to none are left, a little slower.
+    many as in the beginning; where next to none are left, a little slower. Where decoding is too slow for the
+    stream, nothing but leaving some out keeps the lag from growing.
     """
 
     def __init__(self) -> None:
@@ -51,25 +63,52 @@ class Pace:
         """When it ends, and the least that was there in it."""
         self._before: float | None = None
         """The least of the window before."""
+        self._begun: float | None = None
+        self._most = 0.0
+        """Seconds that were there at most in the beginning."""
+        self._given, self._held = 0.0, 0.0
+        """When the last one is given, and what was there then."""
+        self._behind = 0.0
+        """Seconds by which packets that were there are taken too late."""
 
     def due(self, step: float | None, held: float, now: float) -> float:
         """When what comes ``step`` seconds of the stream after the last (None: it is the first, or the time
         jumps) is to be given, ``held`` more being there; not before ``now``."""
+        if self._begun is None:
+            self._begun = now
+        if now - self._begun <= BEGIN_SECONDS:
+            self._most = max(self._most, held)
         rate = self._rate(held, now)
         if step is None or self._due is None:
-            self._due = now
+            self._due, self._behind = now, 0.0
         else:
             self._due += step / rate
-            if now - self._due > _LATE_SECONDS:  # it had to be waited for
+            if self._held < LEAST_SECONDS:  # it had to be waited for
+                self._behind = 0.0
+            else:
+                in_time = step if now <= self._due else 0.0
+                late = max(self._due, now) - self._given - step / min(rate, _LEAST_GAIN)
+                self._behind = max(self._behind + late - in_time, 0.0)
+            if now - self._due > _LATE_SECONDS:  # that, or decoding took so long
                 self._due = now
-        return max(self._due, now)
+        self._given, self._held = max(self._due, now), held
+        return self._given
+
+    def leaves(self, held: float) -> float | None:
+        """How many of the seconds that are held are to be left, where the others are to be skipped."""
+        if self._begun is None or self._given - self._begun <= BEGIN_SECONDS:
+            return None
+        if self._behind <= SLOW_SECONDS or held <= self._most + EXCESS_SECONDS:
+            return None
+        return self._most if self._usual is None else self._usual
 
     def _rate(self, held: float, now: float) -> float:
         ends, least = self._window or (now + WINDOW_SECONDS, held)
         least = min(least, held)
         if now >= ends:
             if self._usual is None and self._before is not None:  # the first one began with nothing
-                self._usual = max(least, LEAST_SECONDS)
+                # An overload, or a hang, may have begun since.
+                self._usual = max(min(least, self._most), LEAST_SECONDS)
             self._before, ends, least = least, now + WINDOW_SECONDS, held
         self._window = ends, least
         if self._usual is None or self._before is None:
@@ -91,12 +130,16 @@ class Steps:
         self._steps: deque[float] = deque(maxlen=2)
         """The last ones forward, jumps too: a slow camera's are as long each time."""
 
+    def counts(self, packet: Packet[Stream]) -> bool:
+        """Whether a packet is the video's."""
+        return packet.stream.index == self._index
+
     def after(self, packet: Packet[Stream]) -> float | None:
         """Seconds of the stream after the packet before; None for the first, and where the time jumps: back,
         as of an encoder that begins anew, or forward, past segments that left the list before they were read.
         """
         at = packet.pts if packet.dts is None else packet.dts  # dts: packets come in the order of decoding
-        if packet.stream.index != self._index or at is None or packet.time_base is None:
+        if not self.counts(packet) or at is None or packet.time_base is None:
             return 0.0
         before, self._last = self._last, float(at * packet.time_base)
         if before is None:
@@ -126,6 +169,9 @@ class Ahead:
         """``steps`` are those of the packets. Once ``stop`` is set it is at its end."""
         self.waited = 0.0
         """Seconds that the last read took, of what was given last."""
+        self.skipped: list[Packet[Stream]] = []
+        """The video's packets before what was given last that are left out: decoding is too slow for them."""
+        self.skipped_seconds = 0.0
         self._packets, self._steps, self._stop = packets, steps, stop
         self._pace = Pace()
         self._changed = threading.Condition()
@@ -152,13 +198,35 @@ class Ahead:
             if not self._held or self._stop.is_set():
                 error, self.waited = self._over or (StopIteration(), 0.0)
                 raise StopIteration if self._stop.is_set() else error
-            read = self._held.popleft()
-            self._bytes -= read.packet.size
-            self._seconds -= read.step or 0.0
+            self._skip()
+            read = self._pop()
             self._changed.notify()
-            self._given = read.step, self._seconds
+            self._given = None if self.skipped else read.step, self._seconds
         self.waited, self._broken = read.waited, read.broken
         return read.packet
+
+    def _pop(self) -> _Read:
+        read = self._held.popleft()
+        self._bytes -= read.packet.size
+        self._seconds = self._seconds - (read.step or 0.0) if self._held else 0.0
+        return read
+
+    def _skip(self) -> None:
+        """Leave out what is too much, up to a key packet: from there on the decoder needs nothing of it."""
+        self.skipped, before = [], self._seconds
+        left = self._pace.leaves(before)
+        if left is None:
+            return
+        count, passed = 0, 0.0
+        for n, read in enumerate(self._held):
+            passed += read.step or 0.0
+            if before - passed < left or (count and passed > SKIP_SECONDS):
+                break
+            if read.packet.is_keyframe and self._steps.counts(read.packet):
+                count = n
+        left_out = [self._pop().packet for _ in range(count)]
+        self.skipped = [packet for packet in left_out if self._steps.counts(packet) and packet.size]
+        self.skipped_seconds = before - self._seconds
 
     def wait(self) -> None:
         """Return when what was given last is due, or the stop is set."""
