@@ -24,8 +24,10 @@ from pipeline.config import StreamConfig
 from pipeline.errors import SourceOpenError, SourceReadError
 from pipeline.frame import Frame
 from pipeline.sources import (
+    Missed,
     Picture,
     Remembered,
+    Unreadable,
     encode_number,
     open_source,
     parse_source,
@@ -279,6 +281,29 @@ def test_all_that_is_read_ahead_is_given_and_then_how_it_ended(tmp_path: Path, m
             assert given == wanted
     with ahead(path, threading.Event()) as reader:
         assert len(list(reader)) >= 30
+
+
+def test_what_is_left_out_is_counted_and_the_rest_is_whole(live: Live, monkeypatch) -> None:
+    live.add(3)
+    live.show()
+    monkeypatch.setattr(Pace, "leaves", lambda _, held: 0.2 if held > 0.7 else None)
+    with http_server(live.folder) as server:
+        url = f"{server.url}/list.m3u8"
+        config, given = StreamConfig(source=url, stall_timeout=0.5), list[Picture | Missed]()
+        with (
+            open_source(parse_source(url), config, threading.Event()) as source,
+            pytest.raises(SourceReadError, match="no data"),
+        ):
+            for each in islice(source, 3 * EACH):
+                assert not isinstance(each, Unreadable)
+                given.append(each)
+    pictures = [each for each in given if isinstance(each, Picture)]
+    numbers = [read_number(each.image) for each in pictures]
+    missed = len(given) - len(pictures)
+    assert missed > 0 and not any(each.damaged for each in pictures)
+    after = next(n for n, each in enumerate(numbers) if each != n)
+    assert numbers[after] % EACH == 0 and numbers[after] == after + missed
+    assert numbers[after:] == list(range(numbers[after], numbers[after] + len(numbers) - after))
 
 
 def test_no_more_is_read_ahead_than_there_is_room_for(tmp_path: Path, monkeypatch) -> None:
