@@ -17,7 +17,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from types import TracebackType
 from typing import Any, Self
@@ -99,6 +99,8 @@ class Pipeline:
         self.profile: Profile | None = None
         self.metrics: MetricsServer | None = None
         self._sinks: list[Sink] = [completed(sink) for sink in sinks]
+        self._admitted: set[str] = set()
+        """Streams that the outputs are ready for, and that are not added yet."""
         self.outputs = Outputs([])
         """What became of the results, for each sink; there are some once the pipeline is entered."""
         self._also_read = also_read
@@ -221,19 +223,35 @@ class Pipeline:
         with in_turn(self._changing, line.flow):
             named = name_streams([stream], line.streams.names, self.config.isolate_sources)
             ((name, (spec, stream)),) = named.items()
-            self.check_sources({name: spec})
-            line.streams.add(name, spec, stream)
-            self.sources[name] = spec, stream
+            with self.admitted({name: spec}):
+                line.streams.add(name, spec, stream)
+                self.sources[name] = spec, stream
         return name
 
-    def check_sources(self, specs: Mapping[str, SourceSpec]) -> None:
-        """Raise SinkOpenError where an output could not take a further stream of one of these names, or would
-        write over a file that a stream of the line, with these sources, reads."""
+    @contextmanager
+    def admitted(self, specs: Mapping[str, SourceSpec]) -> Iterator[None]:
+        """Have the outputs ready for further streams of these names, which are added within the block; of one
+        that is not, they let go at its end.
+
+        Raises SinkOpenError where an output cannot take one, or would write over a file that a stream of the
+        line, with these sources, reads.
+        """
         after = {name: spec for name, (spec, _) in self.sources.items()} | dict(specs)
         check_outputs(self.config, list(after), self._files_read(after))
-        for name in specs.keys() - self.sources.keys():
-            for sink in self._sinks:
-                sink.admit(name)
+        names = sorted(specs.keys() - self.sources.keys() - self._admitted)
+        self._admitted.update(names)
+        ready: list[tuple[Sink, str]] = []
+        try:
+            for name in names:
+                for sink in self._sinks:
+                    sink.admit(name)
+                    ready.append((sink, name))
+            yield
+        finally:
+            self._admitted.difference_update(names)
+            for sink, name in ready:
+                if name not in self.sources:
+                    sink.dismiss(name)
 
     def remove_stream(self, name: str) -> None:
         """Take a stream off the running line, its frames emitted. The line ends with its last stream."""
@@ -274,8 +292,8 @@ class Pipeline:
             # A share of the cores is of how many streams there were: not a reason to open it anew.
             if "decode_threads" not in options:
                 stream = stream.model_copy(update={"decode_threads": running.decode_threads})
-            self.check_sources({name: spec})
-            line.streams.change(name, spec, stream)
+            with self.admitted({name: spec}):
+                line.streams.change(name, spec, stream)
             self.sources[name] = spec, stream
 
     def reload_model(self, model: str | None = None, **options: Any) -> None:

@@ -93,9 +93,6 @@ def _go_over(line: Pipeline, old: Config, new: Config, again: frozenset[str]) ->
         told = f"{', '.join(taken)}: there is a stream of that name already, added by other means"
         problems.append(ConfigError(told))
     _refuse(problems)
-    line.check_sources({name: parse_source(will[name].source) for name in sorted(added | changed)})
-    if differs:
-        line.reload_model(**{key: after[key] for key in differs})
     done, failed = [f"{key} changed" for key in differs], list[str]()
 
     def step(name: str, what: str, act: Callable[[], Any]) -> bool:
@@ -109,17 +106,20 @@ def _go_over(line: Pipeline, old: Config, new: Config, again: frozenset[str]) ->
         return True
 
     now = dict(was)
-    for name in sorted(changed):
-        before, after = _said(was[name]), _said(will[name])
-        keys = after if name in again else [key for key in after if after[key] != before[key]]
-        if step(name, "changed", partial(line.change_stream, name, **{key: after[key] for key in keys})):
-            now[name] = will[name]
-            again -= {name}
-        else:
-            again |= {name}
-    for name in sorted(added):
-        if step(name, "added", partial(line.add_stream, **{**_said(will[name]), "name": name})):
-            now[name] = will[name]
+    with line.admitted({name: parse_source(will[name].source) for name in sorted(added | changed)}):
+        if differs:
+            line.reload_model(**{key: after[key] for key in differs})
+        for name in sorted(changed):
+            before, after = _said(was[name]), _said(will[name])
+            keys = after if name in again else [key for key in after if after[key] != before[key]]
+            if step(name, "changed", partial(line.change_stream, name, **{key: after[key] for key in keys})):
+                now[name] = will[name]
+                again -= {name}
+            else:
+                again |= {name}
+        for name in sorted(added):
+            if step(name, "added", partial(line.add_stream, **{**_said(will[name]), "name": name})):
+                now[name] = will[name]
     for name in sorted(removed):  # last, so that the line has a stream at all times
         if added - now.keys():
             failed.append(f"stream {name} is not removed, since another could not be added")

@@ -27,7 +27,7 @@ from pipeline.config import load_config, make_config
 from pipeline.errors import ConfigError, PipelineError, SinkOpenError, SourceOpenError
 from pipeline.reload import HalfDoneError, Reloader, apply, named, with_names
 from pipeline.runtime.session import usable_cores
-from pipeline.sinks import Null
+from pipeline.sinks import Null, VideoFile
 from pipeline.smallfile import stamp
 from tests.clips import make_clip
 from tests.test_supervision import Running, running
@@ -208,6 +208,30 @@ def test_a_stream_that_is_added_is_not_written_over_by_its_video(cheap_model: st
         with pytest.raises(SinkOpenError, match="would overwrite the source"):
             run.line.change_stream("a", source=str(tmp_path / "out-a.mp4.part"))
     assert clip.read_bytes() == before
+
+
+def test_a_video_that_cannot_be_made_refuses_the_edit_and_ends_nothing(
+    cheap_model: str, tmp_path: Path
+) -> None:
+    """Another run writes that of the last stream; what was opened for the others is let go."""
+    c, d = ({**B, "name": name} for name in "cd")
+    with VideoFile(tmp_path / "c.mp4"), running(cheap_model, A, video=str(tmp_path / "{stream}.mp4")) as run:
+        run.until_results("a", 3)
+        before = sorted(tmp_path.iterdir())
+        first, new = run.line.config_as_given, config_of(run, streams=[A, B, c, d], conf_threshold=0.3)
+        with pytest.raises(SinkOpenError, match=r"c\.mp4: another run is writing it"):
+            apply(run.line, first, new)
+        with pytest.raises(SinkOpenError, match="another run is writing it"):
+            run.line.add_stream(B["source"], name="c")
+        assert sorted(tmp_path.iterdir()) == before
+        assert run.line.config.conf_threshold is None and list(run.line.sources) == ["a"]
+        with pytest.raises(ConfigError, match="unicorn"):  # the outputs were ready by then
+            apply(run.line, first, config_of(run, streams=[A, B], classes=["unicorn"]))
+        assert sorted(tmp_path.iterdir()) == before
+        apply(run.line, first, config_of(run, streams=[A, B]))
+        run.until_results("b", 3)
+        run.until_results("a", 3)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.mp4", "b.mp4"]
 
 
 def test_a_watched_file(cheap_model: str, tmp_path: Path) -> None:

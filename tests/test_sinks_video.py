@@ -437,11 +437,67 @@ def test_each_stream_has_its_own_file_under_a_safe_name(tmp_path):
 def test_one_stream_needs_no_placeholder_and_two_do(tmp_path):
     with VideoFiles(tmp_path / "out.mp4", ["a"]) as videos:
         videos.write(make_result(stream="a", pts=0), 0)
-        with pytest.raises(SinkOpenError, match=r"put \{stream\} into its name, such as .*-\{stream\}\.mp4"):
+        with pytest.raises(SinkWriteError, match=r"put \{stream\} into its name, such as .*-\{stream\}\.mp4"):
             videos.write(make_result(stream="b", pts=0), 0)
     assert len(decode(tmp_path / "out.mp4")[0]) == 1
     with pytest.raises(SinkOpenError, match="several streams to one video"):
         VideoFiles(tmp_path / "other.mp4", ["a", "b"])
+
+
+def names(folder) -> set[str]:
+    return {each.name for each in folder.iterdir()}
+
+
+def test_every_streams_name_is_had_from_the_begin_until_the_end(tmp_path, caplog):
+    with VideoFiles(tmp_path / "{stream}.mp4", ["a", "b"]) as videos:
+        assert names(tmp_path) == {"a.mp4.part", "b.mp4.part"}
+        for stream in ("a", "b"):
+            with pytest.raises(SinkOpenError, match="another run is writing it"):
+                VideoFile(tmp_path / f"{stream}.mp4")
+        videos.write(make_result(stream="b", pts=0), 0)
+    assert names(tmp_path) == {"b.mp4"}
+    assert "no frame arrived for video" in caplog.text and "a.mp4, so it was not written" in caplog.text
+
+
+@pytest.mark.parametrize("in_the_way", ["run", "folder"])
+def test_a_streams_file_that_cannot_be_is_refused_at_once_and_of_the_others_nothing_is_left(
+    tmp_path, in_the_way
+):
+    if in_the_way == "folder":
+        (tmp_path / "b.mp4").mkdir()
+    other = None if in_the_way == "folder" else VideoFile(tmp_path / "b.mp4")
+    before = names(tmp_path)
+    with pytest.raises(SinkOpenError, match=r"cannot write \S*b\.mp4: (it is a folder|another run)"):
+        VideoFiles(tmp_path / "{stream}.mp4", ["a", "b", "c"])
+    with VideoFiles(tmp_path / "{stream}.mp4", ["a"]) as videos:
+        with pytest.raises(SinkOpenError, match=r"b\.mp4: "):
+            videos.admit("b")
+        with pytest.raises(SinkWriteError, match=r"b\.mp4: "):  # that nobody announced
+            videos.write(make_result(stream="b", pts=0), 0)
+    assert names(tmp_path) == before
+    if other is not None:
+        other.close()
+
+
+def test_a_name_is_given_up_with_its_stream(tmp_path):
+    """Whether or not a frame came, and when the stream is back before the thread that writes hears of it."""
+    with VideoFiles(tmp_path / "{stream}.mp4", ["a"]) as videos:
+        videos.admit("b")
+        videos.dismiss("b")
+        assert names(tmp_path) == {"a.mp4.part"}
+        videos.admit("b")
+        videos.release("b")
+        VideoFile(tmp_path / "b.mp4").close()
+        videos.admit("b")
+        videos.admit("b")  # removed and added, of which the thread has heard nothing yet
+        assert names(tmp_path) == {"a.mp4.part", "b.mp4.part", "b-2.mp4.part"}
+        videos.write(make_result(grey(40), stream="b", pts=0), 0)
+        videos.release("b")
+        videos.write(make_result(grey(200), stream="b", pts=0), 0)
+    assert names(tmp_path) == {"b.mp4", "b-2.mp4"}
+    assert [round(decode(tmp_path / name)[0][0].mean(), -1) for name in ("b.mp4", "b-2.mp4")] == [40, 200]
+    videos.admit("c")  # the output was lost: nobody would give that up
+    assert names(tmp_path) == {"b.mp4", "b-2.mp4"}
 
 
 def test_one_file_that_fails_does_not_cost_the_others(tmp_path):

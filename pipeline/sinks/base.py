@@ -35,7 +35,12 @@ class Sink(Protocol):
         ...
 
     def admit(self, stream: str) -> None:
-        """A further stream is about to be added. Raises SinkOpenError where it cannot be taken, too."""
+        """A further stream is about to be added: what it needs is opened, and held for it. In any thread, as
+        is ``dismiss``. Raises SinkOpenError where it cannot be taken, too."""
+        return
+
+    def dismiss(self, stream: str) -> None:
+        """It is not added after all: what ``admit`` opened just now is let go."""
         return
 
     def release(self, stream: str) -> None:
@@ -92,7 +97,7 @@ class _Completed(Sink):
         self._made.close()
 
 
-_OPTIONAL = ("abort", "admit", "release", "idle")
+_OPTIONAL = ("abort", "admit", "dismiss", "release", "idle")
 
 
 def completed(sink: Any) -> Sink:

@@ -54,11 +54,12 @@ class VideoFile(Sink):
     own_thread = True
 
     def __init__(self, path: str | os.PathLike[str], fps: float | Fraction | None = None) -> None:
-        self._name = os.fspath(path)
-        self._container = container_of(self._name)
+        self.name = os.fspath(path)
+        """As it was asked for."""
+        self._container = container_of(self.name)
         self._fps = None if not fps else Fraction(fps).limit_denominator(1001)
         # A link's target is what gets replaced, not the link.
-        self._part = PartFile(Path(os.path.realpath(self._name)), self._name)
+        self._part = PartFile(Path(os.path.realpath(self.name)), self.name)
         self._encoder: Encoder | None = None
         self._size = (0, 0)
         self._frames = 0
@@ -66,7 +67,7 @@ class VideoFile(Sink):
     def write(self, result: Result, dropped_before: int) -> None:
         """Draw, encode and write one frame. Raises SinkWriteError, after which nothing can be written."""
         if self._part.closed:
-            raise SinkWriteError(f"video {self._name} is closed already")
+            raise SinkWriteError(f"video {self.name} is closed already")
         image = result.frame.image.copy()
         draw(image, result.detections, caption=caption_of(result))
         try:
@@ -90,7 +91,7 @@ class VideoFile(Sink):
             return
         if self._encoder is None:
             self._part.remove()
-            _log.warning("no frame arrived for video %s, so it was not written", self._name)
+            _log.warning("no frame arrived for video %s, so it was not written", self.name)
             return
         try:
             self._encoder.finish()
@@ -107,7 +108,7 @@ class VideoFile(Sink):
         if not self._part.closed:
             left = self._leave()
             if self._frames:
-                _log.warning("video %s was given up after %d frames%s", self._name, self._frames, left)
+                _log.warning("video %s was given up after %d frames%s", self.name, self._frames, left)
 
     def _move_index(self) -> None:
         try:
@@ -115,17 +116,17 @@ class VideoFile(Sink):
         except OSError as error:
             _log.warning(
                 "video %s is whole, but its index stays at its end: %s; some players load all of it first",
-                self._name,
+                self.name,
                 reason(error),
             )
         else:
-            _log.debug("video %s has its index %s", self._name, "in front" if moved else "at its end")
+            _log.debug("video %s has its index %s", self.name, "in front" if moved else "at its end")
 
     def _failure(self, error: Exception) -> SinkWriteError:
         error = self._part.error or error  # what FFmpeg stumbled over later is no cause
         why = reason(error) if isinstance(error, OSError) else str(error)
         return SinkWriteError(
-            f"cannot write video {self._name}: {why}; failed after {self._frames} frames{self._leave()}"
+            f"cannot write video {self.name}: {why}; failed after {self._frames} frames{self._leave()}"
         )
 
     def _leave(self) -> str:

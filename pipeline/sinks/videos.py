@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import threading
+from collections import defaultdict, deque
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -32,13 +34,13 @@ def _is_there(path: str) -> bool:
 
 
 class VideoFiles(Sink):
-    """One VideoFile a stream, made when its first frame comes, finished when the stream is removed.
+    """One VideoFile a stream, opened before its first frame, finished when the stream is removed.
 
     ``{stream}`` in the name is replaced by the stream's name, in which every character that
     does not suit a file's name becomes ``_``. ``streams`` are the names of all streams where
     they are known; ``fps`` holds their nominal rates.
 
-    Raises SinkOpenError for a wrong extension, for a folder that cannot be written to, and
+    Raises SinkOpenError for a wrong extension, for a file of ``streams`` that cannot be made, and
     for several streams that would go to one file.
     """
 
@@ -54,7 +56,12 @@ class VideoFiles(Sink):
         self._template = os.fspath(template)
         self._fps = fps or {}
         self._files: dict[str, VideoFile] = {}
+        # Opened, and without a frame. Of one name there may be two: a stream was removed, which the thread
+        # that writes has yet to hear, and is there once more.
+        self._waiting: defaultdict[str, deque[VideoFile]] = defaultdict(deque)
         self._taken: set[str] = set()
+        self._ended = False
+        self._lock = threading.Lock()
         folder, name = os.path.split(self._template)
         container_of(name)
         if _PLACEHOLDER in folder:
@@ -69,29 +76,56 @@ class VideoFiles(Sink):
         if len(streams) > 1 and _PLACEHOLDER not in name:
             raise self._one_file_for_many()
         self._only: VideoFile | None = None
-        if _PLACEHOLDER in name:
-            check_folder(Path(os.path.realpath(self._template)), self._template)
-        else:
+        if _PLACEHOLDER not in name:
             self._only = VideoFile(self._template, next(iter(self._fps.values()), None))
+        elif not streams:
+            check_folder(Path(os.path.realpath(self._template)), self._template)
+        try:
+            for stream in streams if self._only is None else ():
+                self.admit(stream)
+        except SinkOpenError:
+            self.abort()
+            raise
 
     def admit(self, stream: str) -> None:
-        """Raises SinkOpenError where there is one file for one stream."""
-        if self._only is not None and stream not in self._files:
-            raise self._one_file_for_many()
+        """Open its file, in any thread. Raises SinkOpenError; so it does where there is one file for one
+        stream."""
+        with self._lock:
+            if self._ended:
+                return
+            if self._only is None:
+                self._waiting[stream].append(self._opened(stream))
+            elif stream not in self._files:
+                raise self._one_file_for_many()
+
+    def dismiss(self, stream: str) -> None:
+        """Remove the file that ``admit`` opened, in any thread."""
+        with self._lock:
+            if self._waiting[stream]:
+                self._let_go(self._waiting[stream].pop()).abort()
 
     def write(self, result: Result, dropped_before: int) -> None:
-        """Write a frame to its stream's file. Raises SinkWriteError, or SinkOpenError for a new file."""
+        """Write a frame to its stream's file. Raises SinkWriteError."""
         file = self._files.get(result.stream)
         if file is None:
-            file = self._files[result.stream] = self._new(result.stream)
+            try:
+                file = self._files[result.stream] = self._next(result.stream)
+            except SinkOpenError as error:  # the line runs: it is no wrong option any more
+                raise SinkWriteError(str(error)) from error
         file.write(result, dropped_before)
 
     def release(self, stream: str) -> None:
         """Finish the file of a stream that was removed; one that is added once more gets another. Raises
         SinkWriteError. Where one file was asked for, it stays open: there is no other name."""
-        file = self._files.pop(stream, None) if self._only is None else None
+        if self._only is not None:
+            return
+        file = self._files.pop(stream, None)
         if file is not None:
             file.close()
+            return
+        with self._lock:
+            if self._waiting[stream]:
+                self._let_go(self._waiting[stream].popleft()).close()
 
     def close(self) -> None:
         """Finish every file, also when one cannot be finished. Raises SinkWriteError."""
@@ -110,14 +144,30 @@ class VideoFiles(Sink):
             file.abort()
 
     def _all(self) -> list[VideoFile]:
-        return list(self._files.values()) if self._only is None else [self._only]
+        """All that are open; there will be no more."""
+        with self._lock:
+            self._ended = True
+            waiting = [file for files in self._waiting.values() for file in files]
+        return [*self._files.values(), *waiting] if self._only is None else [self._only]
 
-    def _new(self, stream: str) -> VideoFile:
-        if self._only is None:
-            return VideoFile(self._path(stream), self._fps.get(stream))
-        if self._files:
-            raise self._one_file_for_many()
-        return self._only
+    def _next(self, stream: str) -> VideoFile:
+        if self._only is not None:
+            if self._files:
+                raise self._one_file_for_many()
+            return self._only
+        with self._lock:
+            return self._waiting[stream].popleft() if self._waiting[stream] else self._opened(stream)
+
+    def _opened(self, stream: str) -> VideoFile:
+        path = self._path(stream)
+        file = VideoFile(path, self._fps.get(stream))
+        self._taken.add(path.casefold())
+        return file
+
+    def _let_go(self, file: VideoFile) -> VideoFile:
+        """The name of one without a frame may be another stream's."""
+        self._taken.discard(file.name.casefold())
+        return file
 
     def _path(self, stream: str) -> str:
         path = path_for(self._template, stream)
@@ -128,7 +178,6 @@ class VideoFiles(Sink):
         while path.casefold() in self._taken or (number > 2 and _is_there(path)):
             path = self._template.replace(_PLACEHOLDER, f"{safe}-{number}")
             number += 1
-        self._taken.add(path.casefold())
         return path
 
     def _one_file_for_many(self) -> SinkOpenError:
