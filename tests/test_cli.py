@@ -119,6 +119,8 @@ def test_a_key_is_named_by_a_flag_that_there_is() -> None:
         (["--video", "{stream}.mp4"], "it would overwrite the source clip.mp4"),
         (["--jsonl", "m.onnx", "--model", "m.onnx"], "it would overwrite the source"),
         (["--jsonl", "v.mp4.part", "--video", "v.mp4"], "it would overwrite"),
+        (["real.mp4.part.old", "--video", "real.mp4"], "it would overwrite the source real.mp4.part.old"),
+        (["real.mp4.part", "--video", "to-real.mp4"], "it would overwrite the source real.mp4.part"),
         (["--jsonl", "c.yaml", "--config", "c.yaml"], "it would overwrite the source c.yaml"),
         (
             ["--jsonl", "second.onnx", "--classify", "second.onnx"],
@@ -136,6 +138,9 @@ def test_nothing_is_written_over(cheap_model: str, tmp_path: Path, outputs: list
     shutil.copy(SAMPLE, tmp_path / "clip.mp4")
     shutil.copy(cheap_model, tmp_path / "m.onnx")
     (tmp_path / "link.mp4").symlink_to("clip.mp4")
+    (tmp_path / "to-real.mp4").symlink_to("real.mp4")
+    for left in ("real.mp4.part", "real.mp4.part.old"):
+        shutil.copy(SAMPLE, tmp_path / left)
     (tmp_path / "c.yaml").write_text("streams: [{source: clip.mp4}]")
     (tmp_path / "sources").write_text("link.mp4")
     (tmp_path / "token").write_text("a-token-of-some-length")

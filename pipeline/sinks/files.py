@@ -161,8 +161,10 @@ def check_distinct(inputs: Iterable[str], outputs: Iterable[tuple[str, str]]) ->
     """
     taken = {_identity(path): f"the source {path}" for path in inputs}
     for option, path in outputs:
-        # Most are written as NAME.part first.
-        identities = [_identity(path), _identity(f"{path}.part")]
+        # Most are written as NAME.part first, beside the file that a link leads to; what a killed run left of
+        # a video becomes NAME.part.old.
+        suffixes = (".part", ".part.old") if option == "--video" else (".part",)
+        identities = [_identity(path), *(_identity(_real(path) + suffix) for suffix in suffixes)]
         for identity in identities:
             if identity in taken:
                 raise SinkOpenError(
@@ -176,8 +178,12 @@ def _identity(path: str) -> object:
     try:
         found = os.stat(path)
     except (OSError, ValueError):
-        return os.path.realpath(path)
+        return _real(path)
     return found.st_dev, found.st_ino
+
+
+def _real(path: str) -> str:
+    return path if "\0" in path else os.path.realpath(path)
 
 
 def _why_not(path: Path, error: OSError | ValueError) -> str:
