@@ -108,6 +108,16 @@ def test_what_is_no_file_in_the_place_of_the_part_is_named(tmp_path, what):
         VideoFile(tmp_path / "v.mp4")
 
 
+def test_a_pipe_is_not_replaced_by_a_video(tmp_path):
+    os.mkfifo(tmp_path / "v.mp4")
+    (tmp_path / "to-pipe.mp4").symlink_to("v.mp4")
+    before = names(tmp_path)
+    for name in ("v.mp4", "to-pipe.mp4"):
+        with pytest.raises(SinkOpenError, match=rf"cannot write \S*{name}: it is no file but a pipe"):
+            VideoFile(tmp_path / name)
+    assert names(tmp_path) == before and (tmp_path / "v.mp4").is_fifo()
+
+
 def test_what_a_run_was_killed_over_is_no_room_for_the_copy(tmp_path, at, caplog):
     path, part = tmp_path / "v.mp4", tmp_path / "v.mp4.part"
     at(video, "index_to_front", lambda: part.write_bytes(b"two seconds"))

@@ -46,6 +46,11 @@ class PartFile:
         """PyAV writes no trailer into a closed file."""
         if os.path.isdir(target):
             open_output(target, shown)  # raises, and says why
+        if os.path.exists(target) and not os.path.isfile(target):
+            raise SinkOpenError(
+                f"cannot write {shown}: it is no file but a pipe or a device, which the finished file would "
+                "replace; choose another name"
+            )
         self._file = _begun(self.path, shown)
         if taken(target):  # finished by another run, which is moving its index
             self.remove()
