@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import secrets
 from collections import Counter
+from io import BufferedWriter
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,7 @@ from pipeline.errors import SinkOpenError, SinkWriteError
 from pipeline.histogram import Histogram
 from pipeline.runtime.model import Model
 from pipeline.sinks import told as outputs_told
-from pipeline.sinks.files import check_folder
+from pipeline.sinks.files import check_folder, open_own, own_descriptor
 
 
 def summarize(pipeline: Pipeline) -> dict[str, Any]:
@@ -123,15 +126,19 @@ def check_writable(path: str) -> None:
     """Raise SinkOpenError now rather than after hours of running."""
     if path == "-":
         raise SinkOpenError("cannot write summary -: standard output is for --jsonl; give a file's name")
-    final = Path(path)
     try:
+        own = own_descriptor(path)
+        if own is not None:
+            open_own(own, f"summary {path}").close()
+            return
+        final = Path(os.path.realpath(path))
         if final.is_dir():
             raise SinkOpenError(f"cannot write summary {path}: it is a folder; give a file name")
         check_folder(final, f"summary {path}")
         if _is_device(final):
             return
         part = _part(final)
-        part.touch()
+        part.touch(exist_ok=False)
         part.unlink()
     except SinkOpenError:
         raise
@@ -141,24 +148,38 @@ def check_writable(path: str) -> None:
 
 
 def write_summary(path: str, summary: dict[str, Any]) -> None:
-    """Write it whole or not at all. Raises SinkWriteError."""
-    final = Path(path)
-    text = json.dumps(summary, indent=2) + "\n"
-    part = _part(final)
+    """Write it whole or not at all; what the process has open (/dev/stdout), a pipe or a device in place.
+    Raises SinkWriteError."""
+    data = (json.dumps(summary, indent=2) + "\n").encode()
+    own, final = own_descriptor(path), Path(os.path.realpath(path))  # not the link is replaced
     try:
-        if _is_device(final):
-            final.write_text(text, encoding="utf-8")
-            return
-        part.write_text(text, encoding="utf-8")
-        part.replace(final)
+        if own is not None:
+            with BufferedWriter(open_own(own, f"summary {path}")) as file:
+                file.write(data)
+        elif _is_device(final):
+            final.write_bytes(data)
+        else:
+            _replace(final, data)
+    except SinkOpenError as error:
+        raise SinkWriteError(str(error)) from None
     except OSError as error:
-        if not _is_device(final):
-            part.unlink(missing_ok=True)
         raise SinkWriteError(f"cannot write summary {path}: {error.strerror}") from None
 
 
+def _replace(final: Path, data: bytes) -> None:
+    part = _part(final)
+    file = part.open("xb")
+    try:
+        with file:
+            file.write(data)
+        part.replace(final)
+    finally:
+        part.unlink(missing_ok=True)
+
+
 def _part(final: Path) -> Path:
-    return final.with_name(final.name + ".part")
+    """A name that nobody has: NAME.part may be another run's, or somebody's."""
+    return final.with_name(f"{final.name}.{secrets.token_hex(4)}.part")
 
 
 def _is_device(path: Path) -> bool:

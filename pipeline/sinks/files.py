@@ -64,6 +64,40 @@ def open_output(path: str | Path, shown: str) -> FileIO:
         return file
 
 
+def own_descriptor(path: str | Path) -> int | None:
+    """N where ``path`` is /dev/fd/N, /dev/stdout or a link to such: what this process has open already.
+
+    Opened anew, a file would be emptied and written from its begin; replaced, the link would be lost.
+    """
+    ours = {os.path.realpath(folder) for folder in ("/dev/fd", "/proc/self/fd")}
+    step = os.fspath(path)
+    for _ in range(40):  # as many links as Linux follows
+        folder, name = os.path.split(step)
+        if name.isdecimal() and os.path.realpath(folder) in ours:
+            return int(name)
+        if not os.path.islink(step):
+            break
+        step = os.path.join(folder, os.readlink(step))
+    return None
+
+
+def open_own(descriptor: int, shown: str) -> FileIO:
+    """A file of our own on one of the process's descriptors: closing it leaves that open, and what is written
+    comes after what was. Raises SinkOpenError."""
+    standard = {1: sys.stdout, 2: sys.stderr}
+    try:
+        if descriptor in standard:
+            if (stream := standard[descriptor]) is None:  # what has its number is another file
+                raise SinkOpenError(f"cannot write {shown}: it is closed; give a file's name instead")
+            stream.flush()
+        os.write(descriptor, b"")  # refused where it is for reading
+        return FileIO(os.dup(descriptor), "wb")
+    except SinkOpenError:
+        raise
+    except OSError as error:
+        raise SinkOpenError(f"cannot write {shown}: {reason(error)}; give a file's name instead") from error
+
+
 @contextmanager
 def refused(path: str | Path, shown: str) -> Iterator[None]:
     """What the system has against ``path``, as a SinkOpenError with the remedy."""
