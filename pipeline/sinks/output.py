@@ -37,8 +37,8 @@ class Output:
 
     def put(self, result: Result, dropped_before: int, live: bool) -> None:
         """Give it a result, of a stream that is ``live`` or not. Raises what ``lost`` does."""
-        if self._released:
-            self._release()
+        if self._released and (failed := self._release()) is not None:
+            self._lost(failed)
         if self.errors:
             self.dropped[result.stream] += 1
             return
@@ -56,8 +56,8 @@ class Output:
 
     def idle(self) -> None:
         """No result has come for a while. Raises what ``lost`` does."""
-        if self._released:
-            self._release()
+        if self._released and (failed := self._release()) is not None:
+            self._lost(failed)
         if self.errors:
             return
         try:
@@ -70,16 +70,15 @@ class Output:
         """A stream was removed, its results were put: the sink is told, in its turn. From any thread."""
         self._released.append(stream)
 
-    def _release(self) -> None:
-        while self._released:
-            stream = self._released.popleft()
-            if self.errors:
-                continue
+    def _release(self) -> Exception | None:
+        """Tell the sink of streams that were removed; what it is lost by now."""
+        while self._released and not self.errors:
             try:
-                self.sink.release(stream)
+                self.sink.release(self._released.popleft())
             except Exception as error:
                 self.errors.append(error)
-                self._lost(error)
+                return error
+        return None
 
     def waited(self) -> float | None:
         """Seconds that a file has waited for it by now; None: none waits."""
@@ -96,7 +95,10 @@ class Output:
         try:
             if abort:
                 self.sink.abort()
-            else:
+                return
+            try:
+                self._release()
+            finally:
                 self.sink.close()
         except Exception as error:
             self.errors.append(error)
