@@ -27,13 +27,17 @@ _MOST_LABELS = 12
 
 
 class ProgressDisplay:
-    """Frames, FPS and drops while the line runs: bars on a terminal, a log line every 5 s elsewhere."""
+    """Frames, FPS and drops while the line runs: bars on a terminal, a log line every 5 s elsewhere.
+
+    A terminal that has gone (EIO) is no failure of the line: nobody looks any more.
+    """
 
     def __init__(self, pipeline: Pipeline, console: Console, *, plain: bool) -> None:
         self._pipeline = pipeline
         self._console = console
         self._done = threading.Event()
         self._bars: Progress | None = None
+        self._begun = False  # bars that were not cannot be ended
         self._tasks: dict[str, TaskID] = {}
         self._last: tuple[float, int] = (0.0, 0)
         if not plain:
@@ -49,8 +53,10 @@ class ProgressDisplay:
 
     def __enter__(self) -> Self:
         if self._bars is not None:
-            self._bars.start()
-            self._show()
+            with suppress(OSError):
+                self._bars.start()
+                self._begun = True
+                self._show()
         self._thread.start()
         return self
 
@@ -59,15 +65,16 @@ class ProgressDisplay:
     ) -> None:
         self._done.set()
         self._thread.join()
-        if self._bars is not None:
+        if self._bars is not None and self._begun:
             with suppress(OSError):
-                self._show()
-            with suppress(OSError):
-                self._bars.stop()
+                try:
+                    self._show()
+                finally:
+                    self._bars.stop()
 
     def _tick(self) -> None:
         interval = PLAIN_SECONDS if self._bars is None else REFRESH_SECONDS
-        with suppress(OSError):  # the terminal has gone, and nobody looks any more
+        with suppress(OSError):
             while not self._done.wait(interval):
                 self._show()
 

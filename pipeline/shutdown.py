@@ -3,7 +3,8 @@
 Python runs its own handlers in the main thread only, between two bytecodes: not while a model
 loads for a minute. So the C handler writes each signal's number into a socket, at once and as often
 as it came; a thread of our own reads them, and another acts on them. Listening begins before anything
-slow is imported, so a signal that comes early stops the line as soon as there is one.
+slow is imported, so a signal that comes early stops the line as soon as there is one; another one ends
+the process there and then.
 """
 
 from __future__ import annotations
@@ -21,15 +22,16 @@ from types import FrameType
 from typing import Any
 
 CANCELLED = 130
-"""The exit code of a command that a signal has ended, rather than its work."""
+"""The exit code of a process that was asked twice."""
 CANCELLING = (signal.SIGINT, signal.SIGTERM)
 # A terminal that goes away says so, and its shell may say so again: that is not a second Ctrl-C.
 HANGUP = getattr(signal, "SIGHUP", None)  # not on Windows
 _DONE = 0
 SAME_SECONDS = 0.1
-"""Seconds within which a further signal is the first one still: ``timeout -s INT`` and other wrappers pass on
-to their child what a terminal has sent to the whole group, some as SIGTERM. Nobody presses Ctrl-C twice as
-quickly."""
+"""Seconds within which another signal is the first one still: ``timeout -s INT`` passes on to its child what
+a terminal has sent to the whole group, foreman sends SIGTERM then. Nobody presses Ctrl-C twice as quickly."""
+ON_TERMINAL = os.isatty(2)
+"""Whether the process began on a terminal, which may be closed before anything else asks."""
 
 
 @dataclass(slots=True)
@@ -40,7 +42,8 @@ class _Listening:
     """Their numbers, and when they came; _DONE at the end."""
     sockets: tuple[socket.socket, socket.socket] = field(default_factory=socket.socketpair)
     acted_on: bool = False
-    """Whether somebody acts on them; until then there is nothing that would have to be finished."""
+    """Whether somebody acts on what is heard. Under ``lock``, so that each signal is acted on once."""
+    lock: threading.Lock = field(default_factory=threading.Lock)
     thread: threading.Thread = field(init=False)
 
     def __post_init__(self) -> None:
@@ -49,17 +52,18 @@ class _Listening:
         self.thread.start()
 
     def _read(self) -> None:
-        """Take down when each came, which whoever acts on them may get to know later. Before anybody does,
-        the second one ends the process, which may be waiting for a file."""
-        number, until = -1, None
+        """Take down when each came, which whoever acts on them may get to know later. As long as nobody does,
+        nothing is open that would have to be finished: a second one ends the process."""
+        number, until = -1, 0.0
         while number != _DONE:
             (number,) = self.sockets[0].recv(1)
             at = time.monotonic()
-            if number in CANCELLING and not self.acted_on:
-                if until is not None and at > until:
-                    os._exit(CANCELLED)
-                until = at + SAME_SECONDS
-            self.heard.put((number, at))
+            with self.lock:
+                self.heard.put((number, at))
+                if number in CANCELLING and not self.acted_on and at > until:
+                    if until:
+                        os._exit(CANCELLED)
+                    until = at + SAME_SECONDS
 
     def end(self) -> None:
         self.sockets[1].send(bytes((_DONE,)))
@@ -71,14 +75,19 @@ class _Listening:
 _listening: _Listening | None = None
 
 
-def listen() -> tuple[SimpleQueue[tuple[int, float]], dict[int, Any]]:
+def listen(acted_on: bool = False) -> tuple[SimpleQueue[tuple[int, float]], dict[int, Any]]:
     """Record signals from now on; return where they are read, and the handlers there were.
 
-    For the main thread. A hangup is recorded unless it is to be ignored (nohup).
+    For the main thread. A hangup is recorded unless it is to be ignored (nohup). Until it is ``acted_on``, a
+    second signal ends the process.
     """
     global _listening
+    begun = _listening is not None
     if _listening is None:
         _listening = _Listening()
+    with _listening.lock:
+        _listening.acted_on = acted_on
+    if not begun:
         signal.set_wakeup_fd(_listening.sockets[1].fileno(), warn_on_full_buffer=False)
     previous: dict[int, Any] = {}
     for number in CANCELLING if HANGUP is None else (*CANCELLING, HANGUP):
@@ -98,12 +107,10 @@ def signals(
     """Call ``first`` on the first signal and ``second`` on the next, both in a thread of their own.
 
     ``hangup`` is called on each SIGHUP instead (None: it counts as a first signal). To be used in the main
-    thread. The previous handlers return at the end. What comes within 0.1 s of the first counts with it.
+    thread. The previous handlers return at the end. What comes within 0.1 s of the first is one with it.
     """
     global _listening
-    heard, previous = listen()
-    assert _listening is not None
-    _listening.acted_on = True
+    heard, previous = listen(acted_on=True)
 
     def act() -> None:
         wanted: tuple[int | None, ...] = (*CANCELLING, HANGUP)
@@ -128,6 +135,7 @@ def signals(
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+        assert _listening is not None
         signal.set_wakeup_fd(-1)
         _listening.end()
         thread.join()

@@ -27,6 +27,7 @@ from pipeline.cli.flags import flag
 from pipeline.cli.main import app
 from pipeline.config import CameraConfig, Config, StreamConfig
 from pipeline.sample import SAMPLE
+from pipeline.shutdown import SAME_SECONDS
 from tests.command import framerail, fresh
 from tests.test_catalog import write_card
 from tests.test_download import Handler, Site, serving
@@ -377,6 +378,7 @@ def test_two_signals_while_a_model_loads(tmp_path: Path) -> None:
         assert process.stdout is not None
         assert process.stdout.readline() == "loading\n"
         process.send_signal(signal.SIGTERM)
+        time.sleep(2 * SAME_SECONDS)
         process.send_signal(signal.SIGINT)
         started = time.monotonic()
         process.wait(timeout=20)
@@ -396,6 +398,24 @@ for number in (0, 1, 2):
     os.dup2(terminal, number)
 os.execv(sys.executable, [sys.executable, "-m", "pipeline", *sys.argv[2:]])
 """
+
+
+def test_a_terminal_that_is_closed_before_there_is_a_line_ends_it(cheap_model: str, tmp_path: Path) -> None:
+    """By then nothing but the process's beginning tells that it was on one."""
+    os.mkfifo(tmp_path / "sources")
+    ours, theirs = os.openpty()
+    arguments = ["run", "--source-file", str(tmp_path / "sources"), "--model", cheap_model]
+    with subprocess.Popen(
+        [sys.executable, "-c", _ON_A_TERMINAL, os.ttyname(theirs), *arguments], start_new_session=True
+    ) as process:
+        try:
+            with (tmp_path / "sources").open("w") as sources:  # once it reads
+                os.close(theirs)
+                os.close(ours)
+                sources.write("synthetic:64x48@50\n")
+            assert process.wait(20) == 0
+        finally:
+            process.kill()
 
 
 def test_ctrl_c_on_a_terminal_while_a_model_is_pulled(tmp_path: Path) -> None:

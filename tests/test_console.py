@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import os
+import sys
 from typing import Any
 
 import pytest
@@ -80,6 +83,44 @@ def test_bars_of_streams_that_come_later(cheap_model: str) -> None:
                 if number == 100:
                     line.stop()
     assert "first" in out.getvalue() and "second" in out.getvalue()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such terminals")
+@pytest.mark.parametrize("when", ["before", "while", "for the end"])
+def test_a_terminal_that_goes_away_is_no_failure(
+    cheap_model: str, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    """Neither of the line, nor of the thread that shows how it goes on; and it is left once for all."""
+    raised, before = list[Any](), (sys.stdout, sys.stderr)
+    monkeypatch.setattr("threading.excepthook", raised.append)
+    endless = {"source": "synthetic:64x48@100", "live": True}
+    ours, its = os.openpty()
+    with contextlib.ExitStack() as stack:
+        near = stack.enter_context(open(ours, "rb", buffering=0))
+        far = open(its, "w")  # noqa: SIM115 - what it holds cannot be written any more
+        stack.callback(_close_what_is_gone, far)
+        with Pipeline(make_config({"streams": [endless], "model": cheap_model})) as line:
+            if when == "before":
+                near.close()
+            display = ProgressDisplay(line, Console(file=far, force_terminal=True), plain=False)
+            with display:
+                for number, _ in enumerate(line):
+                    if number == 5 and when == "while":
+                        near.close()
+                        display._thread.join(5)  # it sees so, and ends
+                        assert not display._thread.is_alive()
+                    if number == 10:
+                        line.stop()
+                if when == "for the end":
+                    display._done.set()
+                    display._thread.join()
+                    near.close()
+    assert not raised and (sys.stdout, sys.stderr) == before
+
+
+def _close_what_is_gone(file: Any) -> None:
+    with pytest.raises(OSError, match="Input/output"):
+        file.close()
 
 
 def test_why_a_stream_gave_nothing_is_said(cheap_model: str) -> None:

@@ -18,12 +18,9 @@ import typer
 from pipeline import shutdown
 from pipeline.cli import common
 from pipeline.cli.common import reporting
-from pipeline.shutdown import HANGUP, SAME_SECONDS, listen, signals
+from pipeline.shutdown import HANGUP, listen, signals
 
 pytestmark = pytest.mark.skipif(HANGUP is None, reason="Windows has no hangup and no kill(2)")
-
-
-APART = SAME_SECONDS + 0.05
 
 
 @pytest.fixture(autouse=True)
@@ -44,7 +41,7 @@ def test_one_that_came_before_the_line_stops_it_at_once() -> None:
     stopped, cancelled = threading.Event(), threading.Event()
     with signals(stopped.set, cancelled.set):
         assert stopped.wait(5)
-        assert not cancelled.wait(APART)
+        assert not cancelled.wait(0.15)
         send(signal.SIGINT)
         assert cancelled.wait(5)
 
@@ -54,78 +51,112 @@ def test_a_hangup_drains_and_a_second_one_cancels_nothing() -> None:
     with signals(stopped.set, cancelled.set):
         send(signal.SIGHUP)
         assert stopped.wait(5)
+        time.sleep(0.15)
         send(signal.SIGHUP)
-        assert not cancelled.wait(APART)
+        assert not cancelled.wait(0.05)
         send(signal.SIGTERM)
         assert cancelled.wait(5)
 
 
-def test_what_a_wrapper_passes_on_again_at_once_is_no_second_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    """``timeout -s INT`` sends its child what the terminal has sent to both."""
+TWO = [(one, other) for one in ("INT", "TERM", "HUP") for other in ("INT", "TERM", "HUP")]
+
+
+@pytest.mark.parametrize(("one", "other"), TWO)
+def test_what_a_wrapper_passes_on_at_once_is_no_second_one(
+    one: str, other: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``timeout -s INT`` sends its child what the terminal has sent to both; foreman, SIGTERM."""
     monkeypatch.setattr(shutdown, "SAME_SECONDS", 60)  # this machine may be slow
     stopped, cancelled = threading.Event(), threading.Event()
     with signals(stopped.set, cancelled.set):
-        send(signal.SIGINT)
+        send(getattr(signal, f"SIG{one}"))
         assert stopped.wait(5)
-        for number in (signal.SIGINT, signal.SIGTERM):  # some pass it on as the latter
-            send(number)
-            assert not cancelled.wait(0.05)
+        send(getattr(signal, f"SIG{other}"))
+        assert not cancelled.wait(0.05)
 
 
-def test_the_same_signal_cancels_once_a_hand_can_have_sent_it() -> None:
+@pytest.mark.parametrize(("one", "other"), [(one, other) for one, other in TWO if other != "HUP"])
+def test_a_signal_cancels_once_a_hand_can_have_sent_it(one: str, other: str) -> None:
     stopped, cancelled = threading.Event(), threading.Event()
     with signals(stopped.set, cancelled.set):
-        send(signal.SIGINT)
+        send(getattr(signal, f"SIG{one}"))
         assert stopped.wait(5)
-        time.sleep(APART)
-        send(signal.SIGINT)
+        time.sleep(0.15)
+        send(getattr(signal, f"SIG{other}"))
         assert cancelled.wait(5)
 
 
-def test_two_that_are_one_and_came_before_the_line_do_not_cancel_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shutdown, "SAME_SECONDS", 60)  # this machine may be slow
+def test_a_hangup_that_stops_nothing_is_heard_each_time_and_is_not_the_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(shutdown, "SAME_SECONDS", 60)
+    stopped, read = threading.Event(), threading.Semaphore(0)
+    with signals(stopped.set, stopped.set, hangup=read.release):
+        for _ in range(2):
+            send(signal.SIGHUP)
+            assert read.acquire(timeout=5)
+        assert not stopped.is_set()
+        send(signal.SIGTERM)
+        assert stopped.wait(5)
+        send(signal.SIGHUP)
+        assert read.acquire(timeout=5)
+
+
+def test_two_that_came_before_the_line_are_one_if_they_came_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both are read at the same moment."""
+    monkeypatch.setattr(shutdown, "SAME_SECONDS", 60)
     listen()
     send(signal.SIGINT)
-    send(signal.SIGINT)
+    send(signal.SIGTERM)
     stopped, cancelled = threading.Event(), threading.Event()
     with signals(stopped.set, cancelled.set):
         assert stopped.wait(5)
         assert not cancelled.wait(0.05)
 
 
-def test_two_before_there_is_a_line_end_what_waits_for_a_file(tmp_path: Path) -> None:
-    """Which may wait as long as whoever writes it likes."""
-    os.mkfifo(tmp_path / "sources")
-    with subprocess.Popen(
-        [sys.executable, "-m", "pipeline", "run", "--source-file", str(tmp_path / "sources")]
-    ) as process:
-        try:
-            with (tmp_path / "sources").open("w"):  # once it reads
-                process.send_signal(signal.SIGINT)
-                with pytest.raises(subprocess.TimeoutExpired):
-                    process.wait(0.2)
-                process.send_signal(signal.SIGTERM)
-                assert process.wait(20) == 130
-        finally:
-            process.kill()
+@pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_one_before_there_is_a_line_ends_the_process(tmp_path: Path, second: int) -> None:
+    """Such as while a pipe is waited for, whose writer says nothing for up to 30 s."""
+    fifo, out = tmp_path / "sources", tmp_path / "out.jsonl"
+    os.mkfifo(fifo)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pipeline", "run", "--source-file", str(fifo), "--jsonl", str(out)]
+    )
+    try:
+        with open(fifo, "wb"):  # opens once it is read
+            process.send_signal(signal.SIGINT)
+            with pytest.raises(subprocess.TimeoutExpired):
+                process.wait(0.3)
+            process.send_signal(second)
+            assert process.wait(5) == 130
+    finally:
+        process.kill()
+        process.wait()
+    assert not out.exists()
 
 
-def test_a_terminal_that_goes_away_takes_nothing_from_the_run(cheap_model: str, tmp_path: Path) -> None:
-    lines = tmp_path / "a.jsonl"
-    ours, theirs = os.openpty()
-    arguments = ["synthetic:64x48@50", "--model", cheap_model, "--jsonl", str(lines)]
-    with subprocess.Popen([sys.executable, "-m", "pipeline", "run", *arguments], stderr=theirs) as process:
-        try:
-            os.close(theirs)
-            shown = b""
-            while b"frames" not in shown:
-                shown += os.read(ours, 1 << 16)
-            os.close(ours)
-            process.send_signal(signal.SIGTERM)
-            assert process.wait(20) == 0
-        finally:
-            process.kill()
-    assert lines.read_bytes().endswith(b"}\n")
+@pytest.mark.parametrize("early", [0, 1, 2])
+def test_each_is_acted_on_once_where_the_line_takes_over(early: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``early`` of two come before it does: they end the process, or the line gets both."""
+    monkeypatch.setattr(shutdown, "SAME_SECONDS", -1)  # none is another one
+    ended, acted = list[int](), list[str]()
+    monkeypatch.setattr(os, "_exit", ended.append)
+    heard, _ = listen()
+    for sent in range(early):
+        send(signal.SIGTERM)
+        while heard.qsize() <= sent:
+            time.sleep(0.01)
+    both = threading.Event()
+
+    def second() -> None:
+        acted.append("second")
+        both.set()
+
+    with signals(lambda: acted.append("first"), second):
+        for _ in range(early, 2):
+            send(signal.SIGTERM)
+        assert both.wait(5)
+    assert acted == ["first", "second"] and ended == [130] * (early == 2)
 
 
 def test_what_is_one_stays_one_where_stopping_takes_its_time() -> None:
@@ -157,10 +188,11 @@ def test_handlers_return_and_nothing_is_left_for_the_next_line() -> None:
     before = signal.getsignal(signal.SIGINT)
     done = threading.Event()
     with signals(lambda: None, done.set):
+        send(signal.SIGINT)
+        time.sleep(0.15)
         for _ in range(2):
-            send(signal.SIGINT)
             send(signal.SIGTERM)
-            time.sleep(APART)
+            send(signal.SIGINT)
         assert done.wait(5)
     assert signal.getsignal(signal.SIGINT) == before
     stopped = threading.Event()
@@ -211,27 +243,27 @@ def test_a_command_that_drains_nothing_lets_go_at_each_signal_but_those_to_be_ig
         assert {number: signal.getsignal(number) for number in numbers} == before
 
 
-@pytest.mark.parametrize(("number", "apart", "tidied"), [
-    (signal.SIGHUP, 0.0, True), (signal.SIGHUP, 0.2, True),
-    (signal.SIGINT, 0.0, True), (signal.SIGINT, 0.2, False), (signal.SIGTERM, 0.0, True),
-])  # fmt: skip
+@pytest.mark.parametrize(("apart", "tidied"), [(0.0, True), (0.2, False)])
+@pytest.mark.parametrize(("one", "other"), TWO)
 def test_what_comes_twice_at_once_does_not_disturb_the_tidying_up(
-    number: int, apart: float, tidied: bool, monkeypatch: pytest.MonkeyPatch
+    one: str, other: str, apart: float, tidied: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nor does a terminal that goes away; a second Ctrl-C does."""
+    """Nor does a terminal that says again that it goes away; a second Ctrl-C does."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    before, tidy = signal.getsignal(number), False
+    first, second = getattr(signal, f"SIG{one}"), getattr(signal, f"SIG{other}")
+    before, tidy = signal.getsignal(first), False
+    tidied = tidied or one == other == "HUP"
     if not apart:
         monkeypatch.setattr(common, "SAME_SECONDS", 60)  # this machine may be slow
     with pytest.raises(typer.Exit), reporting():
         try:
-            send(number)
+            send(first)
         finally:
             time.sleep(apart)
-            send(number)
+            send(second)
             tidy = True
     assert tidy is tidied
-    assert signal.getsignal(number) == before
+    assert signal.getsignal(first) == before
 
 
 EARLY = """

@@ -43,17 +43,16 @@ def reporting(hint: str = "--debug shows where") -> Iterator[None]:
 
     ``hint`` is what to do about one that nobody foresaw.
     """
-    interrupted: float | None = None
-    """When a signal came last."""
+    interrupted: float | None = None  # when the last signal that counted came
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         nonlocal interrupted
-        now = time.monotonic()
-        if interrupted is not None and now <= interrupted + SAME_SECONDS:
-            return  # a wrapper passed it on as well, and what is held is being let go of
-        interrupted = now
         if number == HANGUP:  # whose shell may say so again, while a folder is being removed
             signal.signal(number, signal.SIG_IGN)
+        now = time.monotonic()
+        if interrupted is not None and now <= interrupted + SAME_SECONDS:
+            return  # a wrapper passed it on, as this or another one, and what is held is being let go of
+        interrupted = now
         signal.default_int_handler(number, frame)
 
     previous: dict[int, Any] = {}

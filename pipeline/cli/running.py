@@ -16,7 +16,7 @@ from pipeline import logs
 from pipeline.cli.common import console, log
 from pipeline.config import Config
 from pipeline.errors import PipelineError, SourceOpenError
-from pipeline.shutdown import CANCELLED
+from pipeline.shutdown import CANCELLED, ON_TERMINAL
 
 FORCED_EXIT_SECONDS = 0.8
 
@@ -75,7 +75,7 @@ def run_line(
     # A terminal that is closed says so in the same way: there it ends the run.
     reloader = Reloader(pipeline, read, path, watch=watch, seen=seen) if path is not None else None
     hangup = reloader.ask if reloader is not None else _nothing_to_read
-    reading = watch or not console.is_terminal
+    reading = watch or not ON_TERMINAL
     with signals(first=stop, second=cancel, hangup=hangup if reading else None):
         try:
             with pipeline:
