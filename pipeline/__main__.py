@@ -71,16 +71,16 @@ def _end(code: int) -> NoReturn:
     still in a native call: it must not meet that."""
     from pipeline import logs
 
-    written = logs.end()
+    # Else somebody waits to write to standard error, and holds its locks.
+    names = [thread.name for thread in threading.enumerate()]
+    written = logs.end() and "progress" not in names
     if written:
         logging.shutdown()
     for stream in (sys.stdout, *((sys.stderr,) if written else ())):
         if stream is not None:
             with suppress(OSError):
                 stream.flush()
-    if not written or any(
-        thread.name.startswith(("capture:", "sink:", "config")) for thread in threading.enumerate()
-    ):
+    if not written or any(name.startswith(("capture:", "sink:", "config")) for name in names):
         os._exit(code)
     sys.exit(code)
 

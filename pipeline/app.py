@@ -41,6 +41,7 @@ from pipeline.line import SECOND, STAGES, Line, build, open_first, open_second, 
 from pipeline.metrics import MetricsServer
 from pipeline.monitor import Monitor
 from pipeline.profiles import Profile, applied
+from pipeline.references import files_referred_to
 from pipeline.runtime.model import Model
 from pipeline.sinks import Outputs, Sink, check_outputs, completed, open_sinks
 from pipeline.sources import SourceSpec, local_files
@@ -371,12 +372,12 @@ class Pipeline:
         return self._line.flow if self._line is not None else None
 
     def _files_read(self, sources: Mapping[str, SourceSpec]) -> list[str]:
-        """Files that must not be written over: local sources, models, certificates, the token."""
+        """Files that must not be written over: local sources, models, certificates, secrets."""
         local = [path for spec in sources.values() for path in local_files(spec)]
         weights = [path for model in (self.model, self.second) if model for path in model.session.files]
         trusted = [stream.tls_ca_file for _, stream in self.sources.values()]
         named = [path for path in (self.config.metrics_token_file, *trusted) if path is not None]
-        return [*local, *weights, *named, *self._also_read]
+        return [*local, *weights, *named, *files_referred_to(), *self._also_read]
 
     def left_in_line(self) -> int:
         """Items that lie in channels now, counted there and not in the books."""

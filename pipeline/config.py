@@ -86,10 +86,11 @@ class _Strict(BaseModel):
     @classmethod
     def _number(cls, value: Any, info: ValidationInfo) -> Any:
         """Refuse true and false, which count as 1 and 0 in Python, where a number is expected."""
-        if isinstance(value, bool) and info.field_name is not None:
+        given = value if isinstance(value, list | tuple) else [value]
+        if info.field_name is not None and (switches := [each for each in given if isinstance(each, bool)]):
             kinds = _kinds(cls.model_fields[info.field_name].annotation)
             if bool not in kinds and kinds & {int, float}:
-                raise ValueError(f"expected a number, not {str(value).lower()}")
+                raise ValueError(f"expected a number, not {str(switches[0]).lower()}")
         return value
 
 

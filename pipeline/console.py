@@ -16,6 +16,7 @@ from rich.table import Table
 from pipeline.accounts import StreamAccount
 from pipeline.app import Pipeline
 from pipeline.health import WORDS
+from pipeline.logs import HANGING_SECONDS
 from pipeline.printable import printable
 from pipeline.progress import PLAIN_SECONDS
 from pipeline.summary import ways
@@ -29,7 +30,7 @@ _MOST_LABELS = 12
 class ProgressDisplay:
     """Frames, FPS and drops while the line runs: bars on a terminal, a log line every 5 s elsewhere.
 
-    A terminal that has gone (EIO) is no failure of the line: nobody looks any more.
+    A terminal that has gone (EIO), or takes nothing (Ctrl-S), is no failure of the line: nobody looks.
     """
 
     def __init__(self, pipeline: Pipeline, console: Console, *, plain: bool) -> None:
@@ -37,7 +38,6 @@ class ProgressDisplay:
         self._console = console
         self._done = threading.Event()
         self._bars: Progress | None = None
-        self._begun = False  # bars that were not cannot be ended
         self._tasks: dict[str, TaskID] = {}
         self._last: tuple[float, int] = (0.0, 0)
         if not plain:
@@ -52,11 +52,6 @@ class ProgressDisplay:
         self._thread = threading.Thread(target=self._tick, name="progress", daemon=True)
 
     def __enter__(self) -> Self:
-        if self._bars is not None:
-            with suppress(OSError):
-                self._bars.start()
-                self._begun = True
-                self._show()
         self._thread.start()
         return self
 
@@ -64,19 +59,27 @@ class ProgressDisplay:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._done.set()
-        self._thread.join()
-        if self._bars is not None and self._begun:
-            with suppress(OSError):
-                try:
-                    self._show()
-                finally:
-                    self._bars.stop()
+        self._thread.join(HANGING_SECONDS)
+
+    @property
+    def hangs(self) -> bool:
+        """Whether the terminal takes nothing any more: whatever writes to it waits, and holds its lock."""
+        return self._done.is_set() and self._thread.is_alive()
 
     def _tick(self) -> None:
-        interval = PLAIN_SECONDS if self._bars is None else REFRESH_SECONDS
-        with suppress(OSError):
-            while not self._done.wait(interval):
+        if self._bars is None:
+            while not self._done.wait(PLAIN_SECONDS):
                 self._show()
+            return
+        with suppress(OSError):
+            self._bars.start()
+            try:  # bars that did not begin cannot be ended
+                self._show()
+                while not self._done.wait(REFRESH_SECONDS):
+                    self._show()
+                self._show()
+            finally:
+                self._bars.stop()
 
     def _show(self) -> None:
         accounts = self._pipeline.accounts

@@ -11,7 +11,9 @@ import json
 import logging
 import sys
 import threading
+import time
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
@@ -24,8 +26,10 @@ from pipeline.redact import redact
 
 MOST_RECORDS = 10_000
 """That wait to be written; further ones are counted."""
-LAST_SECONDS = 2.0
-"""For which the end waits for what is still to be written."""
+MOMENT_SECONDS = 0.05
+"""For which a line waits for the reader, who hangs after that, until something is written again."""
+HANGING_SECONDS, LAST_SECONDS = 2.0, 10.0
+"""Without a line written, and in all, for which the end waits for what is still to be written."""
 
 
 class TextFormatter(logging.Formatter):
@@ -55,8 +59,10 @@ class JsonFormatter(logging.Formatter):
         extra = getattr(record, "data", None)
         if extra is not None:
             entry["data"] = _redacted(extra)
-        if record.exc_info:
-            entry["traceback"] = redact(self.formatException(record.exc_info))
+        if record.exc_info and not record.exc_text:
+            record.exc_text = self.formatException(record.exc_info)
+        if record.exc_text:
+            entry["traceback"] = redact(record.exc_text)
         return json.dumps(entry, default=str)
 
 
@@ -76,50 +82,65 @@ class Behind(logging.Handler):
         self._target = target
         self._changed = threading.Condition()
         self._waiting: deque[logging.LogRecord | str] = deque()
+        self._put = self._written = 0
         self._lost = 0
         """Records for which there was no room since the last one."""
-        self._ended = False
+        self._hangs = self._ended = False
         self._thread = threading.Thread(target=self._write, name="log", daemon=True)
         self._thread.start()
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Take it down; where there is no room, count it."""
+        """Take it down; where there is no room, count it. Warnings are written by then, since the next thing
+        may be a crash: nothing is waited for where the reader hangs."""
         said = copy.copy(record)
         try:
             said.msg, said.args = record.getMessage(), None  # by then its arguments may be something else
+            if record.exc_info:  # whose frames hold pictures
+                said.exc_text, said.exc_info = logging.Formatter().formatException(record.exc_info), None
         except Exception:
             self.handleError(record)
         else:
-            self._put(said)
+            self.say(said, at_once=record.levelno >= logging.WARNING)
 
-    def say(self, text: str) -> None:
-        """Write ``text``, as it is, after the records before it."""
-        self._put(text)
-
-    def _put(self, what: logging.LogRecord | str) -> None:
+    def say(self, what: logging.LogRecord | str, *, at_once: bool = False) -> None:
+        """Write it, a text as it is, after what was said before."""
         with self._changed:
+            self._moment(lambda: len(self._waiting) < MOST_RECORDS)
             if len(self._waiting) >= MOST_RECORDS:
                 self._lost += 1
                 return
             self._tell_of_loss()
-            self._waiting.append(what)
-            self._changed.notify_all()
+            self._append(what)
+            number = self._put
+            if at_once:
+                self._moment(lambda: self._written >= number)
+
+    def _moment(self, ready: Callable[[], bool]) -> None:
+        """Wait until it is ``ready``; not where the reader hangs, which one call finds out."""
+        if not (self._hangs or ready()):
+            self._hangs = not self._changed.wait_for(ready, MOMENT_SECONDS)
+
+    def _append(self, what: logging.LogRecord | str) -> None:
+        self._waiting.append(what)
+        self._put += 1
+        self._changed.notify_all()
 
     def _tell_of_loss(self) -> None:
         if self._lost:
-            text = f"{self._lost} lines of the log are missing here: for so long nobody has read it"
-            said = logging.LogRecord(__name__, logging.WARNING, __file__, 0, text, None, None)
-            self._waiting.append(said)
+            text = f"{self._lost} lines of the log are missing here: nobody has read it for so long"
+            self._append(logging.LogRecord(__name__, logging.WARNING, __file__, 0, text, None, None))
             self._lost = 0
 
     def end(self) -> bool:
-        """Write what is there within LAST_SECONDS, and end the thread. Whether that was so: else it waits for
-        a reader."""
+        """Write what is there, as long as somebody reads, and end the thread. Whether that was so."""
         with self._changed:
             self._tell_of_loss()
             self._ended = True
             self._changed.notify_all()
-        self._thread.join(LAST_SECONDS)
+        latest, written = time.monotonic() + LAST_SECONDS, -1
+        while self._thread.is_alive() and self._written > written and time.monotonic() < latest:
+            written = self._written
+            self._thread.join(HANGING_SECONDS)
         return not self._thread.is_alive()
 
     def _write(self) -> None:
@@ -133,6 +154,10 @@ class Behind(logging.Handler):
                 self._target.handle(what)
             else:
                 _write(what)
+            with self._changed:
+                self._written += 1
+                self._hangs = False
+                self._changed.notify_all()
 
 
 def set_up(log_format: str, *, quiet: bool, debug: bool, console: Console, behind: bool = False) -> None:

@@ -15,6 +15,8 @@ from pipeline.redact import conceal, protect
 
 MOST_BYTES = 1 << 20
 """Of a file that is referred to, or that lists sources."""
+_files: set[str] = set()
+"""Those that were referred to."""
 _REFERENCE = re.compile(r"\$\$\{|\$\{(?P<inside>[^{}]*)(?P<end>\}?)")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
@@ -29,6 +31,11 @@ def resolved(text: str, where: str) -> str:
     if found != text:
         protect(found)
     return found
+
+
+def files_referred_to() -> list[str]:
+    """The files from which secrets and sources were read in this process: to be kept from outputs."""
+    return sorted(_files)
 
 
 def sources_in(path: str) -> list[str]:
@@ -92,7 +99,8 @@ def _secret_in(path: str, where: str) -> str:
 
 def _text(path: str, where: str) -> str:
     try:
-        data = smallfile.read(os.path.expanduser(path), MOST_BYTES)
+        data = smallfile.read(named := os.path.expanduser(path), MOST_BYTES)
+        _files.add(named)
     except OSError as error:
         raise ConfigError(f"{where}: cannot be read: {error.strerror}") from None
     if len(data) > MOST_BYTES:

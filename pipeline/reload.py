@@ -236,7 +236,9 @@ class Reloader:
             self._current, self._again = error.now, error.again
             done_so_far = f" ({'; '.join(error.done)})" if error.done else ""
             if self._line.stopping:
-                log.info("config %s: the line ends in the middle of the edit%s", self._path, done_so_far)
+                log.info(
+                    "config %s: the line ends in the middle of the edit%s: %s", self._path, done_so_far, error
+                )
                 return
             log.error(
                 "config %s: not all of the edit could be done%s; the next edit, or SIGHUP, tries the rest "
@@ -245,10 +247,10 @@ class Reloader:
             self.refused = str(error)
             return
         except (PipelineError, OSError) as error:
-            if self._line.stopping:
-                log.info("config %s: the line ends before the edit was taken", self._path)
-                return
             why = str(error) if isinstance(error, PipelineError) else error.strerror
+            if self._line.stopping:
+                log.info("config %s: the line ends before the edit was taken: %s", self._path, why)
+                return
             log.error("config %s: the edit is refused, all stays as it is: %s", self._path, why)
             self.refused = why
             return

@@ -113,24 +113,25 @@ def test_a_key_is_named_by_a_flag_that_there_is() -> None:
 @pytest.mark.parametrize(
     ("outputs", "says"),
     [
-        (["--jsonl", "clip.mp4"], "it would overwrite the source clip.mp4"),
-        (["--video", "./clip.mp4"], "it would overwrite the source clip.mp4"),
-        (["--video", "link.mp4"], "it would overwrite the source clip.mp4"),
-        (["--summary", "clip.mp4"], "it would overwrite the source clip.mp4"),
-        (["--video", "{stream}.mp4"], "it would overwrite the source clip.mp4"),
-        (["--jsonl", "m.onnx", "--model", "m.onnx"], "it would overwrite the source"),
+        (["--jsonl", "clip.mp4"], "it would overwrite clip.mp4"),
+        (["--video", "./clip.mp4"], "it would overwrite clip.mp4"),
+        (["--video", "link.mp4"], "it would overwrite clip.mp4"),
+        (["--summary", "clip.mp4"], "it would overwrite clip.mp4"),
+        (["--video", "{stream}.mp4"], "it would overwrite clip.mp4"),
+        (["--jsonl", "m.onnx", "--model", "m.onnx"], "it would overwrite"),
         (["--jsonl", "v.mp4.part", "--video", "v.mp4"], "it would overwrite"),
-        (["real.mp4.part.old", "--video", "real.mp4"], "it would overwrite the source real.mp4.part.old"),
-        (["real.mp4.part", "--video", "to-real.mp4"], "it would overwrite the source real.mp4.part"),
-        (["--jsonl", "c.yaml", "--config", "c.yaml"], "it would overwrite the source c.yaml"),
+        (["real.mp4.part.old", "--video", "real.mp4"], "it would overwrite real.mp4.part.old"),
+        (["real.mp4.part", "--video", "to-real.mp4"], "it would overwrite real.mp4.part"),
+        (["--jsonl", "c.yaml", "--config", "c.yaml"], "it would overwrite c.yaml"),
         (
             ["--jsonl", "second.onnx", "--classify", "second.onnx"],
-            "it would overwrite the source second.onnx",
+            "it would overwrite second.onnx",
         ),
-        (["--jsonl", "token", "--metrics-token-file", "token"], "it would overwrite the source token"),
-        (["--jsonl", "sources", "--source-file", "sources"], "it would overwrite the source sources"),
-        (["--jsonl", "ca.pem", "--tls-ca-file", "ca.pem"], "it would overwrite the source ca.pem"),
-        (["pictures", "--jsonl", "pictures/1.png"], "it would overwrite the source"),
+        (["--jsonl", "token", "--metrics-token-file", "token"], "it would overwrite token"),
+        (["--jsonl", "sources", "--source-file", "sources"], "it would overwrite sources"),
+        (["${file:FOLDER/sources}", "--jsonl", "sources"], "/sources, which is read"),
+        (["--jsonl", "ca.pem", "--tls-ca-file", "ca.pem"], "it would overwrite ca.pem"),
+        (["pictures", "--jsonl", "pictures/1.png"], "it would overwrite"),
         (["--jsonl", "a.mp4", "--video", "a.mp4"], "it would overwrite what --jsonl writes"),
         (["--jsonl", "a.json", "--summary", "a.json"], "it would overwrite what --jsonl writes"),
     ],
@@ -149,6 +150,7 @@ def test_nothing_is_written_over(cheap_model: str, tmp_path: Path, outputs: list
     write_colour_classifier(tmp_path / "second.onnx")
     (tmp_path / "pictures").mkdir()
     shutil.copy(Path(__file__).parent.parent / "docs/images/annotated.jpg", tmp_path / "pictures/1.png")
+    outputs = [each.replace("FOLDER", str(tmp_path)) for each in outputs]
     before = {path.name: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     assert_one_line(framerail("run", "clip.mp4", "--max-frames", "3", *outputs, cwd=tmp_path), 2, says)
     assert {path.name: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before

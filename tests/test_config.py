@@ -236,6 +236,8 @@ def test_a_switch_is_no_number() -> None:
                 else make_config({"streams": [{"source": "a"}], key: True})
             )
             assert getattr(made, key) is True, key
+    with pytest.raises(ConfigError, match="input_size: expected a number, not true"):
+        make_config({"streams": [{"source": "a"}], "input_size": [True, 320]})
     with pytest.raises(ConfigError, match="width: expected a number, not true"):
         make_stream({"source": "a", "camera": {"width": True}})
 

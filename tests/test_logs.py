@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import os
@@ -9,7 +10,9 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+import time
+import weakref
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import av
@@ -26,23 +29,26 @@ class Reader(logging.Handler):
     def __init__(self) -> None:
         super().__init__()
         self.may, self.read, self.begun = threading.Event(), list[str](), threading.Event()
+        self.each = 0.0
+        """Seconds that a line takes."""
 
     def emit(self, record: logging.LogRecord) -> None:
         self.begun.set()
         assert self.may.wait(20)
-        self.read.append(record.getMessage())
+        time.sleep(self.each)
+        self.read.append(self.format(record))
 
 
 @pytest.fixture
 def reader(monkeypatch: pytest.MonkeyPatch) -> Iterator[Reader]:
-    monkeypatch.setattr(logs, "LAST_SECONDS", 0.05)
+    monkeypatch.setattr(logs, "HANGING_SECONDS", 0.05)
     reader = Reader()
     yield reader
     reader.may.set()
 
 
-def record(text: str, *arguments: object) -> logging.LogRecord:
-    return logging.LogRecord("a", logging.INFO, "", 0, text, arguments, None)
+def record(text: str, *arguments: object, level: int = logging.INFO) -> logging.LogRecord:
+    return logging.LogRecord("a", level, "", 0, text, arguments, None)
 
 
 def test_what_was_said_is_written_in_order_as_it_was_then(reader: Reader) -> None:
@@ -72,6 +78,69 @@ def test_nobody_waits_for_a_reader_and_what_there_is_no_room_for_is_counted(
     assert told.startswith("5 lines of the log are missing here")
 
 
+def test_a_warning_is_written_before_whatever_comes_next(
+    reader: Reader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be a crash."""
+    monkeypatch.setattr(logs, "MOMENT_SECONDS", 20)  # this machine may be slow
+    behind, reader.each = Behind(reader), 0.01
+    reader.may.set()
+    for number in range(3):
+        behind.handle(record("said"))
+        behind.handle(record("warned", level=logging.WARNING))
+        assert reader.read == ["said", "warned"] * (number + 1)
+    assert behind.end()
+
+
+def test_a_reader_that_hangs_is_waited_for_once(reader: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logs, "MOMENT_SECONDS", 0.5)
+    behind, begun = Behind(reader), time.monotonic()
+    for _ in range(20):
+        behind.handle(record("warned", level=logging.WARNING))
+    assert 0.5 <= time.monotonic() - begun < 5
+    reader.may.set()
+    assert behind.end() and len(reader.read) == 20
+
+
+def test_nothing_is_lost_for_who_reads_slowly(reader: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither for want of room nor at the end."""
+    monkeypatch.setattr(logs, "MOST_RECORDS", 30)
+    monkeypatch.setattr(logs, "MOMENT_SECONDS", 20)
+    monkeypatch.setattr(logs, "HANGING_SECONDS", 1)
+    behind, reader.each = Behind(reader), 0.05
+    reader.may.set()
+    for number in range(40):
+        behind.handle(record("%d", number))
+    assert len(reader.read) < 15  # the others take longer than a reader may hang
+    assert behind.end()
+    assert reader.read == [str(number) for number in range(40)]
+
+
+def test_what_waits_keeps_nothing_of_the_frames_of_an_error(reader: Reader) -> None:
+    class Picture:
+        pass
+
+    def fails() -> None:
+        picture = Picture()
+        seen.append(weakref.ref(picture))
+        raise ValueError("no picture")
+
+    seen, behind = list[weakref.ref[Picture]](), Behind(reader)
+    try:
+        fails()
+    except ValueError:
+        said = record("it failed")
+        said.exc_info = sys.exc_info()
+        behind.handle(said)
+        del said
+    gc.collect()
+    assert seen[0]() is None
+    reader.may.set()
+    assert behind.end()
+    (text,) = reader.read
+    assert "it failed" in text and "in fails" in text and text.endswith("ValueError: no picture")
+
+
 def test_a_secret_is_in_no_part_of_a_line() -> None:
     conceal("s3cr-canary")
     said = record("it is s3cr-canary")
@@ -81,11 +150,14 @@ def test_a_secret_is_in_no_part_of_a_line() -> None:
     assert json.loads(line)["data"]["***"][2] == 1.5
 
 
-@pytest.mark.parametrize("log_format", ["text", "json"])
+@pytest.mark.parametrize(
+    ("opened", "log_format"), [(os.pipe, "text"), (os.pipe, "json"), (os.openpty, "text")]
+)
 def test_a_log_that_nobody_reads_holds_up_neither_the_line_nor_its_end(
-    cheap_model: str, tmp_path: Path, log_format: str
+    cheap_model: str, tmp_path: Path, opened: Callable[[], tuple[int, int]], log_format: str
 ) -> None:
-    ours, theirs = os.pipe()
+    """Nor does a terminal (Ctrl-S)."""
+    ours, theirs = opened()
     lines, video = tmp_path / "a.jsonl", tmp_path / "a.mp4"
     arguments = ["synthetic:64x48@50", "--model", cheap_model, "--jsonl", lines, "--video", video]
     with subprocess.Popen(

@@ -368,7 +368,9 @@ def run(
     """Detect objects in one or more sources."""
     from pipeline import logs
 
-    logs.set_up(log_format if log_format == "json" else "text", quiet=quiet, debug=debug, console=console)
+    logs.set_up(
+        log_format if log_format == "json" else "text", quiet=quiet, debug=debug, console=console, behind=True
+    )
     per_stream = {
         "live": live,
         "pace": pace,
@@ -437,5 +439,4 @@ def run(
         if watch_config and config is None:
             raise ConfigError("--watch-config: there is no file to watch; give one with --config")
         logs.set_up(chosen.log_format, quiet=chosen.quiet, debug=debug, console=console, behind=True)
-        listed = [source_file] if source_file is not None else []
-        run_line(chosen, debug, config, read, watch_config, seen, listed)
+        run_line(chosen, debug, config, read, watch_config, seen)

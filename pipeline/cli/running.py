@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from typing import Any
 
@@ -28,12 +28,11 @@ def run_line(
     read: Callable[[], Config],
     watch: bool,
     seen: tuple[int, int, int] | None = None,
-    also_read: Sequence[str] = (),
 ) -> None:
     """Run the line of ``config`` to its end, and say what came of it.
 
     ``read`` is that of the file ``path`` as it is at the time, at SIGHUP and, with ``watch``, at each edit;
-    ``seen`` its stamp from before it was read first. No output may overwrite it, nor what is ``also_read``.
+    ``seen`` its stamp from before it was read first.
     Raises what a Pipeline raises, and typer.Exit for a line that did not end well.
     """
     from pipeline import dependencies
@@ -50,7 +49,7 @@ def run_line(
         route_ffmpeg_log(logging.DEBUG)
     if config.summary is not None:
         check_writable(config.summary)
-    pipeline = Pipeline(config, also_read=[*also_read, *([path] if path is not None else [])])
+    pipeline = Pipeline(config, also_read=[path] if path is not None else [])
     interrupted = threading.Event()
 
     def stop() -> None:
@@ -79,8 +78,8 @@ def run_line(
     with signals(first=stop, second=cancel, hangup=hangup if reading else None):
         try:
             with pipeline:
-                progress = nullcontext() if config.quiet else ProgressDisplay(pipeline, console, plain=plain)
-                with progress, reloader or nullcontext():
+                progress = None if config.quiet else ProgressDisplay(pipeline, console, plain=plain)
+                with progress or nullcontext(), reloader or nullcontext():
                     ran = True
                     pipeline.run()
         finally:
@@ -94,7 +93,7 @@ def run_line(
                 finally:
                     if config.log_format == "json":
                         log.info("summary", extra={"data": figures})
-                    elif not config.quiet and (captured or not failed):
+                    elif progress is not None and not progress.hangs and (captured or not failed):
                         with suppress(OSError):  # a terminal that has gone
                             with console.capture() as tables:
                                 print_summary(figures, console)

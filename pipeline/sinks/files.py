@@ -193,7 +193,7 @@ def check_distinct(inputs: Iterable[str], outputs: Iterable[tuple[str, str]]) ->
 
     ``outputs`` are (option, path). Paths are compared as files, through links of both kinds.
     """
-    taken = {_identity(path): f"the source {path}" for path in inputs}
+    taken = {_identity(path): f"{path}, which is read" for path in inputs}
     for option, path in outputs:
         # Most are written as NAME.part first, beside the file that a link leads to; what a killed run left of
         # a video becomes NAME.part.old.
