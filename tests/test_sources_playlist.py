@@ -105,11 +105,13 @@ def played(
     seconds: float = 2.0,
     hangs: Sequence[tuple[float, float]] = (),
     works: Sequence[tuple[float, float, float]] = (),
+    loads: float = 1e9,
 ) -> list[tuple[float, float]]:
     """When each picture is given, and how old it is then: of a camera of 10 fps whose clock is ``clock``
     slower than ours, in segments of ``seconds`` that a server takes ``answer`` to begin with, joined at the
     third from the end. At each of ``hangs`` (when, how long) the server says nothing. ``works`` (from when to
-    when, how long): what decoding a picture takes. Each tenth one is a key picture.
+    when, how long): what decoding a picture takes. Each tenth one is a key picture. Segments come ``loads``
+    times as fast as they are played.
     """
     each, count = int(10 * seconds), int(minutes * 600)
     read, now = list[float](), 3.5 * seconds * (1 + clock)
@@ -118,6 +120,7 @@ def played(
             now = max(now + answer, (number // each + 1) * seconds * (1 + clock))
             for begins, lasts in hangs:
                 now = begins + lasts if begins <= now < begins + lasts else now
+        now += 0.1 / loads
         read.append(now)
     pace, now, given, number = Pace(), 0.0, list[tuple[float, float]](), 0
     while number < count:
@@ -207,6 +210,17 @@ def test_what_can_be_caught_up_with_is_not_left_out(work: float, seconds: float)
     assert given[-1][1] <= given[0][1] + seconds + 1
 
 
+@pytest.mark.parametrize("loads", [1.2, 1.4, 3])
+@pytest.mark.parametrize("seconds", [2.0, 6.0, 10.0])
+@pytest.mark.parametrize("hiccup", [1.1, 4.0])
+def test_a_hiccup_costs_nothing_where_the_list_was_joined_slowly(
+    loads: float, seconds: float, hiccup: float
+) -> None:
+    """As where many cameras are joined at once over one line."""
+    for begins in range(15, 40, 2):
+        assert not skipped(played(3, seconds=seconds, loads=loads, works=[(begins, begins + 0.1, hiccup)]))
+
+
 def test_where_the_time_jumps_nothing_is_waited_for() -> None:
     pace = Pace()
     assert pace.due(None, 6, 100) == 100
@@ -283,13 +297,16 @@ def test_all_that_is_read_ahead_is_given_and_then_how_it_ended(tmp_path: Path, m
         assert len(list(reader)) >= 30
 
 
-def test_what_is_left_out_is_counted_and_the_rest_is_whole(live: Live, monkeypatch) -> None:
+@pytest.mark.parametrize("asked", [None, True, False])
+def test_what_is_left_out_is_counted_and_the_rest_is_whole(live: Live, monkeypatch, asked) -> None:
+    """Where every picture counts (``asked`` is False), nothing is left out."""
     live.add(3)
     live.show()
     monkeypatch.setattr(Pace, "leaves", lambda _, held: 0.2 if held > 0.7 else None)
     with http_server(live.folder) as server:
         url = f"{server.url}/list.m3u8"
-        config, given = StreamConfig(source=url, stall_timeout=0.5), list[Picture | Missed]()
+        config = StreamConfig(source=url, stall_timeout=0.5, live=asked)
+        given = list[Picture | Missed]()
         with (
             open_source(parse_source(url), config, threading.Event()) as source,
             pytest.raises(SourceReadError, match="no data"),
@@ -300,6 +317,9 @@ def test_what_is_left_out_is_counted_and_the_rest_is_whole(live: Live, monkeypat
     pictures = [each for each in given if isinstance(each, Picture)]
     numbers = [read_number(each.image) for each in pictures]
     missed = len(given) - len(pictures)
+    if asked is False:
+        assert numbers == list(range(3 * EACH))[: len(numbers)] and len(numbers) > 2 * EACH and not missed
+        return
     assert missed > 0 and not any(each.damaged for each in pictures)
     after = next(n for n, each in enumerate(numbers) if each != n)
     assert numbers[after] % EACH == 0 and numbers[after] == after + missed

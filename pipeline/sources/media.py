@@ -141,6 +141,8 @@ class MediaSource(Once):
         self._reader: Ahead | None = None
         self._repeats = Repeats(remembered.seen) if self._playlist and self.live else None
         self._ahead: list[Picture | Missed] = []
+        self._skips = stream.live is not False
+        """Not where each picture counts, and whoever takes them may take his time."""
         self._missed = 0
         """Pictures that were left out and not told of yet."""
         self._left_out: tuple[float, int, float] = -math.inf, 0, 0.0
@@ -230,7 +232,7 @@ class MediaSource(Once):
         flags = Flags(self._container.demux(*progress.watched), self._video.index, segments=self._segments)
         if self._playlist and self.live:
             steps = Steps(self._video.index, self._stall_timeout)
-            self._reader = Ahead(flags, steps, self._stop)
+            self._reader = Ahead(flags, steps, self._stop, skips=self._skips)
         packets: Flags | Ahead = flags if self._reader is None else self._reader
         came, limit = time.monotonic(), self._stall_timeout
         while not self._stop.is_set():

@@ -28,15 +28,16 @@ SLACK_SECONDS = 0.25
 MOST_RATE, LEAST_RATE = 2.0, 0.98
 """How fast the stream is played. Faster, what came late would be a burst; slower would be seen."""
 BEGIN_SECONDS = 5.0
-"""After joining, in which what there is is loaded: what is held then at most is what is held just after a
-segment has come."""
+"""After joining, what there is has been loaded once no more has come to be held for so long. The most that
+was held then is what is held just after a segment has come."""
 EXCESS_SECONDS = 10.0
 """So much more may be held than that where decoding is too slow: some seconds of another load are caught up
 with after it. Who looks at a camera through three segments is late by as much anyway."""
 SKIP_SECONDS = 9.0
 """That are skipped at a time: a step of 10 s would be a jump of the camera's clock (see ``timestamps``)."""
-SLOW_SECONDS = 1.0
-"""Behind by more, decoding is too slow; also where it is to catch up, and gains less than a tenth."""
+SLOW_SECONDS = 5.0
+"""Behind by more, decoding is too slow, and this is no hiccup; also where it is to catch up, and gains less
+than a tenth."""
 _LEAST_GAIN = 1.1
 _SECONDS_PER_RATE = 8.0
 _LATE_SECONDS = 0.5
@@ -63,7 +64,8 @@ class Pace:
         """When it ends, and the least that was there in it."""
         self._before: float | None = None
         """The least of the window before."""
-        self._begun: float | None = None
+        self._begins: float | None = None
+        """Until when the beginning lasts, unless more is held by then."""
         self._most = 0.0
         """Seconds that were there at most in the beginning."""
         self._given, self._held = 0.0, 0.0
@@ -74,10 +76,10 @@ class Pace:
     def due(self, step: float | None, held: float, now: float) -> float:
         """When what comes ``step`` seconds of the stream after the last (None: it is the first, or the time
         jumps) is to be given, ``held`` more being there; not before ``now``."""
-        if self._begun is None:
-            self._begun = now
-        if now - self._begun <= BEGIN_SECONDS:
-            self._most = max(self._most, held)
+        if self._begins is None:
+            self._begins = now + BEGIN_SECONDS
+        if held > self._most and now <= self._begins and self._behind <= _LATE_SECONDS:
+            self._most, self._begins = held, now + BEGIN_SECONDS
         rate = self._rate(held, now)
         if step is None or self._due is None:
             self._due, self._behind = now, 0.0
@@ -96,8 +98,6 @@ class Pace:
 
     def leaves(self, held: float) -> float | None:
         """How many of the seconds that are held are to be left, where the others are to be skipped."""
-        if self._begun is None or self._given - self._begun <= BEGIN_SECONDS:
-            return None
         if self._behind <= SLOW_SECONDS or held <= self._most + EXCESS_SECONDS:
             return None
         return self._most if self._usual is None else self._usual
@@ -165,14 +165,15 @@ class _Read:
 class Ahead:
     """As the ``Flags`` whose packets it reads; it reads on while those before are waited for."""
 
-    def __init__(self, packets: Flags, steps: Steps, stop: threading.Event) -> None:
-        """``steps`` are those of the packets. Once ``stop`` is set it is at its end."""
+    def __init__(self, packets: Flags, steps: Steps, stop: threading.Event, *, skips: bool = True) -> None:
+        """``steps`` are those of the packets. Once ``stop`` is set it is at its end. Unless it ``skips``, who
+        takes them slowly is given all of them."""
         self.waited = 0.0
         """Seconds that the last read took, of what was given last."""
         self.skipped: list[Packet[Stream]] = []
         """The video's packets before what was given last that are left out: decoding is too slow for them."""
         self.skipped_seconds = 0.0
-        self._packets, self._steps, self._stop = packets, steps, stop
+        self._packets, self._steps, self._stop, self._skips = packets, steps, stop, skips
         self._pace = Pace()
         self._changed = threading.Condition()
         self._given: tuple[float | None, float] = None, 0.0
@@ -214,7 +215,7 @@ class Ahead:
     def _skip(self) -> None:
         """Leave out what is too much, up to a key packet: from there on the decoder needs nothing of it."""
         self.skipped, before = [], self._seconds
-        left = self._pace.leaves(before)
+        left = self._pace.leaves(before) if self._skips else None
         if left is None:
             return
         count, passed = 0, 0.0
