@@ -72,13 +72,12 @@ def test_rtsp_to_its_end(short_clip, transport):
         used = "UDP" if transport == "udp" else "TCP"
         assert source.description == f"h264, 128x96, 50 fps, rtsp over {used}"
         numbers = []
-        with (
-            source,
-            pytest.raises(SourceReadError, match=r"server closed it, .*\), after 30 pictures") as caught,
-        ):
+        with source, pytest.raises(SourceReadError, match="server closed it, ") as caught:
             numbers.extend(read_number(picture.image) for picture in source)
         assert caught.value.cause == "ended"
-        assert numbers == list(range(30))
+        assert f", after {len(numbers)} pictures" in str(caught.value)
+        # Over UDP the server's goodbye has a socket of its own, and may overtake the last picture's data.
+        assert numbers in ([list(range(30))] if transport != "udp" else [list(range(30)), list(range(29))])
 
 
 @pytest.mark.parametrize(("codec", "suffix"), [("libx265", "mp4"), ("mjpeg", "avi")])
