@@ -61,6 +61,8 @@ class StreamAccount:
         self.frame_count: int | None = None
         self.ending: str | None = None
         """One word for why the stream ended; None while it has not."""
+        self.leaving = False
+        """Whether it is being removed, or was; the line may have ended before that is done."""
         self.error: PipelineError | None = None
         self.corrupt_packets = 0
         self.damaged = 0
@@ -111,6 +113,7 @@ class StreamAccount:
     def begun(self) -> None:
         """The stream is started, perhaps once more: it counts on."""
         self.ending = self.error = None
+        self.leaving = False
         self.link.connecting()
 
     def wait_idle(self, seconds: float) -> bool:

@@ -472,7 +472,9 @@ class Pipeline:
             raise ExceptionGroup("an output could not be finished", errors)
 
     def _raise_if_nothing_opened(self) -> None:
-        accounts = [account for account in self.accounts.streams.values() if not account.removed]
+        accounts = [
+            account for account in self.accounts.streams.values() if not (account.removed or account.leaving)
+        ]
         errors = [account.error for account in accounts if account.error is not None]
         if errors and len(errors) == len(accounts) and self.accounts.totals().captured == 0:
             raise ExceptionGroup("no stream could be opened", errors)

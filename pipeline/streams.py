@@ -297,6 +297,7 @@ class Streams:
     def _halt(self, name: str, each: _Stream, *, removed: bool = False) -> None:
         account, thread, channel = self._accounts.streams[name], each.thread, each.channel
         until = time.monotonic() + DRAIN_SECONDS
+        account.leaving = removed
         if thread is not None and channel is not None:
             each.capture.stop.set()
             self._outputs.look_again()

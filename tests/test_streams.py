@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from pipeline import Pipeline
-from pipeline.accounts import told
+from pipeline.accounts import StreamAccount, told
 from pipeline.config import make_config
 from pipeline.errors import ConfigError, PipelineError, SinkOpenError, SourceOpenError
 from pipeline.metrics import readiness
@@ -523,7 +523,18 @@ def test_a_light_change_opens_nothing_anew_though_there_are_more_streams_now(
         assert thread in threading.enumerate()
 
 
-def test_a_line_of_which_no_stream_opened_fails_also_when_others_were_removed(cheap_model: str) -> None:
+@pytest.mark.parametrize("slow", [False, True])
+def test_a_line_of_which_no_stream_opened_fails_also_when_others_were_removed(
+    cheap_model: str, monkeypatch: pytest.MonkeyPatch, slow: bool
+) -> None:
+    """Also where the line ends before the last of them is."""
+    wait_idle = StreamAccount.wait_idle
+
+    def waits(account: StreamAccount, seconds: float) -> bool:
+        time.sleep(0.5 * slow)
+        return wait_idle(account, seconds)
+
+    monkeypatch.setattr(StreamAccount, "wait_idle", waits)
     gone = {"source": "rtsp://127.0.0.1:9/x", "reconnect": False, "name": "gone"}
     tries = {"source": "rtsp://127.0.0.1:9/y", "backoff": 20, "name": "tries"}
     with Pipeline(make_config({"model": cheap_model, "streams": [gone, tries]})) as line:
