@@ -1,0 +1,169 @@
+"""The packets of a container as its decoder is to be given them: as they come, or, of a live playlist, evenly
+and none again."""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+import time
+from collections.abc import Callable
+
+from av.packet import Packet
+from av.stream import Stream
+
+from pipeline.sources.playlist import Flags, Repeats
+from pipeline.sources.readahead import Ahead, Steps
+
+LOG = logging.getLogger(__name__)
+
+_TOLD_EACH = 60.0
+"""Seconds between two warnings that pictures are skipped."""
+_NOT_RENEWED = "no new picture: the playlist is not renewed"
+
+
+class Feed:
+    """As they come."""
+
+    ended = "the server closed it, or broke off"
+    """What it may mean that something live is at its end."""
+    stale = ""
+    """Why nothing that came is new, where that is so."""
+    skipped = False
+    """Whether packets right before the last one were left out."""
+
+    def __init__(self, flags: Flags) -> None:
+        self._flags = flags
+        self.waited = 0.0
+        """Seconds that the last read took."""
+
+    def read(self) -> Packet[Stream] | None:
+        """The next one; None: there is no more. Raises what FFmpeg does."""
+        try:
+            return next(self._flags, None)
+        finally:
+            self.waited = self._flags.waited
+
+    def lacks_data(self, packet: Packet[Stream]) -> bool:
+        """Whether the packet, the last one, does."""
+        return self._flags.counts(packet)
+
+    def await_turn(self, packet: Packet[Stream]) -> None:
+        """Return when the packet, the last one and the video's, is to be decoded."""
+
+    def left_out(self) -> int:
+        """How many pictures were since this was asked last."""
+        return 0
+
+    def decodes(self, packet: Packet[Stream] | None) -> None:
+        """The decoder is given the packet now, by whose time its picture will be known; None: the end."""
+
+    def hides(self, pts: int | None) -> bool:
+        """Whether the picture of that time was given before; asked once for each."""
+        return False
+
+    def hint(self, cause: str) -> str:
+        """What may be amiss where the reading failed by that ``cause``; "" or more of a sentence."""
+        return ""
+
+    def close(self, container: Callable[[], None]) -> None:
+        """End the reading; ``container`` closes it, and is called when nobody reads it any more."""
+        container()
+
+
+class LivePlaylist(Feed):
+    """Read ahead, and given at its pictures' pace: without what an earlier connection brought, and without
+    what decoding is too slow for."""
+
+    ended = "the playlist was closed, or is not renewed"
+
+    def __init__(
+        self,
+        flags: Flags,
+        steps: Steps,
+        repeats: Repeats,
+        stop: threading.Event,
+        *,
+        skips: bool,
+        shown: str,
+    ) -> None:
+        """``skips``: see :class:`Ahead`; ``shown`` is its name in the log."""
+        super().__init__(flags)
+        self._steps, self._repeats, self._stop, self._skips = steps, repeats, stop, skips
+        self._shown = shown
+        self._reader: Ahead | None = None
+        self._left_out = 0
+        self._told: tuple[float, int, float] = -math.inf, 0, 0.0
+        """When it was logged last, and since then: how many pictures were left out, of how many seconds."""
+
+    def read(self) -> Packet[Stream] | None:
+        """The next one; ``waited`` is what FFmpeg took for it, earlier."""
+        if self._reader is None:
+            self._reader = Ahead(self._flags, self._steps, self._stop, skips=self._skips)
+        self.skipped = False
+        try:
+            packet = next(self._reader, None)
+        finally:
+            self.waited = self._reader.waited
+        if packet is not None and self._reader.skipped:
+            self.skipped = True
+            self._leave_out(self._reader)
+        return packet
+
+    def lacks_data(self, packet: Packet[Stream]) -> bool:
+        """Whether the packet, the last one, does."""
+        return self._reader is not None and self._reader.counts(packet)
+
+    def await_turn(self, packet: Packet[Stream]) -> None:
+        """Return when the packet, the last one and the video's, is due: at once where it is nothing new."""
+        if self._reader is None or not packet.size:
+            return
+        again = self._repeats.again(packet, self._reader.step)
+        self.stale = _NOT_RENEWED if self._repeats.only else ""
+        if not again:
+            self._reader.wait()
+
+    def left_out(self) -> int:
+        """How many pictures were since this was asked last."""
+        count, self._left_out = self._left_out, 0
+        return count
+
+    def decodes(self, packet: Packet[Stream] | None) -> None:
+        """The decoder is given the packet, the last one, now."""
+        if packet is not None and packet.size:
+            self._repeats.decodes(packet)
+
+    def hides(self, pts: int | None) -> bool:
+        """Whether the picture of that time was given before; asked once for each."""
+        return self._repeats.hides(pts)
+
+    def hint(self, cause: str) -> str:
+        """What may be amiss where the reading failed by that ``cause``."""
+        if self.stale:
+            return f"; {self.stale}"
+        if cause == "timeout":
+            return "; segments that are longer than --stall-timeout need a larger one"
+        return ""
+
+    def close(self, container: Callable[[], None]) -> None:
+        """End the reading; ``container`` may be called later, by the thread that reads ahead."""
+        if self._reader is None:
+            container()
+        else:
+            self._reader.close(container)
+
+    def _leave_out(self, reader: Ahead) -> None:
+        """Count, and log once a minute, what was skipped before the last packet."""
+        new = sum(not self._repeats.again(each, None) for each in reader.skipped)
+        self._left_out += new
+        told, count, seconds = self._told
+        count, seconds, now = count + new, seconds + reader.skipped_seconds, time.monotonic()
+        if now - told >= _TOLD_EACH:
+            LOG.warning(
+                "%s: decoding is too slow for it: %d pictures (%.1f s) were skipped",
+                self._shown,
+                count,
+                seconds,
+            )
+            told, count, seconds = now, 0, 0.0
+        self._told = told, count, seconds
