@@ -95,7 +95,7 @@ def model(path: Path) -> str:
 
 def config(path: Path) -> str:
     """Read it."""
-    from pipeline.config import load_config
+    from pipeline.configfile import load_config
 
     load_config(path)
     return "read"

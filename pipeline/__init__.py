@@ -27,7 +27,7 @@ _HOMES = {
     "Detections": "pipeline.detections",
     "Detector": "pipeline.detector",
     "Frame": "pipeline.frame",
-    "load_config": "pipeline.config",
+    "load_config": "pipeline.configfile",
     "make_config": "pipeline.config",
     "Pipeline": "pipeline.app",
     "PipelineError": "pipeline.errors",
@@ -56,7 +56,8 @@ __all__ = [
 
 if TYPE_CHECKING:
     from pipeline.app import Pipeline
-    from pipeline.config import Config, StreamConfig, load_config, make_config
+    from pipeline.config import Config, StreamConfig, make_config
+    from pipeline.configfile import load_config
     from pipeline.detections import Detections
     from pipeline.detector import Detector
     from pipeline.errors import PipelineError

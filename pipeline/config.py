@@ -6,14 +6,11 @@ stands and the nearest valid one.
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Annotated, Any, Literal, get_args
 
-import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -25,11 +22,9 @@ from pydantic import (
     model_validator,
 )
 
-from pipeline import smallfile
 from pipeline.errors import ConfigError
-from pipeline.redact import protect, redact
-from pipeline.references import resolved
-from pipeline.yamlfile import MOST_BYTES, parse, remedy
+from pipeline.redact import redact
+from pipeline.wording import Location, dotted, nearest, problem
 
 ProviderName = Literal[
     "auto",
@@ -392,65 +387,6 @@ def host_and_port(text: str) -> tuple[str, int]:
     return host, int(port)
 
 
-def load_config(path: str | Path, overrides: dict[str, Any] | None = None) -> Config:
-    """Read a YAML file; ``overrides`` (from flags) win over its top-level keys.
-
-    Raises ConfigError when the file cannot be read, is no YAML mapping, or says something
-    that cannot be meant.
-    """
-    path = Path(path)
-    try:
-        raw = smallfile.read(path, MOST_BYTES)
-    except OSError as error:
-        raise ConfigError(f"cannot read config {path}: {error.strerror}") from error
-    try:
-        data = parse(raw)
-    except yaml.MarkedYAMLError as error:
-        # Not the error's own text: it quotes the line, which may hold half a password.
-        mark = error.problem_mark
-        where = f" in line {mark.line + 1}, column {mark.column + 1}" if mark is not None else ""
-        raise ConfigError(f"config {path} is not valid YAML{where}: {remedy(error)}") from None
-    except ConfigError as error:
-        raise ConfigError(f"config {path}: {error}") from None
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise ConfigError(f"config {path} is not valid YAML: {type(error).__name__}") from None
-    for text in _strings(data):
-        protect(text)
-    if not isinstance(data, dict):
-        raise ConfigError(f"config {path}: expected a mapping such as 'streams: [...]', got {_kind(data)}")
-    return make_config({**_referring(data, f"config {path}"), **(overrides or {})}, where=f"config {path}")
-
-
-def _referring(data: dict[Any, Any], where: str) -> dict[Any, Any]:
-    """``data`` with the references in its sources resolved; what is no stream is complained of elsewhere."""
-    streams = data.get("streams")
-    if not isinstance(streams, list):
-        return data
-    told = []
-    for number, stream in enumerate(streams):
-        if isinstance(stream, dict) and isinstance(source := stream.get("source"), str):
-            stream = {**stream, "source": resolved(source, f"{where}: streams.{number}.source")}
-        told.append(stream)
-    return {**data, "streams": told}
-
-
-def _strings(data: Any) -> Iterator[str]:
-    if isinstance(data, str):
-        yield data
-    elif isinstance(data, dict | list):
-        for inner in data.values() if isinstance(data, dict) else data:
-            yield from _strings(inner)
-
-
-Location = tuple[int | str, ...]
-"""Where a key stands: ``("streams", 0, "pace")``."""
-
-
-def dotted(location: Location) -> str:
-    """As the config file has it: ``streams.0.pace``."""
-    return ".".join(map(str, location))
-
-
 MOST_PROBLEMS = 20
 """That are told of one config: a file that is no config at all has thousands."""
 
@@ -463,7 +399,8 @@ def make_config(
         return Config.model_validate(data)
     except ValidationError as error:
         entries = error.errors(include_url=False)
-        problems = [_problem(entry, named) for entry in entries[:MOST_PROBLEMS]]
+        below: dict[str, type[BaseModel]] = {"streams": StreamConfig, "camera": CameraConfig}
+        problems = [problem(entry, named, Config, below) for entry in entries[:MOST_PROBLEMS]]
         if len(entries) > MOST_PROBLEMS:
             problems.append(f"and {len(entries) - MOST_PROBLEMS} more")
         # Not chained: pydantic's own text quotes the input, cut in the middle of a password. Each
@@ -499,47 +436,3 @@ def changed(config: BaseModel, changes: dict[str, Any]) -> dict[str, Any]:
 def make_stream(data: dict[str, Any]) -> StreamConfig:
     """Check ``data`` and make a stream of it. Raises ConfigError."""
     return make_config({"streams": [data]}, "stream").streams[0]
-
-
-def nearest(word: str, choices: Iterable[str]) -> str:
-    """The choice most like ``word``: one that it begins or that begins it, else by letters in common."""
-    choices = list(choices)
-    related = [c for c in choices if word and (c.startswith(word) or word.startswith(c))]
-    return difflib.get_close_matches(word, related or choices, n=1, cutoff=0.0)[0]
-
-
-def _problem(entry: Any, named: Callable[[Location], str]) -> str:
-    """One pydantic error in words: the place, what is wrong, and the nearest valid key."""
-    location = entry["loc"]
-    place = named(location)
-    if entry["type"] == "extra_forbidden":
-        model: type[BaseModel] = Config
-        for part in location[:-1]:
-            if part == "streams":
-                model = StreamConfig
-            elif part == "camera":
-                model = CameraConfig
-        if model is Config and location[-1] in StreamConfig.model_fields:
-            return f"unknown key {place!r}: it belongs to a stream, under 'streams'"
-        near = nearest(str(location[-1]), model.model_fields)
-        return f"unknown key {place!r}; did you mean {near!r}? (valid: {', '.join(model.model_fields)})"
-    if entry["type"] == "missing":
-        return f"{place!r} is missing"
-    message = entry["msg"].removeprefix("Value error, ")
-    if entry["type"] == "literal_error":
-        choices = re.findall(r"'([^']*)'", entry["ctx"]["expected"])
-        near = nearest(str(entry["input"]), choices)
-        message = f"expected {', '.join(choices)}; did you mean {near!r}?"
-    said = isinstance(entry["input"], dict) or repr(entry["input"]) in message
-    shown = "" if said else f" (got {_shown(entry['input'])})"
-    return f"{place}: {message}{shown}" if place else f"{message}"
-
-
-def _shown(value: Any) -> str:
-    """``value``, shortened after its secrets are out: half an address cannot be recognised."""
-    text = redact(repr(value))
-    return text if len(text) <= 60 else f"{text[:28]}…{text[-28:]}"
-
-
-def _kind(value: Any) -> str:
-    return "an empty file" if value is None else f"a {type(value).__name__}"

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.config import Config, StreamConfig, nearest
+from pipeline.config import Config, StreamConfig
 from pipeline.errors import ConfigError
 from pipeline.flow import Channel, Flow
 from pipeline.runtime.model import Model
@@ -16,6 +16,7 @@ from pipeline.runtime.session import concurrency, usable_cores
 from pipeline.sources import SourceSpec, parse_source
 from pipeline.stages.postprocess import Thresholds, class_ids_of, words_of
 from pipeline.vision.letterbox import InputSpec
+from pipeline.wording import nearest
 
 LEAST_CAPACITY, MOST_CAPACITY = 2, 64
 MOST_LISTED = 20

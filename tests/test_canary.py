@@ -14,7 +14,8 @@ import pytest
 
 from benchmarks.canary import CANARY, USER, cameras, environment, leaks, limits, run
 from pipeline import Pipeline
-from pipeline.config import StreamConfig, load_config, make_stream
+from pipeline.config import StreamConfig, make_stream
+from pipeline.configfile import load_config
 from pipeline.errors import SourceOpenError
 from pipeline.sources import open_source, parse_source
 

@@ -14,12 +14,12 @@ from pipeline.config import (
     StreamConfig,
     changed,
     host_and_port,
-    load_config,
     make_config,
     make_stream,
     nearest,
     reloaded,
 )
+from pipeline.configfile import load_config
 from pipeline.errors import ConfigError
 
 

@@ -19,7 +19,8 @@ import pytest
 import yaml
 
 from pipeline import errors, reload
-from pipeline.config import load_config, make_config
+from pipeline.config import make_config
+from pipeline.configfile import load_config
 from pipeline.sinks import handoff
 
 ROOT = Path(__file__).resolve().parent.parent

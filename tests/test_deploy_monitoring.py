@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from pipeline.config import load_config
+from pipeline.configfile import load_config
 from tests.test_deploy import DEPLOY, run
 from tests.test_metrics import PROMISED
 

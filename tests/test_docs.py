@@ -10,7 +10,8 @@ import pytest
 import yaml
 
 from pipeline import Pipeline
-from pipeline.config import CameraConfig, Config, StreamConfig, load_config
+from pipeline.config import CameraConfig, Config, StreamConfig
+from pipeline.configfile import load_config
 from pipeline.metrics import Collector
 from pipeline.sources import parse_source
 from tests.test_metrics import PROMISED, SUFFIX

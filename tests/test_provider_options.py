@@ -12,7 +12,8 @@ import pytest
 from benchmarks.cheap_model import write_cheap_model
 from pipeline.app import Pipeline
 from pipeline.bench.machine import machine
-from pipeline.config import load_config, make_config
+from pipeline.config import make_config
+from pipeline.configfile import load_config
 from pipeline.errors import ConfigError, ModelError, ProviderError
 from pipeline.runtime import engines, providers
 from pipeline.runtime.card import sha256_of

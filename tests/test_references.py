@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from pipeline import smallfile
 from pipeline.accounts import StreamAccount
-from pipeline.config import StreamConfig, load_config
+from pipeline.config import StreamConfig
+from pipeline.configfile import load_config
 from pipeline.decide import name_streams
 from pipeline.errors import ConfigError
 from pipeline.frame import Frame

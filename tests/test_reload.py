@@ -23,7 +23,8 @@ import yaml
 
 from benchmarks.cheap_model import write_cheap_model
 from pipeline import Pipeline
-from pipeline.config import load_config, make_config
+from pipeline.config import make_config
+from pipeline.configfile import load_config
 from pipeline.errors import ConfigError, PipelineError, SinkOpenError, SourceOpenError
 from pipeline.reload import HalfDoneError, Reloader, apply, named, with_names
 from pipeline.runtime.session import usable_cores

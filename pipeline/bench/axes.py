@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline.config import Config, make_config, nearest
+from pipeline.config import Config, make_config
 from pipeline.errors import ConfigError
 from pipeline.runtime.model import Model
 from pipeline.runtime.providers import on_offer
 from pipeline.runtime.session import usable_cores
+from pipeline.wording import nearest
 
 Values = tuple[str, ...]
 

@@ -7,8 +7,10 @@ from typing import Any
 import typer
 
 from pipeline.cli.common import given
-from pipeline.config import Config, Location, dotted, load_config, make_config
+from pipeline.config import Config, make_config
+from pipeline.configfile import load_config
 from pipeline.errors import ConfigError
+from pipeline.wording import Location, dotted
 
 
 def camera(size: str | None, fps: float | None, pixel_format: str | None) -> dict[str, Any] | None:

@@ -14,10 +14,10 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from pipeline.config import nearest
 from pipeline.decoders.family import Task
 from pipeline.errors import ModelError
 from pipeline.redact import protect, redact
+from pipeline.wording import nearest
 
 # Far beyond what pixels of 0..255 can want; float32 holds what comes of it.
 _Level = Annotated[float, Field(ge=-1e6, le=1e6)]

@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.caches import cache_folder
-from pipeline.config import nearest
 from pipeline.decoders import DECODERS
 from pipeline.decoders.family import Task
 from pipeline.errors import ModelError
 from pipeline.runtime.card import ModelCard, read_card, sha256_of
 from pipeline.runtime.hashing import model_sha256
+from pipeline.wording import nearest
 
 log = logging.getLogger(__name__)
 

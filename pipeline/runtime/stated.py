@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from pipeline.config import nearest
 from pipeline.decoders import DECODERS, Family
 from pipeline.decoders.contract import image_input, spatial
 from pipeline.errors import ModelError
 from pipeline.runtime.card import ModelCard
 from pipeline.runtime.catalog import Located
 from pipeline.runtime.session import Session
+from pipeline.wording import nearest
 
 
 def stated_family(card: ModelCard, located: Located) -> Family:

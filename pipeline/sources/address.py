@@ -9,12 +9,12 @@ import stat
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from pipeline.config import nearest
 from pipeline.errors import ConfigError, SourceOpenError
 from pipeline.redact import MASK, protect, redact
 from pipeline.sources.base import SourceSpec
 from pipeline.sources.pictures import SUFFIXES, pictures_in, pictures_of
 from pipeline.sources.synthetic import check_synthetic
+from pipeline.wording import nearest
 
 SAMPLE = Path(__file__).resolve().parent.parent / "sample" / "sample.mp4"
 
