@@ -16,11 +16,11 @@ from pipeline.config import (
     host_and_port,
     make_config,
     make_stream,
-    nearest,
     reloaded,
 )
 from pipeline.configfile import load_config
 from pipeline.errors import ConfigError
+from pipeline.wording import nearest
 
 
 def write(folder: Path, text: str) -> Path:
