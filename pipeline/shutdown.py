@@ -9,6 +9,7 @@ the process there and then.
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import socket
@@ -34,6 +35,20 @@ ON_TERMINAL = os.isatty(2)
 """Whether the process began on a terminal, which may be closed before anything else asks."""
 
 
+class Presses:
+    """Tells a signal that somebody sent from the one before, passed on."""
+
+    def __init__(self) -> None:
+        self._until = -math.inf
+
+    def counts(self, at: float) -> bool:
+        """Whether what came ``at`` that time (monotonic seconds) is one by itself."""
+        if at <= self._until:
+            return False
+        self._until = at + SAME_SECONDS
+        return True
+
+
 @dataclass(slots=True)
 class _Listening:
     """Signals that are recorded."""
@@ -54,16 +69,16 @@ class _Listening:
     def _read(self) -> None:
         """Take down when each came, which whoever acts on them may get to know later. As long as nobody does,
         nothing is open that would have to be finished: a second one ends the process."""
-        number, until = -1, 0.0
+        number, presses, asked = -1, Presses(), False
         while number != _DONE:
             (number,) = self.sockets[0].recv(1)
             at = time.monotonic()
             with self.lock:
                 self.heard.put((number, at))
-                if number in CANCELLING and not self.acted_on and at > until:
-                    if until:
+                if number in CANCELLING and not self.acted_on and presses.counts(at):
+                    if asked:
                         os._exit(CANCELLED)
-                    until = at + SAME_SECONDS
+                    asked = True
 
     def end(self) -> None:
         self.sockets[1].send(bytes((_DONE,)))
@@ -114,14 +129,13 @@ def signals(
 
     def act() -> None:
         wanted: tuple[int | None, ...] = (*CANCELLING, HANGUP)
-        until = 0.0
+        presses = Presses()
         for action in (first, second):
             while (said := heard.get())[0] != _DONE:
                 number, at = said
                 if hangup is not None and number == HANGUP:
                     hangup()
-                elif number in wanted and at > until:
-                    until = at + SAME_SECONDS
+                elif number in wanted and presses.counts(at):
                     break
             else:
                 return

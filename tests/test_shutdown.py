@@ -16,7 +16,6 @@ import pytest
 import typer
 
 from pipeline import shutdown
-from pipeline.cli import common
 from pipeline.cli.common import reporting
 from pipeline.shutdown import HANGUP, listen, signals
 
@@ -254,7 +253,7 @@ def test_what_comes_twice_at_once_does_not_disturb_the_tidying_up(
     before, tidy = signal.getsignal(first), False
     tidied = tidied or one == other == "HUP"
     if not apart:
-        monkeypatch.setattr(common, "SAME_SECONDS", 60)  # this machine may be slow
+        monkeypatch.setattr(shutdown, "SAME_SECONDS", 60)  # this machine may be slow
     with pytest.raises(typer.Exit), reporting():
         try:
             send(first)

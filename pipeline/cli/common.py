@@ -20,7 +20,7 @@ from pipeline.errors import PipelineError, SourceError
 from pipeline.printable import printable
 from pipeline.redact import redact
 from pipeline.references import resolved
-from pipeline.shutdown import CANCELLED, CANCELLING, HANGUP, SAME_SECONDS
+from pipeline.shutdown import CANCELLED, CANCELLING, HANGUP, Presses
 
 log = logging.getLogger("framerail")
 
@@ -43,17 +43,15 @@ def reporting(hint: str = "--debug shows where") -> Iterator[None]:
 
     ``hint`` is what to do about one that nobody foresaw.
     """
-    interrupted: float | None = None  # when the last signal that counted came
+    interrupted, presses = False, Presses()
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         nonlocal interrupted
         if number == HANGUP:  # whose shell may say so again, while a folder is being removed
             signal.signal(number, signal.SIG_IGN)
-        now = time.monotonic()
-        if interrupted is not None and now <= interrupted + SAME_SECONDS:
-            return  # a wrapper passed it on, as this or another one, and what is held is being let go of
-        interrupted = now
-        signal.default_int_handler(number, frame)
+        if presses.counts(time.monotonic()):  # else what is held is being let go of
+            interrupted = True
+            signal.default_int_handler(number, frame)
 
     previous: dict[int, Any] = {}
     try:
@@ -74,7 +72,7 @@ def reporting(hint: str = "--debug shows where") -> Iterator[None]:
     except KeyboardInterrupt:
         raise typer.Exit(CANCELLED) from None
     except Exception as raised:
-        if interrupted is not None:
+        if interrupted:
             # A native library makes an error of its own of it ("initialization failed").
             raise typer.Exit(CANCELLED) from None
         log.debug("raised:", exc_info=raised)
