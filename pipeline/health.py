@@ -160,6 +160,8 @@ class StreamHealth:
         """When a picture was looked at last, and when the last one came."""
         self._away = False
         """Whether the source was opened anew since."""
+        self._unseen = False
+        """Whether pictures came since that nobody looked at."""
         self._key = True
 
     @property
@@ -218,6 +220,11 @@ class StreamHealth:
         self._due, self._key = 0.0, True
         self._away = True
 
+    def missed(self) -> None:
+        """A picture came that nobody looks at."""
+        self._rate.arrived()
+        self._unseen = True
+
     def picture(self, pixels: Image | Decoded, key: bool) -> None:
         """A picture came. ``key``: it was coded by itself, not as a difference from others."""
         self._rate.arrived()
@@ -231,12 +238,13 @@ class StreamHealth:
         if self._away:
             missed = now - before - (1 / self.declared_fps if self.declared_fps else 0.0)
         if missed > 0:
-            self._rate.skip(missed)
+            if not self._unseen:
+                self._rate.skip(missed)
             for each in (self._still, self._black, self._covered, self._off_rate):
                 each.skip(missed)
             self._since = {state: since + missed for state, since in self._since.items()}
         self._away = False
-        self._due, self._looked = now + LOOK_SECONDS, now
+        self._due, self._looked, self._unseen = now + LOOK_SECONDS, now, False
         self._look(luma_grid(pixels), key, now)
 
     def _look(self, luma: NDArray[np.uint8], key: bool, now: float) -> None:

@@ -219,6 +219,20 @@ def test_a_rate_far_from_the_declared_one(real: int, states: str) -> None:
     assert undeclared.health.states == ("ok",)
 
 
+@pytest.mark.parametrize("dark", [1, 4])
+def test_pictures_that_are_left_out_came(dark: int) -> None:
+    """Where decoding is too slow: four seconds of every third picture, and then those that were left out."""
+    watched = Watched(fps=30)
+    for _ in range(8):
+        for _ in range(40):
+            watched.see(living(), 0.1)
+        watched.now += dark
+        for _ in range(30 * (4 + dark) - 40):
+            watched.health.missed()
+    assert watched.went() == [("ok",)]
+    assert watched.health.fps == pytest.approx(30, rel=0.35)
+
+
 def test_a_rate_has_to_come_back_clearly() -> None:
     watched = Watched(fps=20)
     for real in (9, 11, 11, 14):

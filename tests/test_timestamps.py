@@ -54,6 +54,12 @@ def test_missing_and_duplicate_times_follow_the_last():
     assert repaired == {"missing": 1, "duplicate": 1}
 
 
+def test_after_a_gap_they_follow_by_the_usual_step_and_not_by_the_gap():
+    gap = 80 * FRAME
+    out, _ = through([0, FRAME, gap, gap, gap + 2 * FRAME, None, gap + 4 * FRAME])
+    assert out == [0, FRAME, *(gap + index * FRAME for index in range(5))]
+
+
 def test_a_counter_that_wraps_goes_on():
     for bits in (32, 33):
         start = 2**bits - 3 * FRAME + 7

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 import av.error
 from av.container import InputContainer
+from av.format import Flags as FormatFlags
 from av.packet import Packet
 from av.stream import Discard, Stream
 
@@ -33,7 +34,7 @@ from pipeline.sources.convert import Converter
 from pipeline.sources.damage import MOST_THREADS, Damage, tell_of_damage
 from pipeline.sources.ending import Progress
 from pipeline.sources.failures import STALL_SHARE, explain, silence
-from pipeline.sources.feed import Feed, LivePlaylist
+from pipeline.sources.feed import Feed, LiveFeed, LivePlaylist
 from pipeline.sources.framenumbers import FrameNumbers
 from pipeline.sources.hardware import NoHardwareError, on_device
 from pipeline.sources.limits import too_large
@@ -48,6 +49,8 @@ if TYPE_CHECKING:
 
 LOG = logging.getLogger(__name__)
 
+_MOST_DARK = 5.0
+"""Seconds without a picture where some were skipped: longer than most cameras' groups of pictures."""
 _MPEG_TS = b"\0\0"
 """What a codec's header begins with there: a start code. A playlist's segments may be MP4, too."""
 _CLOSED = "no new picture: the playlist is closed, and what was live is not given again"
@@ -133,11 +136,14 @@ class MediaSource(Once):
         index = self._video.index
         flags = Flags(self._container.demux(*self._progress.watched), index, segments=segments)
         self._feed = Feed(flags)
+        steps = Steps(index, self._stall_timeout)
+        # Where each picture counts nothing is skipped: whoever takes them may take his time.
+        skips = self.live and stream.live is not False
         if playlist and self.live:
-            steps, repeats = Steps(index, self._stall_timeout), Repeats(remembered.seen)
-            # Where each picture counts nothing is skipped: whoever takes them may take his time.
-            skips = stream.live is not False
+            repeats = Repeats(remembered.seen)
             self._feed = LivePlaylist(flags, steps, repeats, stop, skips=skips, shown=self._shown)
+        elif skips and not FormatFlags(self._container.format.flags) & FormatFlags.no_timestamps:
+            self._feed = LiveFeed(flags, steps, self._shown, min(_MOST_DARK, self._stall_timeout / 2))
         self._ahead: list[Picture | Missed] = []
         self._rest = self._decoded()
         self.description = self._describe("")
@@ -236,18 +242,18 @@ class MediaSource(Once):
             elif waited >= STALL_SHARE * limit:
                 self._came = came
             if packet is not None:
-                if feed.skipped:
-                    self._damage.lost()  # of an open group: what is shown before its key picture
                 self._progress.saw(packet)
                 if failure is None and self._remote and self.live and self._without_pictures(packet, now):
                     what = f"data comes, but no picture within {limit:.3g} s"
                     raise self._error("timeout", f"{what}{self._after()}{feed.hint('')}")
                 if self._sieve.takes(packet):
                     broken = feed.lacks_data(packet)
-                    feed.await_turn(packet)
-                    yield packet
-                    if broken:
-                        self._sieve.lacked_data()
+                    if feed.has_turn(packet):
+                        if feed.resumes():
+                            self._damage.lost()  # of an open group: what is shown before its key picture
+                        yield packet
+                        if broken:
+                            self._sieve.lacked_data()
             if failure is not None:
                 yield None  # pictures that the decoder holds back, to bring them in order, had come
                 cause, phrase = failure

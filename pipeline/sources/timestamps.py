@@ -32,7 +32,7 @@ class Timestamps:
         # In ticks of it:
         self._raw: int | None = None
         self._last: int | None = None
-        self._offset = self._step = self._jump = 0
+        self._offset = self._step = self._latest = self._jump = 0
         self._guessed = 0
         self._arrived = 0.0
         self._again = False
@@ -55,7 +55,9 @@ class Timestamps:
         if pts is not None and self._raw is not None and not self._again:
             step = pts - self._raw
             if 0 < step <= self._jump or (pauses and step > 0):
-                self._raw, self._step = pts, max(1, min(step, self._jump) // (1 + self._guessed))
+                latest = max(1, min(step, self._jump) // (1 + self._guessed))
+                # The lesser of two: one alone may be a gap.
+                self._raw, self._step, self._latest = pts, min(latest, self._latest), latest
                 self._guessed = 0
                 return self._later(pts + self._offset)
         return self._repair(pts, time_base, passed, pauses)
@@ -100,5 +102,5 @@ class Timestamps:
             self._again = True
         else:
             self._step = max(1, round(_STEP / time_base))
-        self._jump = int(_JUMP / time_base)
+        self._jump = self._latest = int(_JUMP / time_base)
         self._time_base = time_base

@@ -21,7 +21,16 @@ from pipeline.frame import Frame
 from pipeline.link import Backoff
 from pipeline.memory import give_back
 from pipeline.redact import redact
-from pipeline.sources import Picture, Remembered, Source, SourceSpec, Timestamps, Unreadable, open_source
+from pipeline.sources import (
+    Missed,
+    Picture,
+    Remembered,
+    Source,
+    SourceSpec,
+    Timestamps,
+    Unreadable,
+    open_source,
+)
 
 log = logging.getLogger(__name__)
 
@@ -210,6 +219,8 @@ class Capture:
                 link.picture(source.live, picture.decoded_at if isinstance(picture, Picture) else None)
                 if health.watched and isinstance(picture, Picture):
                     health.picture(picture.pixels, picture.key)
+                elif health.watched and isinstance(picture, Missed):
+                    health.missed()
                 seq = self._captured
                 self._captured += 1
             if isinstance(picture, Picture):
