@@ -106,12 +106,13 @@ def played(
     hangs: Sequence[tuple[float, float]] = (),
     works: Sequence[tuple[float, float, float]] = (),
     loads: float = 1e9,
+    room: float = 1e9,
 ) -> list[tuple[float, float]]:
     """When each picture is given, and how old it is then: of a camera of 10 fps whose clock is ``clock``
     slower than ours, in segments of ``seconds`` that a server takes ``answer`` to begin with, joined at the
     third from the end. At each of ``hangs`` (when, how long) the server says nothing. ``works`` (from when to
     when, how long): what decoding a picture takes. Each tenth one is a key picture. Segments come ``loads``
-    times as fast as they are played.
+    times as fast as they are played. There is ``room`` for so many seconds that are read ahead.
     """
     each, count = int(10 * seconds), int(minutes * 600)
     read, now = list[float](), 3.5 * seconds * (1 + clock)
@@ -125,8 +126,8 @@ def played(
     pace, now, given, number = Pace(), 0.0, list[tuple[float, float]](), 0
     while number < count:
         now = max(now, read[number])
-        there, step = bisect_right(read, now), None if number == 0 else 0.1
-        left = pace.leaves((there - number) / 10 + 1e-9)
+        there, step = min(bisect_right(read, now), number + int(10 * room)), None if number == 0 else 0.1
+        left = pace.leaves((there - number) / 10 + 1e-9, full=there - number >= 9 * room)
         if left is not None:
             keys = [n for n in range(number + 1, there) if n % 10 == 0 and (there - n) / 10 >= left]
             near = [n for n in keys if n - number < 10 * SKIP_SECONDS] or keys[:1]
@@ -186,6 +187,15 @@ def test_where_decoding_is_too_slow_some_is_left_out_and_the_lag_is_bounded(
     assert all(left < SKIP_SECONDS + 0.1 for _, left in left_out), "no jump of the clock"
     # No more than there is too much of.
     assert sum(left for _, left in left_out) <= max(given[-1][0] * (1 - 0.1 / work), 0) + EXCESS_SECONDS
+
+
+@pytest.mark.parametrize("work", [0.105, 0.2])
+@pytest.mark.parametrize(("seconds", "room"), [(2.0, 8.0), (6.0, 22.0), (6.0, 12.0), (10.0, 30.0)])
+def test_the_lag_is_bounded_also_where_no_more_can_be_held(seconds: float, room: float, work: float) -> None:
+    """A stream of many bytes: what is too much is never there."""
+    given = played(15, seconds=seconds, room=room, works=[(20, 1e9, work)])
+    assert max(age for when, age in given if when < 850) <= 3.5 * seconds + EXCESS_SECONDS + seconds + 8
+    assert not skipped(played(15, seconds=seconds, room=room, works=[(0, 1e9, 0.06)]))
 
 
 @pytest.mark.parametrize("seconds", [1.0, 2.0, 6.0, 10.0])
@@ -302,7 +312,7 @@ def test_what_is_left_out_is_counted_and_the_rest_is_whole(live: Live, monkeypat
     """Where every picture counts (``asked`` is False), nothing is left out."""
     live.add(3)
     live.show()
-    monkeypatch.setattr(Pace, "leaves", lambda _, held: 0.2 if held > 0.7 else None)
+    monkeypatch.setattr(Pace, "leaves", lambda _, held, **__: 0.2 if held > 0.7 else None)
     with http_server(live.folder) as server:
         url = f"{server.url}/list.m3u8"
         config = StreamConfig(source=url, stall_timeout=0.5, live=asked)

@@ -39,6 +39,8 @@ SLOW_SECONDS = 5.0
 """Behind by more, decoding is too slow, and this is no hiccup; also where it is to catch up, and gains less
 than a tenth."""
 _LEAST_GAIN = 1.1
+_FULL = 0.9
+"""Share of MOST_BYTES: reading on goes in another thread."""
 _SECONDS_PER_RATE = 8.0
 _LATE_SECONDS = 0.5
 _JUMP_SECONDS, _JUMP_STEPS = 1.0, 4.0
@@ -96,10 +98,13 @@ class Pace:
         self._given, self._held = max(self._due, now), held
         return self._given
 
-    def leaves(self, held: float) -> float | None:
-        """How many of the seconds that are held are to be left, where the others are to be skipped."""
-        if self._behind <= SLOW_SECONDS or held <= self._most + EXCESS_SECONDS:
+    def leaves(self, held: float, *, full: bool = False) -> float | None:
+        """How many of the seconds that are held are to be left, where the others are to be skipped. ``full``:
+        there is no room for more; none are left then, since as many again may lie at the server."""
+        if self._behind <= SLOW_SECONDS or (held <= self._most + EXCESS_SECONDS and not full):
             return None
+        if full:
+            return 0.0
         return self._most if self._usual is None else self._usual
 
     def _rate(self, held: float, now: float) -> float:
@@ -215,7 +220,8 @@ class Ahead:
     def _skip(self) -> None:
         """Leave out what is too much, up to a key packet: from there on the decoder needs nothing of it."""
         self.skipped, before = [], self._seconds
-        left = self._pace.leaves(before) if self._skips else None
+        full = self._bytes >= _FULL * MOST_BYTES
+        left = self._pace.leaves(before, full=full) if self._skips else None
         if left is None:
             return
         count, passed = 0, 0.0
