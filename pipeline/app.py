@@ -36,6 +36,7 @@ from pipeline.decide import (
 from pipeline.errors import ConfigError, PipelineError
 from pipeline.flow import Flow
 from pipeline.frame import Result
+from pipeline.freshness import too_old
 from pipeline.iteration import Iteration
 from pipeline.line import SECOND, STAGES, Line, build, open_first, open_second, reopen_second, serving
 from pipeline.metrics import MetricsServer
@@ -150,7 +151,8 @@ class Pipeline:
                 self.metrics = opened.enter_context(MetricsServer(config.metrics, self, token))
             read = self._files_read({name: spec for name, (spec, _) in self.sources.items()})
             self._sinks += open_sinks(config, list(self.sources), self.stop, read)
-            self.outputs = Outputs(self._sinks, config.on_sink_error, config.sink_timeout)
+            expired = too_old(config.max_age_ms)
+            self.outputs = Outputs(self._sinks, config.on_sink_error, config.sink_timeout, expired)
             self._resources = opened.pop_all()
         return self
 

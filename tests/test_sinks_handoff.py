@@ -544,6 +544,160 @@ def test_a_file_that_waits_for_an_output_may_be_stopped(cheap_model: str, gate: 
     assert_books(line)
 
 
+# What grows too old while it waits -----------------------------------------------------------
+
+
+class Clocked(Gate):
+    """Each result takes it some time, by a clock that goes on in it alone; what is 10 old is too old."""
+
+    def __init__(self, seconds: Iterator[int]) -> None:
+        super().__init__()
+        self.now, self.permits = 0, threading.Semaphore(0)
+        self.too_old: list[int] = []
+        self._seconds = seconds
+        self.open.set()
+
+    def expired(self, result: Result) -> bool:
+        return self.now - result.frame.captured_at > 10
+
+    def write(self, result: Result, dropped_before: int) -> None:
+        if self.expired(result):
+            self.too_old.append(result.frame.seq)
+        super().write(result, dropped_before)
+        self.permits.acquire()
+        self.now += next(self._seconds)
+
+    def release(self, stream: str) -> None:
+        self.rows.append((f"{stream} is gone", -1, 0))
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("abort", [False, True])
+@pytest.mark.parametrize("seed", range(20))
+def test_a_sink_is_given_nothing_too_old_and_what_it_misses_is_counted(seed: int, abort: bool) -> None:
+    """Live streams and a file, streams that go and come again, a queue that is full or empty."""
+    choose = random.Random(seed)
+    gate = Clocked(iter(lambda: choose.choice((0, 0, 1, 3, 30)), None))
+    output = HandOff("gate", gate, lambda _: None, None, gate.expired)
+    output.start()
+    captured, put, gone = Counter[str](), Counter[str](), Counter[str]()
+    picture = np.zeros((720, 1280, 3), np.uint8)
+    order = random.Random(-seed - 1)
+    for _ in range(400):
+        stream = order.choice(("live1", "live1", "live2", "file"))
+        missing = order.choice((0, 0, 2))
+        captured[stream] += missing + 1
+        result = make_result(picture, seq=captured[stream] - 1, stream=stream, captured_at=gate.now)
+        output.put(result, missing, stream != "file")
+        put[stream] += 1
+        if order.random() < 0.05:
+            output.release(stream)
+            gone[stream] += 1
+        if order.random() < 0.4:
+            gate.permits.release(2)
+    if not abort:
+        gate.permits.release(1000)
+    output.begin_end(abort)
+    gate.permits.release(1000)
+    output.end()
+    assert not gate.too_old and not output.errors and gate.ended == ("aborted" if abort else "closed")
+    for stream, count in put.items():
+        rows = [row for row in gate.rows if row[0] == stream]
+        assert output.written[stream] == len(rows) and len(rows) + output.dropped[stream] == count
+        seen = -1
+        for _, seq, before in rows:
+            assert seq == seen + 1 + before
+            seen = seq
+        if not abort:
+            assert gate.rows.count((f"{stream} is gone", -1, 0)) == gone[stream]
+    assert abort or output.dropped["file"] > 0  # which nothing but age can cost
+
+
+def emptied_by_age(gate: Gate, output: HandOff, old: set[int], live: bool) -> None:
+    """The sink is held up while all that waits for it, frames 1 to 64, grows old; then it goes on."""
+    filled(output, gate, live, module.MOST_CAPACITY)
+    old.update(range(1, module.MOST_CAPACITY + 1))
+    gate.open.set()
+    until(lambda: output.written["cam1"] + output.dropped["cam1"] == module.MOST_CAPACITY + 1)
+
+
+def until(holds: Any) -> None:
+    deadline = time.monotonic() + 10
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("live", [True, False])
+def test_a_sink_whose_queue_age_has_emptied_has_not_caught_up(gate: Gate, caplog: Any, live: bool) -> None:
+    """It has where it ends a call with nothing left to do."""
+    old = set[int]()
+    output = HandOff("gate", gate, lambda _: None, None, lambda result: result.frame.seq in old)
+    emptied_by_age(gate, output, old, live)
+    until(lambda: not output._busy)
+    assert [row[1] for row in gate.rows] == [0] and output.dropped == {"cam1": module.MOST_CAPACITY}
+    assert caplog.text.count("is too slow") == 1 and "caught up" not in caplog.text
+    output.put(make_result(SMALL, seq=module.MOST_CAPACITY + 1), 0, live)
+    until(lambda: "caught up; it missed 64 results" in caplog.text)
+    assert gate.rows[1:] == [("cam1", module.MOST_CAPACITY + 1, module.MOST_CAPACITY)]
+    output.begin_end(abort=False)
+    output.end()
+
+
+@pytest.mark.timeout(20)
+def test_room_that_age_makes_is_told_to_files_that_wait(gate: Gate) -> None:
+    old = set(range(1, module.MOST_CAPACITY + 1))
+    output = HandOff("gate", gate, lambda _: None, None, lambda result: result.frame.seq in old)
+    filled(output, gate, live=False, count=module.MOST_CAPACITY)
+    (_, one), (_, other) = waiting(output), waiting(output)
+    gate.open.set()
+    for file in (one, other):
+        file.join(10)
+        assert not file.is_alive()
+    assert output.waited() is None and len(gate.rows) == 1 and not output.errors
+    output.begin_end(abort=False)
+    output.end()
+
+
+@pytest.mark.timeout(20)
+def test_an_output_is_not_blamed_for_what_came_too_old(gate: Gate, caplog: Any) -> None:
+    """It had nothing to do, and took it at once: the line was slow."""
+    gate.open.set()
+    output = HandOff("gate", gate, lambda _: None, None, lambda result: result.frame.seq < 3)
+    output.start()
+    for seq in range(3):
+        output.put(make_result(SMALL, seq=seq), 0, True)
+        until(lambda seq=seq: output.dropped["cam1"] == seq + 1)
+    output.put(make_result(SMALL, seq=3), 0, True)
+    output.begin_end(abort=False)
+    output.end()
+    assert gate.rows == [("cam1", 3, 3)] and not caplog.text
+
+
+@pytest.mark.timeout(20)
+def test_the_limit_on_age_holds_behind_outputs(cheap_model: str) -> None:
+    """A file whose results all wait for an output until it has taken the first one; the other takes all."""
+
+    class Late(Kept):
+        own_thread = True
+
+        def write(self, result: Result, dropped_before: int) -> None:
+            until(lambda: line.accounts.totals().captured == 20 and not line.accounts.totals().in_flight)
+            time.sleep(0.5)
+            super().write(result, dropped_before)
+
+    late, other = Late(), Kept()
+    with Pipeline(
+        "synthetic:64x48?frames=20", model=cheap_model, sinks=[late, other], max_age_ms=500
+    ) as line:
+        line.run()
+    emitted = line.accounts.totals().emitted
+    assert len(late.seen) == 1 and len(other.seen) == emitted > 1
+    assert summarize(line)["outputs"]["Late"]["dropped"] == {"synthetic": emitted - 1}
+    assert_books(line)
+
+
 # One that fails ------------------------------------------------------------------------------
 
 

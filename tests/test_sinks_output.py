@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
 
+from pipeline import Pipeline
 from pipeline.sinks import Output, Sink
 from tests.test_sinks_common import make_result
 
@@ -58,3 +60,36 @@ def test_one_that_is_given_up_is_told_of_nothing_else() -> None:
     output.release("cam")
     output.begin_end(abort=True)
     assert sink.calls == ["abort"]
+
+
+def test_what_another_output_has_held_until_it_is_too_old_is_not_written() -> None:
+    old = {1, 2, 4}
+
+    class Rows(Heard):
+        def write(self, result: Any, dropped_before: int) -> None:
+            rows.append((result.stream, result.frame.seq, dropped_before))
+
+    rows = list[tuple[str, int, int]]()
+    output = Output("mine", Rows(False), lambda _: None, lambda result: result.frame.seq in old)
+    for seq, missing in ((0, 0), (1, 0), (2, 0), (3, 0), (4, 0), (7, 2)):
+        for stream in ("a", "b"):
+            output.put(make_result(stream=stream, seq=seq), missing, True)
+    for stream in ("a", "b"):
+        assert [row[1:] for row in rows if row[0] == stream] == [(0, 0), (3, 2), (7, 3)]
+    assert output.written == {"a": 3, "b": 3} and output.dropped == {"a": 3, "b": 3}
+
+
+@pytest.mark.timeout(20)
+def test_the_limit_on_age_holds_between_outputs(cheap_model: str) -> None:
+    class Slow(Heard):
+        def write(self, result: Any, dropped_before: int) -> None:
+            super().write(result, dropped_before)
+            time.sleep(max(0.0, result.frame.captured_at + 0.5 - time.monotonic()))
+
+    slow, next_one = Slow(False), Heard(False)
+    with Pipeline(
+        "synthetic:64x48?frames=20", model=cheap_model, sinks=[slow, next_one], max_age_ms=500
+    ) as line:
+        line.run()
+    assert "write" in slow.calls and next_one.calls == ["close"]
+    assert line.outputs[1].dropped.total() == line.accounts.totals().emitted

@@ -11,6 +11,9 @@ common. When there is no room for one more,
   After ``patience`` seconds without progress the sink counts as stuck, and is lost; so it is at the end of
   the line, whatever waits for it. Once the line was asked to end, that is GRACE_SECONDS.
 
+Nor is the sink given what has grown too old meanwhile (``expired``), of files as of live streams: the thread
+drops that when its turn comes.
+
 What is dropped here is in the next ``dropped_before`` of its stream: the sink's own account stays true.
 """
 
@@ -26,7 +29,7 @@ from dataclasses import dataclass
 from pipeline.errors import SinkWriteError
 from pipeline.frame import Result
 from pipeline.sinks.base import Sink
-from pipeline.sinks.output import Lost, Output
+from pipeline.sinks.output import Expired, Lost, Output
 
 log = logging.getLogger(__name__)
 
@@ -53,15 +56,24 @@ class _Item:
 class HandOff(Output):
     """Gives results to a sink in a thread of its own."""
 
-    def __init__(self, name: str, sink: Sink, lost: Lost, patience: float | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        sink: Sink,
+        lost: Lost,
+        patience: float | None = None,
+        expired: Expired | None = None,
+    ) -> None:
         """``patience``: seconds that a file, or the line's end, waits for a sink without progress; None: as
         long as it takes."""
-        super().__init__(name, sink, lost)
+        super().__init__(name, sink, lost, expired)
         self._patience = patience
         self._items: deque[_Item] = deque()
         self._in_hand: _Item | None = None
         """What the sink is writing now; None, too, once that is in the books."""
-        self._owed: Counter[str] = Counter()  # frames that are missing before the next result, by stream
+        self._aged: Counter[str] = Counter()
+        """Frames that are missing before the first result of those that wait, by stream: those before it were
+        too old. (``_owed`` are those before the next one that is put.)"""
         self._files = 0  # of the items, those that are of no live stream
         self._capacity = MOST_CAPACITY
         self._lock = threading.Lock()
@@ -92,7 +104,8 @@ class HandOff(Output):
             if fits and not self.errors:
                 self._append(_Item(result.stream, result, self._owed.pop(result.stream), live))
             else:
-                self._drop(result.stream, 1)
+                self._drop(result.stream)
+                self._owed[result.stream] += 1
 
     def wait_for_room(self, stop: threading.Event) -> None:
         """Hold a file up while there is no room. Returns, too, where the sink is lost, the line cancelled, or
@@ -201,7 +214,8 @@ class HandOff(Output):
         ((stream, _),) = waiting.most_common(1)
         oldest, *later = (item for item in self._items if item.live and item.stream == stream)
         self._items.remove(oldest)
-        self._drop(stream, 1 + oldest.dropped_before)
+        self._drop(stream)
+        self._owed[stream] += 1 + oldest.dropped_before
         if later:
             later[0].dropped_before += self._owed.pop(stream)
         return True
@@ -223,9 +237,9 @@ class HandOff(Output):
             f"{len(self._items)} results waiting for it; look at its disk, or at the program that reads it"
         )
 
-    def _drop(self, stream: str, owed: int) -> None:
+    def _drop(self, stream: str) -> None:
+        """Count a result that the sink was too slow for."""
         self.dropped[stream] += 1
-        self._owed[stream] += owed
         self._dropping += 1
         now = time.monotonic()
         if now < self._tell_after or self._told or self.errors or self._cancelled:
@@ -249,24 +263,42 @@ class HandOff(Output):
     def _next(self) -> _Item | None:
         """What is to be written, after what is in hand has been; waits for it. None at the end."""
         with self._lock:
+            kept_up = True  # nothing has grown too old behind what was in hand
+            waited_for_it = self._in_hand is not None
             if self._in_hand is not None:
                 self._settle(self.written)
                 self._progress_at = time.monotonic()
-            while not (self._items or self._ending or self.errors):
-                self._busy = False
-                if self._told and self._dropping:
-                    log.warning("output %s has caught up; it missed %d results", self.name, self._dropping)
-                    self._told = False
-                self._dropping = 0
-                self._ready.wait()
-            if not self._items or self.errors:
-                return None
-            self._in_hand = item = self._items.popleft()
-            self._files -= not item.live
-            # One who waits is woken for several: a wake costs more than a quick sink takes.
-            if self._waits and min(len(self._items), 2 * self._files) <= self._capacity // 2:
-                self._changed.notify_all()
+            while True:
+                while not (self._items or self._ending or self.errors):
+                    self._busy = waited_for_it = False
+                    if kept_up:  # an empty queue is no sign of it where age has emptied it
+                        self._caught_up()
+                    self._ready.wait()
+                if not self._items or self.errors:
+                    return None
+                item = self._items.popleft()
+                self._files -= not item.live
+                # One who waits is woken for several: a wake costs more than a quick sink takes.
+                if self._waits and min(len(self._items), 2 * self._files) <= self._capacity // 2:
+                    self._changed.notify_all()
+                if item.result is None or self._expired is None or not self._expired(item.result):
+                    break
+                self._aged[item.stream] += 1 + item.dropped_before
+                if waited_for_it:
+                    kept_up = False
+                    self._drop(item.stream)
+                else:  # it came that old, to a sink that had nothing to do
+                    self.dropped[item.stream] += 1
+            if self._aged and item.result is not None:
+                item.dropped_before += self._aged.pop(item.stream, 0)
+            self._in_hand = item
             return item
+
+    def _caught_up(self) -> None:
+        if self._told and self._dropping:
+            log.warning("output %s has caught up; it missed %d results", self.name, self._dropping)
+            self._told = False
+        self._dropping = 0
 
     # The sink's thread ------------------------------------------------------------------------
 

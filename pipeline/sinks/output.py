@@ -11,6 +11,9 @@ from collections.abc import Callable
 from pipeline.frame import Result
 from pipeline.sinks.base import Sink
 
+Expired = Callable[[Result], object]
+"""Whether a result is too old by now (something true): the sink is not given it."""
+
 Lost = Callable[[Exception], None]
 """Told of the error that cost a sink; never under a lock. It may raise that, in the thread that emits."""
 
@@ -18,18 +21,20 @@ Lost = Callable[[Exception], None]
 class Output:
     """A sink that runs in the thread that emits: a window, a callback, what waits for nothing."""
 
-    def __init__(self, name: str, sink: Sink, lost: Lost) -> None:
+    def __init__(self, name: str, sink: Sink, lost: Lost, expired: Expired | None = None) -> None:
         self.name = name
         self.sink = sink
         self.written: Counter[str] = Counter()
         """Results that it took, by stream."""
         self.dropped: Counter[str] = Counter()
-        """Results that it did not get, by stream: it was full, lost, or cancelled."""
+        """Results that it did not get, by stream: they were too old, or it was full, lost, or cancelled."""
         self.errors: list[Exception] = []
         """The first is what it was lost by."""
         self.thread: int | None = None
         """The thread that writes (its ident), where that is its own."""
         self._lost = lost
+        self._expired = expired
+        self._owed: Counter[str] = Counter()  # frames that are missing before the next result, by stream
         self._released: deque[str] = deque()
 
     def start(self) -> None:
@@ -42,6 +47,12 @@ class Output:
         if self.errors:
             self.dropped[result.stream] += 1
             return
+        if self._expired is not None and self._expired(result):  # the outputs before this one took so long
+            self.dropped[result.stream] += 1
+            self._owed[result.stream] += 1 + dropped_before
+            return
+        if self._owed:
+            dropped_before += self._owed.pop(result.stream, 0)
         try:
             self.sink.write(result, dropped_before)
         except Exception as error:

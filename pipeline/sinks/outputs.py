@@ -14,7 +14,7 @@ from pipeline.redact import redact
 from pipeline.sinks.base import Sink
 from pipeline.sinks.handoff import HandOff
 from pipeline.sinks.null import Null
-from pipeline.sinks.output import Output
+from pipeline.sinks.output import Expired, Output
 
 log = logging.getLogger(__name__)
 
@@ -22,9 +22,17 @@ log = logging.getLogger(__name__)
 class Outputs(Sequence[Output]):
     """Made when the sinks are open, started with the line; ended once, whether or not it was started."""
 
-    def __init__(self, sinks: Sequence[Sink], on_error: str = "end", timeout: float | None = None) -> None:
-        """``on_error``: ``end`` or ``go_on``. ``timeout``: seconds that a file waits for a stuck output."""
+    def __init__(
+        self,
+        sinks: Sequence[Sink],
+        on_error: str = "end",
+        timeout: float | None = None,
+        expired: Expired | None = None,
+    ) -> None:
+        """``on_error``: ``end`` or ``go_on``. ``timeout``: seconds that a file waits for a stuck output.
+        ``expired``: what is too old by the time that a sink would get it; None: nothing is."""
         self._on_error = on_error
+        self._expired = expired
         self._flow: Flow | None = None
         self._ended = False
         names: Counter[str] = Counter()
@@ -53,8 +61,8 @@ class Outputs(Sequence[Output]):
                 self._went_on(name, error)
 
         if getattr(sink, "own_thread", False):
-            return HandOff(name, sink, lost, timeout)
-        return Output(name, sink, fails)
+            return HandOff(name, sink, lost, timeout, self._expired)
+        return Output(name, sink, fails, self._expired)
 
     def _went_on(self, name: str, error: Exception) -> None:
         log.error("output %s is lost, the line goes on without it: %s", name, redact(str(error)))
