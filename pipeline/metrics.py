@@ -220,7 +220,7 @@ class Collector:
         )
         dropped = CounterMetricFamily(
             "framerail_sink_dropped",
-            "Results that an output did not get: it was slow, or is lost.",
+            "Results that an output did not get: it was slow, they were too old, or it is lost.",
             labels=["sink", "stream"],
         )
         up = GaugeMetricFamily("framerail_sink_up", "0 for an output that is lost.", labels=["sink"])

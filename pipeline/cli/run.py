@@ -321,7 +321,7 @@ def run(
         typer.Option(
             "--max-age-ms",
             metavar="MS",
-            help="What is older is dropped and counted, not emitted.",
+            help="What is older by the time that an output would get it is dropped and counted.",
         ),
     ] = None,
     target_age_ms: Annotated[
