@@ -15,7 +15,7 @@ from pipeline.accounts import Accounts
 from pipeline.config import StreamConfig
 from pipeline.decide import Depths
 from pipeline.errors import ConfigError, PipelineError
-from pipeline.flow import Channel, Dropped, Flow, Merge
+from pipeline.flow import Cancelled, Channel, Dropped, Flow, Merge
 from pipeline.frame import Frame
 from pipeline.sinks import Outputs
 from pipeline.sources import SourceSpec, Timestamps
@@ -85,6 +85,9 @@ class Streams:
         self._removed: list[Callable[[str], None]] = []
         self._lock = threading.RLock()
         self._stopped = threading.Event()
+        self._starting = threading.Lock()
+        """Held while a thread is started, never by who waits: a stop reaches each that there is by then, and
+        no other one is started."""
 
     def on_added(self, told: Callable[[str], None]) -> None:
         """Tell of each stream, those that are there already too, before its first frame."""
@@ -106,21 +109,24 @@ class Streams:
         return self._known(name).stream
 
     def add(self, name: str, spec: SourceSpec, stream: StreamConfig) -> None:
-        """Start a stream. Raises ConfigError for a name that is taken, PipelineError after the line's end."""
+        """Start a stream. Raises ConfigError for a name that is taken, PipelineError after the line's end, or
+        where no thread is to be had."""
         with self._alone():
             if name in self._streams:
                 raise ConfigError(
                     f"there is a stream {name!r} already; remove it first, or choose another name"
                 )
-            for each in self._added:
-                each(name)
-            timestamps = self._timestamps.setdefault(name, Timestamps())
-            capture = Capture(spec, stream, self._accounts.add(name), timestamps=timestamps)
-            try:
-                self._start(name, _Stream(spec, stream, capture))
-            except BaseException:
-                self._forget(name)
-                raise
+            with self._entering(name) as entrance:
+                try:
+                    account = self._accounts.add(name)
+                    for each in self._added:
+                        each(name)
+                    timestamps = self._timestamps.setdefault(name, Timestamps())
+                    capture = Capture(spec, stream, account, timestamps=timestamps)
+                    self._start(name, _Stream(spec, stream, capture), entrance)
+                except BaseException:
+                    self._forget(name)
+                    raise
 
     def remove(self, name: str) -> None:
         """Stop a stream, and wait until its frames have left the line; they are emitted. Its books stay.
@@ -190,7 +196,8 @@ class Streams:
     def stop(self) -> None:
         """Ask every stream to end, also those that are paused. Does not wait, for a change that is under way
         neither: that may wait for frames which the caller has to take."""
-        self._stopped.set()
+        with self._starting:
+            self._stopped.set()
         for known in list(self._streams.values()):
             known.capture.stop.set()
         self._outputs.look_again()
@@ -206,7 +213,8 @@ class Streams:
             each(name)
 
     def _begin_again(self, name: str, known: _Stream) -> None:
-        self._start(name, known)
+        with self._entering(name) as entrance:
+            self._start(name, known, entrance)
         known.stranded = False
         self._let_go(known)
 
@@ -239,39 +247,55 @@ class Streams:
             known.held = False
             self._frames.let_go()
 
-    def _start(self, name: str, each: _Stream) -> None:
-        if self._stopped.is_set():
-            raise PipelineError(f"cannot start stream {name!r}: the line is being stopped")
-        account = self._accounts.streams[name]
-        if not account.wait_idle(0.0):
+    @contextmanager
+    def _entering(self, name: str) -> Iterator[Channel[Any]]:
+        """The first channel of a stream that is started within the block. It comes before all else: while it
+        is open the line does not end, and every stage takes another stream.
+
+        Where the stream is not started, it is closed when the rest has been taken back: the books are looked
+        at as soon as the line has ended. Raises PipelineError after the line's end, or where it is cancelled.
+        """
+        self._check_not_stopped(name)
+        account = self._accounts.streams.get(name)
+        if account is not None and not account.wait_idle(0.0):
             raise PipelineError(
                 f"cannot start stream {name!r}: frames of it from before are still in the line"
             )
         try:
             channel = self._first(name)
-        except ValueError:
+            try:
+                yield channel
+            except BaseException:
+                channel.close()
+                raise
+        except Cancelled:
             raise PipelineError(f"cannot start stream {name!r}: the line has ended") from None
-        ending, failed = account.ending, account.error
-        account.begun()
+
+    def _check_not_stopped(self, name: str) -> None:
+        if self._stopped.is_set():
+            raise PipelineError(f"cannot start stream {name!r}: the line is being stopped")
+
+    def _start(self, name: str, each: _Stream, channel: Channel[Any]) -> None:
+        account = self._accounts.streams[name]
         # An event of its own for each run: one that answers late must not hear of the next.
         run = partial(self._frames_of, each.capture, channel, each.capture.begin())
-        self._depths.expect(channel)
-        try:
-            each.thread = self._flow.feed("capture", f"capture:{name}", run, channel)
-        except RuntimeError as error:
-            channel.close()  # nobody feeds it, and the line would wait for it
-            self._depths.forget(channel)
-            account.ended(ending or "removed", failed)
-            if each.held:
-                account.paused()
-            raise PipelineError(
-                f"cannot start stream {name!r}: {error}; raise the limits of this user or container"
-            ) from None
-        each.channel = channel
-        self._streams[name] = each
-        if self._stopped.is_set():  # meanwhile
-            each.capture.stop.set()
-            self._outputs.look_again()
+        with self._starting:
+            self._check_not_stopped(name)
+            ending, failed = account.ending, account.error
+            account.begun()
+            self._depths.expect(channel)
+            try:
+                each.thread = self._flow.feed("capture", f"capture:{name}", run, channel)
+            except RuntimeError as error:
+                self._depths.forget(channel)
+                account.ended(ending or "removed", failed)
+                if each.held:
+                    account.paused()
+                raise PipelineError(
+                    f"cannot start stream {name!r}: {error}; raise the limits of this user or container"
+                ) from None
+            each.channel = channel
+            self._streams[name] = each
 
     def _frames_of(
         self, capture: Capture, channel: Channel[Any], stop: threading.Event

@@ -413,7 +413,7 @@ def test_merge_ends_when_sealed_and_all_are_drained() -> None:
     assert merge.take() == [2]
     with pytest.raises(EndOfStream):
         merge.take()
-    with pytest.raises(ValueError, match="ended"):
+    with pytest.raises(Cancelled, match="ended"):
         merge.channel("c", 1)
 
 

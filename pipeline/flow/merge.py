@@ -6,7 +6,7 @@ import itertools
 from collections import deque
 
 from pipeline.flow.channel import Channel, Policy
-from pipeline.flow.outlet import OnDrop, Outlet, T
+from pipeline.flow.outlet import Cancelled, OnDrop, Outlet, T
 
 
 class Merge(Outlet[T]):
@@ -46,13 +46,13 @@ class Merge(Outlet[T]):
         """Add and return a channel.
 
         ``window``: how many of its items may be outside, taken and not yet released, at one time.
-        Raises ValueError where the merge has ended.
+        Raises Cancelled where the merge has ended, or is cancelled: nobody would take from it.
         """
         channel: Channel[T] = Channel(name, capacity, policy, on_drop or self._on_drop, self)
         channel._window = window
         with self._lock:
             if self._over or self._cancelled:
-                raise ValueError(f"cannot add channel {name!r}: the merge has ended or is cancelled")
+                raise Cancelled(f"cannot add channel {name!r}: the merge has ended or is cancelled")
             self._channels = [each for each in self._channels if not each._done()]
             self._channels.append(channel)
         return channel
