@@ -227,6 +227,10 @@ class Accounts:
         """The books of a stream that is added; those of one that was there before are gone on with."""
         return self.streams.setdefault(name, StreamAccount(name))
 
+    def take_back(self, name: str) -> None:
+        """A stream whose books were begun just now is not added after all."""
+        del self.streams[name]
+
     def begin(self) -> None:
         """The line starts to run."""
         self.started_at = time.monotonic()

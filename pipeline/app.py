@@ -447,7 +447,7 @@ class Pipeline:
         assert self._line is not None
         self._line.streams.give_up()
         self.accounts.end()
-        for account in self.accounts.streams.values():
+        for account in list(self.accounts.streams.values()):  # one may just be added to what is cancelled
             if account.ending is None:
                 account.ended("failed" if flow.errors else "cancelled" if flow.cancelled else "abandoned")
         for name in self._late:
@@ -475,7 +475,9 @@ class Pipeline:
 
     def _raise_if_nothing_opened(self) -> None:
         accounts = [
-            account for account in self.accounts.streams.values() if not (account.removed or account.leaving)
+            account
+            for account in list(self.accounts.streams.values())
+            if not (account.removed or account.leaving)
         ]
         errors = [account.error for account in accounts if account.error is not None]
         if errors and len(errors) == len(accounts) and self.accounts.totals().captured == 0:

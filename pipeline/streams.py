@@ -110,13 +110,14 @@ class Streams:
 
     def add(self, name: str, spec: SourceSpec, stream: StreamConfig) -> None:
         """Start a stream. Raises ConfigError for a name that is taken, PipelineError after the line's end, or
-        where no thread is to be had."""
+        where no thread is to be had; nothing is remembered of it then."""
         with self._alone():
             if name in self._streams:
                 raise ConfigError(
                     f"there is a stream {name!r} already; remove it first, or choose another name"
                 )
             with self._entering(name) as entrance:
+                new = name not in self._accounts.streams
                 try:
                     account = self._accounts.add(name)
                     for each in self._added:
@@ -126,6 +127,9 @@ class Streams:
                     self._start(name, _Stream(spec, stream, capture), entrance)
                 except BaseException:
                     self._forget(name)
+                    if new:
+                        self._timestamps.pop(name, None)
+                        self._accounts.take_back(name)
                     raise
 
     def remove(self, name: str) -> None:

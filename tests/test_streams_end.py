@@ -1,4 +1,4 @@
-"""A stream that is added while the line ends: it is in the line, or refused; and the line ends."""
+"""A stream that is added while the line ends: it is in the line, or was never there; and the line ends."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 
 from pipeline import Pipeline
 from pipeline.config import make_config
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, SourceOpenError
 from pipeline.sources import Source, open_source
 from pipeline.stages.capture import Capture
 from tests.test_stages_classify import write_colour_classifier
@@ -78,7 +78,7 @@ def test_it_is_refused_while_the_last_frames_are_with_the_second_model(
         ended = not runs.is_alive()
         line.cancel()
     assert ended
-    assert list(line.sources) == ["first"]
+    assert list(line.accounts.streams) == list(line.sources) == ["first"]
     assert line.accounts.streams["first"].counts().emitted == FRAMES
 
 
@@ -89,7 +89,7 @@ def test_it_is_refused_while_the_last_results_are_taken(cheap_model: str, classi
                 assert wait_for(lambda: line.flow._merges[1]._over)
                 with pytest.raises(PipelineError, match="cannot start stream 'new': the line has ended"):
                     line.add_stream(ENDLESS, name="new")
-    assert list(line.sources) == ["first"]
+    assert list(line.accounts.streams) == list(line.sources) == ["first"]
 
 
 def test_the_line_does_not_end_in_the_middle_of_it(cheap_model: str, classifier: str) -> None:
@@ -127,7 +127,35 @@ def test_the_line_is_ended_in_the_middle_of_it(
             pytest.raises(PipelineError, match=f"cannot start stream 'new': {why}"),
         ):
             run.line.add_stream(ENDLESS, name="new", live=True)
-    assert list(run.line.sources) == ["other"]
+    assert list(run.line.accounts.streams) == list(run.line.sources) == ["other"]
+
+
+def test_one_that_never_was_in_the_line_does_not_hide_that_no_other_opened(cheap_model: str) -> None:
+    gone = {"source": "rtsp://127.0.0.1:9/x", "reconnect": False, "name": "gone"}
+    tries = {"source": "rtsp://127.0.0.1:9/y", "backoff": 20, "name": "tries"}
+    with Pipeline(make_config({"model": cheap_model, "streams": [gone, tries]})) as line:
+        failed: list[ExceptionGroup] = []
+
+        def run() -> None:
+            try:
+                line.run()
+            except* SourceOpenError as group:
+                failed.append(group)
+
+        runs = threading.Thread(target=run)
+        runs.start()
+        lost = [line.accounts.streams[name].link for name in ("gone", "tries")]
+        assert wait_for(lambda: all(sum(link.failures.values()) for link in lost))
+
+        def end() -> None:
+            line._line.streams.remove("tries")
+            line.stop()
+
+        with in_the_middle(line, end), pytest.raises(PipelineError, match="being stopped"):
+            line.add_stream(ENDLESS, name="new")
+        runs.join(10)
+        assert not runs.is_alive()
+    assert len(failed) == 1
 
 
 def test_a_stop_reaches_one_that_is_just_starting(cheap_model: str, monkeypatch: pytest.MonkeyPatch) -> None:
