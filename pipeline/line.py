@@ -106,6 +106,7 @@ def build(
         return firsts[name]
 
     streams = Streams(flow, frames, accounts, depths, first, outputs)
+    streams.on_left(lambda name: firsts.pop(name, None))
     if config.target_age_ms is not None:
         adaptive = Adaptive(config.target_age_ms / 1000)
         streams.on_added(lambda name: adaptive.add(accounts.add(name).lane))
@@ -219,7 +220,12 @@ def _add_second(
         if name not in lanes:
             lanes[name] = lane(f"objects:{name}")
 
+    def close_lane(name: str) -> None:
+        if (left := lanes.pop(name, None)) is not None:
+            left.close()
+
     streams.on_added(add_lane)
+    streams.on_left(close_lane)
     classified = flow.channel("classified", "classify", config.channel_capacity or LEAST_CAPACITY)
     bypass = Bypass(attrgetter("frame.stream"), lambda item: isinstance(item, Matched), lanes, classified)
     looked_at = class_ids(model, config.classify_on, "classify_on")

@@ -83,6 +83,7 @@ class Streams:
         """Of removed ones, too: one that is added once more goes on with its time, as with its books."""
         self._added: list[Callable[[str], None]] = []
         self._removed: list[Callable[[str], None]] = []
+        self._left: list[Callable[[str], object]] = []
         self._lock = threading.RLock()
         self._stopped = threading.Event()
         self._starting = threading.Lock()
@@ -96,8 +97,12 @@ class Streams:
             told(name)
 
     def on_removed(self, told: Callable[[str], None]) -> None:
-        """Tell of each stream that is removed, when its frames have left."""
+        """Tell of each stream that is removed, when its frames have left, or should have."""
         self._removed.append(told)
+
+    def on_left(self, told: Callable[[str], object]) -> None:
+        """Tell of each stream that is removed and has no frame in the line: its ways there may go, too."""
+        self._left.append(told)
 
     @property
     def names(self) -> list[str]:
@@ -215,6 +220,9 @@ class Streams:
     def _forget(self, name: str) -> None:
         for each in self._removed:
             each(name)
+        if self._accounts.streams[name].wait_idle(0.0):
+            for tell in self._left:
+                tell(name)
 
     def _begin_again(self, name: str, known: _Stream) -> None:
         with self._entering(name) as entrance:

@@ -26,6 +26,7 @@ from pipeline.summary import summarize
 from tests.clips import make_clip
 from tests.servers import free_port
 from tests.test_metrics import scrape
+from tests.test_stages_classify import write_colour_classifier
 from tests.test_supervision import OTHER, running
 
 LINUX = sys.platform == "linux"
@@ -505,6 +506,32 @@ def test_of_a_removed_stream_nothing_is_remembered_but_its_books(cheap_model: st
         assert lane.tick is not None
         run.line.remove_stream("new")
         assert lane.tick is None
+
+
+def test_streams_that_came_and_went_leave_no_channels(
+    cheap_model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor do those that could not be added. What comes again finds its way anew."""
+    classifier = str(write_colour_classifier(tmp_path / "colours.onnx"))
+    with running(cheap_model, OTHER, classify=classifier, classify_every=1) as run:
+        for name in ("a", "b", "a"):
+            run.line.add_stream(ENDLESS, name=name, live=True)
+            run.until_results(name, 5)
+            run.line.remove_stream(name)
+
+        def no_thread(*_) -> None:
+            raise RuntimeError("can't start new thread")
+
+        with monkeypatch.context() as patch, pytest.raises(PipelineError, match="can't start new thread"):
+            patch.setattr(run.line.flow, "feed", no_thread)
+            run.line.add_stream(ENDLESS, name="refused")
+        run.line.add_stream(ENDLESS, name="last", live=True)  # closed ones are swept out when another comes
+        run.until_results("last", 5)
+        of_streams = {each.name for each in run.line.flow.statistics() if ":" in each.name}
+        assert of_streams == {
+            f"{kind}:{name}" for kind in ("frames", "objects") for name in ("other", "last")
+        }
+    assert whole(run, "a") and whole(run, "b") and whole(run, "last")
 
 
 def test_a_light_change_opens_nothing_anew_though_there_are_more_streams_now(
