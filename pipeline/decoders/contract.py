@@ -4,6 +4,7 @@ and what the others want."""
 from __future__ import annotations
 
 import ast
+import threading
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -12,6 +13,10 @@ from numpy.typing import NDArray
 
 from pipeline.decoders.family import Family, TensorInfo
 
+# CPython 3.11 counts the depth of an AST that it converts once for the whole interpreter. Garbage may be
+# collected in the middle, whose __del__ lets another thread run: where that one converts, too, the first
+# finds the count changed, and raises SystemError. A model may be reloaded while another is opened afresh.
+_CONVERTING = threading.Lock()
 _MOST = 8192
 """Pixels a side that metadata are believed."""
 IMAGE_DTYPES = ("float32", "float16", "uint8")
@@ -92,6 +97,7 @@ def unknown_extra(inputs: Sequence[TensorInfo]) -> TensorInfo | None:
 def literal(text: str) -> Any:
     """Return the value of a Python literal; None for text that is none."""
     try:
-        return ast.literal_eval(text)
+        with _CONVERTING:
+            return ast.literal_eval(text)
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         return None
