@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
+import select
 import signal
 import sys
 import threading
 from contextlib import suppress
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from pipeline import shutdown
 from pipeline.memory import set_malloc
@@ -24,6 +26,7 @@ else:
 def main() -> None:
     """Run the command and end the process with its exit code."""
     _fill_standard_files()
+    _say_aside()
     set_malloc()
     import typer
 
@@ -64,6 +67,44 @@ def _fill_standard_files() -> None:
             os.fstat(number)
         except OSError:
             os.open(os.devnull, os.O_RDWR)
+
+
+class _Aside(io.RawIOBase):
+    """Standard error: what cannot be written there, as its reader has gone or its disk is full, is let go of.
+
+    In a buffer it would stay, and fail whoever flushes that next: a process that is started, the interpreter
+    at its end, which has an exit code of its own for it. A flush would wait for whoever waits to write, too.
+    A pipe with a name may be read again.
+    """
+
+    def __init__(self, raw: io.RawIOBase) -> None:
+        self._raw = raw
+
+    def writable(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        return self._raw.fileno()
+
+    def isatty(self) -> bool:
+        return self._raw.isatty()
+
+    def write(self, data: Any) -> int:
+        left = memoryview(data)
+        with suppress(OSError):
+            while left:
+                if (count := self._raw.write(left)) is None:  # does not wait by itself, as some leave a pipe
+                    select.select((), (self._raw,), ())
+                left = left[count or 0 :]
+        return len(data)
+
+
+def _say_aside() -> None:
+    """Let nothing that standard error's reader does cost what goes to standard output, or the exit code."""
+    if (error := sys.stderr) is not None:
+        raw: Any = getattr(error.buffer, "raw", error.buffer)  # python -u has no buffer
+        aside: Any = _Aside(raw)
+        sys.stderr = io.TextIOWrapper(aside, error.encoding, error.errors, write_through=True)
 
 
 def _end(code: int) -> NoReturn:

@@ -672,6 +672,59 @@ def test_a_reader_that_has_had_enough_is_no_error() -> None:
         assert (done.stdout, done.stderr) == ("0\n", ""), arguments
 
 
+_MEASURES = """
+import multiprocessing
+from pipeline import __main__
+from pipeline.cli import main
+from pipeline.cli.common import console, reporting
+
+def app(**_):
+    with reporting():
+        console.print("measuring")
+        process = multiprocessing.get_context("fork").Process(target=int)  # which flushes standard error
+        process.start()
+        process.join()
+        console.print("measured")
+        print("result")
+
+main.app = app
+__main__.main()
+"""
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs Linux")
+@pytest.mark.parametrize(("full", "coloured"), [(False, False), (False, True), (True, False)])
+@pytest.mark.parametrize(
+    ("arguments", "code", "lines"),
+    [
+        (["-m", "pipeline", "run", "--frobnicate"], 2, 0),
+        (["-m", "pipeline", "run", "synthetic:64x48?frames=9", "--jsonl", "-"], 0, 9),
+        (["-c", _MEASURES], 0, 1),
+    ],
+)
+def test_whoever_reads_standard_error_costs_nothing_else(
+    cheap_model: str, arguments: list[str], code: int, lines: int, full: bool, coloured: bool
+) -> None:
+    """Neither a reader that has gone, nor a disk that is full: not the result, and not the exit code."""
+    if "--jsonl" in arguments:
+        arguments = [*arguments, "--model", cheap_model]
+    # What is unbuffered has nothing left in a buffer, which fails whoever flushes it next.
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    if coloured:  # rich takes a pipe for a terminal then
+        env["FORCE_COLOR"] = "1"
+    reader, gone = os.pipe()
+    os.close(reader)
+    with os.fdopen(gone, "wb"), open("/dev/full", "wb") as disk:
+        done = subprocess.run(
+            [sys.executable, *arguments],
+            stdout=subprocess.PIPE,
+            stderr=disk if full else gone,
+            env=env,
+            timeout=50,
+        )
+    assert (done.returncode, len(done.stdout.splitlines())) == (code, lines)
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [

@@ -163,6 +163,7 @@ def test_a_log_that_nobody_reads_holds_up_neither_the_line_nor_its_end(
     with subprocess.Popen(
         [sys.executable, "-m", "pipeline", "run", *map(str, arguments), "--log-format", log_format],
         stderr=theirs, stdin=subprocess.DEVNULL,
+        env={name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"},
     ) as process:  # fmt: skip
         try:
             text = b""

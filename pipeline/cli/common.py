@@ -66,7 +66,8 @@ def reporting(hint: str = "--debug shows where") -> Iterator[None]:
     except (typer.Exit, SystemExit):
         raise
     except BrokenPipeError:
-        # Whoever read it has had enough (| head). What is still buffered must not fail at exit.
+        # Whoever read standard output has had enough (| head); standard error raises none (see __main__).
+        # What is still buffered must not fail at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise typer.Exit(0) from None
     except KeyboardInterrupt:
