@@ -17,7 +17,7 @@ from pipeline.accounts import StreamAccount
 from pipeline.app import Pipeline
 from pipeline.health import WORDS
 from pipeline.logs import HANGING_SECONDS
-from pipeline.printable import printable
+from pipeline.printable import on_terminal, printable
 from pipeline.progress import PLAIN_SECONDS
 from pipeline.summary import ways
 
@@ -203,7 +203,7 @@ def print_summary(summary: dict[str, Any], console: Console) -> None:
 
 def _print_whole(table: Table, console: Console) -> None:
     """In a log or a pipe, which has no width of its own, nothing is cut off to make it fit in one."""
-    if console.is_terminal:
+    if on_terminal(console):
         console.print(table)
         return
     before = console.width

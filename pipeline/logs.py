@@ -21,7 +21,7 @@ from typing import Any
 from rich.console import Console
 from rich.logging import RichHandler
 
-from pipeline.printable import printable
+from pipeline.printable import on_terminal, printable
 from pipeline.redact import redact
 
 MOST_RECORDS = 10_000
@@ -169,7 +169,7 @@ def set_up(log_format: str, *, quiet: bool, debug: bool, console: Console, behin
     if log_format == "json":
         handler = logging.StreamHandler(sys.stderr)
         handler.setFormatter(JsonFormatter())
-    elif console.is_terminal:
+    elif on_terminal(console):
         handler = RichHandler(console=console, show_path=False, markup=False, omit_repeated_times=False)
         handler.setFormatter(TextFormatter("%(message)s"))
     else:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 def printable(text: str, keep: str = "") -> str:
@@ -17,3 +20,9 @@ def json_text(data: Any) -> str:
     """JSON for people and programs: letters of all scripts as they are, what is not printable escaped."""
     text = json.dumps(data, indent=2, ensure_ascii=False)
     return "".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text)
+
+
+def on_terminal(console: Console) -> bool:
+    """Whether somebody sees it on a terminal: rich's ``is_terminal`` says whether it may be coloured, which
+    FORCE_COLOR makes true of a log file, too."""
+    return console.is_terminal and console.file.isatty()

@@ -9,6 +9,8 @@ from typing import TypeVar
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from pipeline.printable import on_terminal
+
 _T = TypeVar("_T")
 
 PLAIN_SECONDS = 5.0
@@ -21,7 +23,7 @@ def progress(
 
     ``every``: seconds between lines where ``err`` is no terminal.
     """
-    if err.is_terminal:
+    if on_terminal(err):
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         with Progress(*columns, console=err, transient=True) as bars:
             yield from bars.track(items, total=total, description=what)

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+from types import SimpleNamespace
 from typing import get_type_hints
 
 import cv2
@@ -424,6 +425,14 @@ def run_bench(capsys, model, **options):
     options = Options(sources=["synthetic:64x48"], settings=SHORT, run={"model": model}, **options)
     bench(options, quiet, quiet, as_json=True)
     return json.loads(capsys.readouterr().out)
+
+
+def test_in_a_log_that_may_be_coloured_a_line_says_what_is_measured(monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    err = Console(file=io.StringIO(), color_system=None)
+    with bench_command._Showing(err) as show:
+        show(0, 1, SimpleNamespace(label="workers 2"))
+    assert err.file.getvalue() == "measuring: workers 2\n"
 
 
 def test_interrupted_it_prints_what_was_measured(cheap_model, tmp_path, capsys, monkeypatch):

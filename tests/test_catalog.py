@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import shlex
@@ -27,6 +28,7 @@ from pipeline.runtime.catalog import cards, find_card, locate, models_dir, user_
 from pipeline.runtime.download import download
 from pipeline.runtime.model import open_model
 from pipeline.runtime.partfile import FolderError
+from tests.screen import Screen
 from tests.test_download import Site, serving, status, whole
 
 SHIPPED = sorted(models_dir().glob("*.toml"))
@@ -522,12 +524,20 @@ def test_pull_refuses_what_it_does_not_know(shown: Callable[..., Any], tmp_path:
     assert (tmp_path / "wrong.onnx").read_bytes() == b"wrong"
 
 
-def test_pull_shows_a_bar_on_a_terminal(offered: tuple[Site, bytes], folder: Path, tmp_path: Path) -> None:
-    with open(tmp_path / "screen", "w+") as screen:
-        err = Console(file=screen, force_terminal=True, width=120)
-        with open(os.devnull, "w") as out:
-            pull_command.pull(["one"], None, Console(file=out), err, as_json=False)
-        screen.seek(0)
-        drawn = screen.read()
-    assert "one" in drawn
-    assert "kB" in drawn
+def test_pull_shows_a_bar_on_a_terminal(offered: tuple[Site, bytes], folder: Path) -> None:
+    screen = Screen()
+    err = Console(file=screen, force_terminal=True, width=120)
+    with open(os.devnull, "w") as out:
+        pull_command.pull(["one"], None, Console(file=out), err, as_json=False)
+    assert "one" in screen.getvalue()
+    assert "kB" in screen.getvalue()
+
+
+def test_pull_draws_no_bar_into_a_log_that_may_be_coloured(
+    offered: tuple[Site, bytes], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    log = io.StringIO()
+    with open(os.devnull, "w") as out:
+        pull_command.pull(["one"], None, Console(file=out), Console(file=log, width=120), as_json=False)
+    assert "kB" not in log.getvalue() and "\x1b[?25l" not in log.getvalue()

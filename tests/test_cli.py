@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import os
+import re
 import select
 import shutil
 import signal
@@ -672,6 +673,15 @@ def test_a_reader_that_has_had_enough_is_no_error() -> None:
         assert (done.stdout, done.stderr) == ("0\n", ""), arguments
 
 
+def test_a_log_file_that_may_be_coloured_is_a_log_file(cheap_model: str) -> None:
+    """No bars are drawn into it, five times a second."""
+    run = ["run", "synthetic:64x48@50?frames=25", "--live", "--model", cheap_model]
+    coloured = fresh(*run, env={**os.environ, "FORCE_COLOR": "1"})
+    assert coloured.returncode == 0
+    assert re.match(r"\d\d:\d\d:\d\d INFO +", coloured.stderr)
+    assert not re.search(r"\x1b\[(\?25|\d*[A-K])", coloured.stderr)  # the cursor is hidden, moved
+
+
 _MEASURES = """
 import multiprocessing
 from pipeline import __main__
@@ -723,6 +733,23 @@ def test_whoever_reads_standard_error_costs_nothing_else(
             timeout=50,
         )
     assert (done.returncode, len(done.stdout.splitlines())) == (code, lines)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such pipes")
+def test_standard_error_that_is_full_for_a_moment_is_waited_for() -> None:
+    """Somebody who has the pipe, too, made it one that does not wait."""
+    code = (
+        "import sys; from pipeline import __main__; from pipeline.cli import main\n"
+        "main.app = lambda **_: sys.stderr.write('x' * 300_000) and None\n"
+        "__main__.main()"
+    )
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    with subprocess.Popen([sys.executable, "-c", code], stderr=writer) as process:
+        os.close(writer)
+        with os.fdopen(reader, "rb") as there:
+            assert there.read() == b"x" * 300_000
+    assert process.returncode == 0
 
 
 @pytest.mark.parametrize(

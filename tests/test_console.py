@@ -12,9 +12,11 @@ import pytest
 from rich.console import Console
 
 from pipeline import Pipeline
+from pipeline.cli.common import stdout
 from pipeline.config import make_config
 from pipeline.console import ProgressDisplay, print_summary
 from pipeline.summary import summarize
+from tests.screen import Screen
 from tests.servers import free_port
 
 NAME = "the-camera-at-the-far-end-of-the-yard"
@@ -33,7 +35,7 @@ def summary(cheap_model: str) -> dict[str, Any]:
 
 
 def shown(summary: dict[str, Any], **console: Any) -> str:
-    out = io.StringIO()
+    out = Screen() if "force_terminal" in console else io.StringIO()
     print_summary(summary, Console(file=out, **console))
     return out.getvalue()
 
@@ -48,6 +50,14 @@ def test_in_a_log_nothing_is_cut_off(summary: dict[str, Any]) -> None:
     damage = "21 packets came damaged, 0 pictures are spoilt"
     assert f"{NAME} was damaged: {damage}" in lines
     assert f"{NAME} was frozen 2 times, for 31.0 s in all" in lines
+
+
+def test_in_a_log_that_may_be_coloured_neither(
+    summary: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    assert shown(summary, color_system=None) == shown(summary, color_system=None, force_terminal=False)
+    assert stdout().width == 160  # pytest's is a file
 
 
 def test_a_camera_that_was_gone_at_the_end(summary: dict[str, Any]) -> None:

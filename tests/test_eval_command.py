@@ -21,6 +21,7 @@ from pipeline.cli import main as cli
 from pipeline.commands.eval import NotAcceptedError, Options, evaluate
 from pipeline.errors import ConfigError, SourceOpenError
 from tests import command
+from tests.screen import Screen
 
 pytest.importorskip("faster_coco_eval", reason="needs the extra eval")
 
@@ -99,7 +100,7 @@ def test_an_ap_that_cannot_be_measured_is_not_accepted(
 
 
 def test_a_terminal_shows_how_far_it_is(labelled: dict[str, str], cheap_model: str) -> None:
-    err = io.StringIO()
+    err = Screen()
     options = Options(**labelled, run={"provider": "cpu", "model": cheap_model})  # type: ignore[arg-type]
     terminal = Console(file=err, force_terminal=True, width=100)
     evaluate(options, Console(file=io.StringIO()), terminal, as_json=False)

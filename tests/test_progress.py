@@ -11,8 +11,12 @@ from rich.console import Console
 from pipeline.progress import progress
 
 
+@pytest.mark.parametrize("variable", ["", "FORCE_COLOR", "TTY_COMPATIBLE"])
 @pytest.mark.parametrize(("total", "says"), [(3, "look: 1 of 3\n"), (None, "look: 1\n")])
-def test_in_a_log_a_line_now_and_then(total, says):
+def test_in_a_log_a_line_now_and_then(total, says, variable, monkeypatch):
+    """Also in one that may be coloured."""
+    if variable:
+        monkeypatch.setenv(variable, "1")
     shown = io.StringIO()
     seen = []
     for item in progress(Console(file=shown), "look", [10, 20, 30], total, every=0.05):

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.text import Text
 
 from pipeline.errors import PipelineError, SourceError
-from pipeline.printable import printable
+from pipeline.printable import on_terminal, printable
 from pipeline.redact import redact
 from pipeline.references import resolved
 from pipeline.shutdown import CANCELLED, CANCELLING, HANGUP, Presses
@@ -112,7 +112,7 @@ def _one_line(error: BaseException, hint: str) -> str:
 def stdout() -> Console:
     """For tables; wide where no terminal sets the width, so that grep finds whole lines."""
     shown = _Out(markup=False)
-    return shown if shown.is_terminal else _Out(markup=False, width=160)
+    return shown if on_terminal(shown) else _Out(markup=False, width=160)
 
 
 class _Out(SafeConsole):

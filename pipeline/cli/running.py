@@ -16,6 +16,7 @@ from pipeline import logs
 from pipeline.cli.common import console, log
 from pipeline.config import Config
 from pipeline.errors import PipelineError, SourceOpenError
+from pipeline.printable import on_terminal
 from pipeline.shutdown import CANCELLED, ON_TERMINAL
 
 FORCED_EXIT_SECONDS = 0.8
@@ -69,7 +70,7 @@ def run_line(
         log.info(
             "no output was asked for: --jsonl, --video, --pictures and --display keep or show detections"
         )
-    plain = not console.is_terminal or config.log_format == "json"
+    plain = not on_terminal(console) or config.log_format == "json"
     ran = False
     # A terminal that is closed says so in the same way: there it ends the run.
     reloader = Reloader(pipeline, read, path, watch=watch, seen=seen) if path is not None else None

@@ -22,7 +22,7 @@ from pipeline.bench.tune import said_by
 from pipeline.commands.bench_precision import Prepared, prepared, unchanged
 from pipeline.config import Config, make_config
 from pipeline.errors import ConfigError, PipelineError
-from pipeline.printable import json_text
+from pipeline.printable import json_text, on_terminal
 from pipeline.redact import redact
 from pipeline.runtime.model import open_model
 from pipeline.sources import parse_source
@@ -153,7 +153,7 @@ class _Showing:
     def __init__(self, err: Console) -> None:
         self._err = err
         columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
-        self._bars = Progress(*columns, console=err, transient=True, disable=not err.is_terminal)
+        self._bars = Progress(*columns, console=err, transient=True, disable=not on_terminal(err))
         self._task = self._bars.add_task("")
 
     def __enter__(self) -> Callable[[int, int, Planned], Callable[[list[float]], None]]:
@@ -167,7 +167,7 @@ class _Showing:
         what = f"{number + 1} of {count}" if count > 1 else "measuring"
         shown = f"{what}: {point.label}" if point.label else what
         self._bars.update(self._task, description=f"{shown}: opening, each stage alone")
-        if not self._err.is_terminal:
+        if not on_terminal(self._err):
             self._err.print(shown, highlight=False)
 
         def told(rates: list[float]) -> None:

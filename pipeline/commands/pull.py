@@ -12,7 +12,7 @@ from rich import progress
 from rich.console import Console
 
 from pipeline.errors import ModelError
-from pipeline.printable import json_text
+from pipeline.printable import json_text, on_terminal
 from pipeline.runtime.card import read_card, sha256_of
 from pipeline.runtime.catalog import FOLDER_VARIABLE, cards, file_of, find_card, user_dir
 from pipeline.runtime.download import download
@@ -121,7 +121,7 @@ def _pull(
 @contextmanager
 def _shown_progress(name: str, size: int | None, err: Console) -> Iterator[Callable[[int, int | None], None]]:
     """A progress bar for the bytes that have come; nothing where there is no terminal."""
-    if not err.is_terminal:
+    if not on_terminal(err):
         yield lambda _done, _total: None
         return
     with progress.Progress(
