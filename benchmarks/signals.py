@@ -115,7 +115,7 @@ def one(folder: Path, model: Path, name: str, after: float) -> dict[str, Any]:
             "--summary", "s.json",
         ],
         cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        env={**os.environ, "PYTHONFAULTHANDLER": "1"},
+        env={**os.environ, "PYTHONFAULTHANDLER": "1"}, start_new_session=True,  # on no terminal
     )  # fmt: skip
     faults: list[str] = []
     try:

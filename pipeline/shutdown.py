@@ -31,7 +31,18 @@ _DONE = 0
 SAME_SECONDS = 0.1
 """Seconds within which another signal is the first one still: ``timeout -s INT`` passes on to its child what
 a terminal has sent to the whole group, foreman sends SIGTERM then. Nobody presses Ctrl-C twice as quickly."""
-ON_TERMINAL = os.isatty(2)
+
+
+def _on_terminal() -> bool:
+    """Whether there is one that SIGHUP would come from, wherever standard error goes."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDONLY))  # not on Windows
+    except OSError:
+        return False
+    return True
+
+
+ON_TERMINAL = _on_terminal()
 """Whether the process began on a terminal, which may be closed before anything else asks."""
 
 

@@ -403,14 +403,20 @@ os.execv(sys.executable, [sys.executable, "-m", "pipeline", *sys.argv[2:]])
 """
 
 
-def test_a_terminal_that_is_closed_before_there_is_a_line_ends_it(cheap_model: str, tmp_path: Path) -> None:
-    """By then nothing but the process's beginning tells that it was on one."""
+@pytest.mark.parametrize("shown", ["(0, 1, 2)", "(0, 1)", "()"])
+def test_a_terminal_that_is_closed_before_there_is_a_line_ends_it(
+    cheap_model: str, tmp_path: Path, shown: str
+) -> None:
+    """By then nothing but the process's beginning tells that it was on one, wherever its log goes."""
+    start = _ON_A_TERMINAL.replace("(0, 1, 2)", shown)
     os.mkfifo(tmp_path / "sources")
     ours, theirs = os.openpty()
     arguments = ["run", "--source-file", str(tmp_path / "sources"), "--model", cheap_model]
     with subprocess.Popen(
-        [sys.executable, "-c", _ON_A_TERMINAL, os.ttyname(theirs), *arguments], start_new_session=True
-    ) as process:
+        [sys.executable, "-c", start, os.ttyname(theirs), *arguments],
+        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    ) as process:  # fmt: skip
         try:
             with (tmp_path / "sources").open("w") as sources:  # once it reads
                 os.close(theirs)

@@ -275,7 +275,10 @@ def test_the_command_goes_by_an_edit_at_sighup(cheap_model: str, tmp_path: Path)
     config = {"model": cheap_model, "jsonl": str(out), "summary": str(tmp_path / "s.json"), "streams": [A]}
     path.write_text(yaml.safe_dump(config))
     process = subprocess.Popen(
-        [sys.executable, "-m", "pipeline", "run", "--config", str(path)], stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", "pipeline", "run", "--config", str(path)],
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,  # away from the terminal of whoever runs this
     )
     try:
         until(lambda: out.exists() and '"stream":"a"' in out.read_text())
@@ -326,7 +329,11 @@ def test_a_model_that_is_being_opened_does_not_hold_up_the_end(cheap_model: str,
     config = {"model": cheap_model, "summary": str(summary), "streams": [A]}
     path.write_text(yaml.safe_dump(config))
     process = subprocess.Popen(
-        [sys.executable, "-c", _SLOW, str(path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", _SLOW, str(path)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
     try:
         assert process.stderr is not None and process.stdout is not None
