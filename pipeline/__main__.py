@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import signal
+
+if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    # A KeyboardInterrupt in the midst of the next lines says nothing of use. What is ignored (sh: run &) is
+    # heard once there is somebody to act on it.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 import io
 import logging
 import os
 import select
-import signal
 import sys
 import threading
 from contextlib import suppress
@@ -18,8 +24,7 @@ from pipeline.memory import set_malloc
 if sys.argv[1:2] == ["run"]:
     shutdown.listen()
 else:
-    # Nothing is under way that would have to be finished, and a KeyboardInterrupt in the middle of
-    # an import says nothing of use.
+    # Nothing is under way that would have to be finished.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 

@@ -289,6 +289,34 @@ def test_a_signal_while_the_libraries_are_imported_is_no_traceback(module: str) 
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
 
 
+EARLIEST = """
+import signal, sys
+
+class Meanwhile:
+    def find_spec(self, name, path, target=None):
+        if name == "pipeline.shutdown":
+            signal.raise_signal(signal.SIGINT)
+
+sys.meta_path.insert(0, Meanwhile())
+from pipeline import __main__
+__main__.main()
+"""
+
+
+@pytest.mark.parametrize("ignored", [False, True])
+@pytest.mark.parametrize(("arguments", "code"), [(["run", "--help"], 0), (["models", "frobnicate"], 2)])
+def test_ctrl_c_before_anything_listens_is_no_traceback(
+    arguments: list[str], code: int, ignored: bool
+) -> None:
+    """The signal itself ends the process, unless it is ignored, as a shell without job control has it."""
+    start = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)" if ignored else ""
+    done = subprocess.run(
+        [sys.executable, "-c", start + EARLIEST, *arguments], capture_output=True, text=True, timeout=50
+    )
+    assert done.returncode == (code if ignored else -signal.SIGINT)
+    assert "Traceback" not in done.stderr
+
+
 @pytest.mark.parametrize("raised", ["KeyboardInterrupt", "typer.Abort"])
 def test_an_interrupt_that_gets_out_of_the_command_is_no_traceback(raised: str) -> None:
     code = (
