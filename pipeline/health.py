@@ -218,7 +218,7 @@ class StreamHealth:
             self._rate, self._off_rate = _Rate(), _Held()
         self.declared_fps = declared
         self._due, self._key = 0.0, True
-        self._away = True
+        self._away, self._unseen = True, False
 
     def missed(self) -> None:
         """A picture came that nobody looks at."""

@@ -233,6 +233,19 @@ def test_pictures_that_are_left_out_came(dark: int) -> None:
     assert watched.health.fps == pytest.approx(30, rel=0.35)
 
 
+def test_an_outage_right_after_pictures_that_were_left_out_is_no_slow_rate() -> None:
+    watched = Watched(fps=25)
+    for _ in range(30 * 25):
+        watched.see(living(), 1 / 25)
+    for _ in range(25):
+        watched.health.missed()
+    watched.now += 60
+    watched.health.begin(25)
+    for _ in range(30 * 25):
+        watched.see(living(), 1 / 25)
+    assert watched.went() == [("ok",)]
+
+
 def test_a_rate_has_to_come_back_clearly() -> None:
     watched = Watched(fps=20)
     for real in (9, 11, 11, 14):

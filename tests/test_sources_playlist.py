@@ -127,7 +127,7 @@ def played(
     while number < count:
         now = max(now, read[number])
         there, step = min(bisect_right(read, now), number + int(10 * room)), None if number == 0 else 0.1
-        left = pace.leaves((there - number) / 10 + 1e-9, full=there - number >= 9 * room)
+        left = pace.leaves((there - number) / 10 + 1e-9, now, full=there - number >= 9 * room)
         if left is not None:
             keys = [n for n in range(number + 1, there) if n % 10 == 0 and (there - n) / 10 >= left]
             near = [n for n in keys if n - number < 10 * SKIP_SECONDS] or keys[:1]
@@ -282,7 +282,7 @@ def ahead(path: Path, stop: threading.Event, error: Exception | None = None) -> 
             if error is not None:
                 raise error
 
-        reader = Ahead(Flags(packets(), 0, segments=False), Steps(0, 60), stop)
+        reader = Ahead(Flags(packets(), 0, segments=False), Steps(0, 60), stop, Pace())
         ended = threading.Event()
         try:
             yield reader
@@ -312,7 +312,7 @@ def test_what_is_left_out_is_counted_and_the_rest_is_whole(live: Live, monkeypat
     """Where every picture counts (``asked`` is False), nothing is left out."""
     live.add(3)
     live.show()
-    monkeypatch.setattr(Pace, "leaves", lambda _, held, **__: 0.2 if held > 0.7 else None)
+    monkeypatch.setattr(Pace, "leaves", lambda _, held, *__, **___: 0.2 if held > 0.7 else None)
     with http_server(live.folder) as server:
         url = f"{server.url}/list.m3u8"
         config = StreamConfig(source=url, stall_timeout=0.5, live=asked)
@@ -369,7 +369,7 @@ def test_the_stop_ends_the_wait_for_data(tmp_path: Path) -> None:
         over.wait(20)
         yield from ()
 
-    reader = Ahead(Flags(silence(), 0, segments=False), Steps(0, 60), stop)
+    reader = Ahead(Flags(silence(), 0, segments=False), Steps(0, 60), stop, Pace())
     timer = threading.Timer(0.05, stop.set)
     timer.start()
     assert next(reader, None) is None

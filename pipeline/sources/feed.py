@@ -1,5 +1,5 @@
-"""The packets of a container as its decoder is to be given them: as they come, or, of a live playlist, evenly
-and none again."""
+"""The packets of a container as its decoder is to be given them: as they come, of what is live without those
+that decoding is too slow for, and of a live playlist evenly and none again."""
 
 from __future__ import annotations
 
@@ -7,14 +7,13 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from av.packet import Packet
 from av.stream import Stream
 
-from pipeline.sources.lag import Lag
 from pipeline.sources.playlist import Flags, Repeats
-from pipeline.sources.readahead import Ahead, Steps
+from pipeline.sources.readahead import Ahead, Pace, Steps, Unpaced
 
 LOG = logging.getLogger(__name__)
 
@@ -47,9 +46,8 @@ class Feed:
         """Whether the packet, the last one, does."""
         return self._flags.counts(packet)
 
-    def has_turn(self, packet: Packet[Stream]) -> bool:
-        """Return when the packet, the last one and the video's, is to be decoded, or whether not at all."""
-        return True
+    def await_turn(self, packet: Packet[Stream]) -> None:
+        """Return when the packet, the last one and the video's, is to be decoded."""
 
     def resumes(self) -> bool:
         """Whether packets before the last one were left out; asked once."""
@@ -75,16 +73,38 @@ class Feed:
         container()
 
 
-class _Skipping(Feed):
-    """Without what decoding is too slow for."""
+class LiveFeed(Feed):
+    """Read ahead, and without what decoding is too slow for."""
 
-    def __init__(self, flags: Flags, steps: Steps, shown: str) -> None:
-        """``shown`` is its name in the log."""
+    def __init__(
+        self, flags: Flags, steps: Steps, stop: threading.Event, shown: str, *, skips: bool = True
+    ) -> None:
+        """``skips``: see :class:`Ahead`; ``shown`` is its name in the log."""
         super().__init__(flags)
-        self._steps, self._shown = steps, shown
+        self._steps, self._stop, self._shown, self._skips = steps, stop, shown, skips
+        self._reader: Ahead | None = None
         self._left_out, self._resumes = 0, False
         self._told: tuple[float, int, float] = -math.inf, 0, 0.0
         """When it was logged last, and since then: how many pictures were left out, of how many seconds."""
+
+    def read(self) -> Packet[Stream] | None:
+        """The next one; ``waited`` is what FFmpeg took for it, earlier."""
+        if self._reader is None:
+            self._reader = Ahead(self._flags, self._steps, self._stop, self._pace(), skips=self._skips)
+        try:
+            packet = next(self._reader, None)
+        finally:
+            self.waited = self._reader.waited
+        if packet is not None and self._reader.skipped:
+            self._resumes = True
+            new = self._new(self._reader.skipped)
+            self._left_out += new
+            self._tell(new, self._reader.skipped_seconds)
+        return packet
+
+    def lacks_data(self, packet: Packet[Stream]) -> bool:
+        """Whether the packet, the last one, does."""
+        return self._reader is not None and self._reader.counts(packet)
 
     def resumes(self) -> bool:
         """Whether packets before the last one were left out; asked once."""
@@ -96,9 +116,21 @@ class _Skipping(Feed):
         count, self._left_out = self._left_out, 0
         return count
 
+    def close(self, container: Callable[[], None]) -> None:
+        """End the reading; ``container`` may be called later, by the thread that reads ahead."""
+        if self._reader is None:
+            container()
+        else:
+            self._reader.close(container)
+
+    def _pace(self) -> Pace | Unpaced:
+        return Unpaced()
+
+    def _new(self, packets: Sequence[Packet[Stream]]) -> int:
+        return len(packets)
+
     def _tell(self, new: int, seconds: float) -> None:
-        """Once a minute; before the last packet ``new`` pictures of so many seconds were skipped."""
-        self._resumes = True
+        """Log, once a minute, what was skipped."""
         told, before, seconds_before = self._told
         count, seconds, now = before + new, seconds_before + seconds, time.monotonic()
         if now - told >= _TOLD_EACH:
@@ -112,57 +144,8 @@ class _Skipping(Feed):
         self._told = told, count, seconds
 
 
-class LiveFeed(_Skipping):
-    """As they come; where decoding is too slow, all that there is is read and left out, and on it goes with
-    the next key picture."""
-
-    def __init__(self, flags: Flags, steps: Steps, shown: str, most_dark: float) -> None:
-        """``most_dark``: seconds in which a key picture must have come."""
-        super().__init__(flags, steps, shown)
-        self._lag, self._most_dark = Lag(), most_dark
-        self._waited_for = 0.0
-        """Seconds that the packets since the video's last one had to be waited for."""
-        self._reading_up = False
-        """Whether there is more to be read first."""
-        self._resume_by: float | None = None
-        """When to go on without a key picture."""
-        self._skipped = 0, 0.0
-        """Pictures, and seconds of the stream."""
-
-    def read(self) -> Packet[Stream] | None:
-        """The next one; None: there is no more. Raises what FFmpeg does."""
-        packet = super().read()
-        self._waited_for += self.waited
-        return packet
-
-    def has_turn(self, packet: Packet[Stream]) -> bool:
-        """Whether the packet, the last one and the video's, is to be decoded."""
-        if not packet.size:
-            return True
-        step, now = self._steps.after(packet), time.monotonic()
-        too_slow = self._lag.too_long(step, self._waited_for, now)
-        self._waited_for = 0.0
-        if self._resume_by is None and not self._reading_up:
-            self._reading_up = too_slow
-            if not too_slow:
-                return True
-        if self._reading_up and self._lag.caught_up():
-            self._reading_up, self._resume_by = False, now + self._most_dark
-        if self._resume_by is not None and (packet.is_keyframe or now >= self._resume_by):
-            self._resume_by = None
-            self._lag.begin(now)
-            self._tell(*self._skipped)
-            self._skipped = 0, 0.0
-            return True
-        self._left_out += 1
-        count, seconds = self._skipped
-        self._skipped = count + 1, seconds + (step or 0.0)
-        return False
-
-
-class LivePlaylist(_Skipping):
-    """Read ahead, and given at its pictures' pace: without what an earlier connection brought, and without
-    what decoding is too slow for."""
+class LivePlaylist(LiveFeed):
+    """Given at its pictures' pace, and without what an earlier connection brought."""
 
     ended = "the playlist was closed, or is not renewed"
 
@@ -170,44 +153,24 @@ class LivePlaylist(_Skipping):
         self,
         flags: Flags,
         steps: Steps,
-        repeats: Repeats,
         stop: threading.Event,
+        shown: str,
+        repeats: Repeats,
         *,
         skips: bool,
-        shown: str,
     ) -> None:
-        """``skips``: see :class:`Ahead`."""
-        super().__init__(flags, steps, shown)
-        self._repeats, self._stop, self._skips = repeats, stop, skips
-        self._reader: Ahead | None = None
+        """See LiveFeed."""
+        super().__init__(flags, steps, stop, shown, skips=skips)
+        self._repeats = repeats
 
-    def read(self) -> Packet[Stream] | None:
-        """The next one; ``waited`` is what FFmpeg took for it, earlier."""
-        if self._reader is None:
-            self._reader = Ahead(self._flags, self._steps, self._stop, skips=self._skips)
-        try:
-            packet = next(self._reader, None)
-        finally:
-            self.waited = self._reader.waited
-        if packet is not None and self._reader.skipped:
-            new = sum(not self._repeats.again(each, None) for each in self._reader.skipped)
-            self._left_out += new
-            self._tell(new, self._reader.skipped_seconds)
-        return packet
-
-    def lacks_data(self, packet: Packet[Stream]) -> bool:
-        """Whether the packet, the last one, does."""
-        return self._reader is not None and self._reader.counts(packet)
-
-    def has_turn(self, packet: Packet[Stream]) -> bool:
+    def await_turn(self, packet: Packet[Stream]) -> None:
         """Return when the packet, the last one and the video's, is due: at once where it is nothing new."""
         if self._reader is None or not packet.size:
-            return True
+            return
         again = self._repeats.again(packet, self._reader.step)
         self.stale = _NOT_RENEWED if self._repeats.only else ""
         if not again:
             self._reader.wait()
-        return True
 
     def decodes(self, packet: Packet[Stream] | None) -> None:
         """The decoder is given the packet, the last one, now."""
@@ -226,9 +189,8 @@ class LivePlaylist(_Skipping):
             return "; segments that are longer than --stall-timeout need a larger one"
         return ""
 
-    def close(self, container: Callable[[], None]) -> None:
-        """End the reading; ``container`` may be called later, by the thread that reads ahead."""
-        if self._reader is None:
-            container()
-        else:
-            self._reader.close(container)
+    def _pace(self) -> Pace | Unpaced:
+        return Pace()
+
+    def _new(self, packets: Sequence[Packet[Stream]]) -> int:
+        return sum(not self._repeats.again(each, None) for each in packets)

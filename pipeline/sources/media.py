@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING
 
 import av.error
 from av.container import InputContainer
-from av.format import Flags as FormatFlags
 from av.packet import Packet
 from av.stream import Discard, Stream
 
@@ -49,8 +48,6 @@ if TYPE_CHECKING:
 
 LOG = logging.getLogger(__name__)
 
-_MOST_DARK = 5.0
-"""Seconds without a picture where some were skipped: longer than most cameras' groups of pictures."""
 _MPEG_TS = b"\0\0"
 """What a codec's header begins with there: a start code. A playlist's segments may be MP4, too."""
 _CLOSED = "no new picture: the playlist is closed, and what was live is not given again"
@@ -141,9 +138,9 @@ class MediaSource(Once):
         skips = self.live and stream.live is not False
         if playlist and self.live:
             repeats = Repeats(remembered.seen)
-            self._feed = LivePlaylist(flags, steps, repeats, stop, skips=skips, shown=self._shown)
-        elif skips and not FormatFlags(self._container.format.flags) & FormatFlags.no_timestamps:
-            self._feed = LiveFeed(flags, steps, self._shown, min(_MOST_DARK, self._stall_timeout / 2))
+            self._feed = LivePlaylist(flags, steps, stop, self._shown, repeats, skips=skips)
+        elif skips:
+            self._feed = LiveFeed(flags, steps, stop, self._shown)
         self._ahead: list[Picture | Missed] = []
         self._rest = self._decoded()
         self.description = self._describe("")
@@ -244,16 +241,17 @@ class MediaSource(Once):
             if packet is not None:
                 self._progress.saw(packet)
                 if failure is None and self._remote and self.live and self._without_pictures(packet, now):
+                    yield None
                     what = f"data comes, but no picture within {limit:.3g} s"
                     raise self._error("timeout", f"{what}{self._after()}{feed.hint('')}")
                 if self._sieve.takes(packet):
                     broken = feed.lacks_data(packet)
-                    if feed.has_turn(packet):
-                        if feed.resumes():
-                            self._damage.lost()  # of an open group: what is shown before its key picture
-                        yield packet
-                        if broken:
-                            self._sieve.lacked_data()
+                    feed.await_turn(packet)
+                    if feed.resumes():
+                        self._damage.lost()  # of an open group: what is shown before its key picture
+                    yield packet
+                    if broken:
+                        self._sieve.lacked_data()
             if failure is not None:
                 yield None  # pictures that the decoder holds back, to bring them in order, had come
                 cause, phrase = failure

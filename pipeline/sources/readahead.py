@@ -1,11 +1,16 @@
-"""A live playlist (HLS, DASH) played evenly: read ahead in a thread of its own, given at its pictures' pace.
+"""A live stream, read ahead in a thread of its own: whatever the decoder is at, its sender is read at once.
 
-A segment comes in one go. Given as they come, its pictures would push each other out of the line, and then
-none would come until the next one; so they are given by their times, as every player does.
+So what lies here tells how far behind decoding is, and where it is too slow some is left out: over TCP the
+sender would hold it instead, seconds to minutes of it, and tell nobody.
+
+A live playlist (HLS, DASH) is played evenly. A segment comes in one go. Given as they come, its pictures
+would push each other out of the line, and then none would come until the next one; so they are given by
+their times, as every player does.
 """
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import deque
@@ -39,6 +44,12 @@ SLOW_SECONDS = 5.0
 """Behind by more, decoding is too slow, and this is no hiccup; also where it is to catch up, and gains less
 than a tenth."""
 _LEAST_GAIN = 1.1
+MOST_BEHIND = 2.0
+"""Seconds of what is not paced that may be held, or more if it becomes less."""
+GAIN_SECONDS, _GAIN = 2.0, 0.1
+"""Seconds in which it has to become less, by a share of them; a hang of the network is caught up with."""
+KEYLESS_SECONDS = 8.0
+"""Where so much is held without a key picture, it goes on with another one: some streams have none."""
 _FULL = 0.9
 """Share of MOST_BYTES: reading on goes in another thread."""
 _SECONDS_PER_RATE = 8.0
@@ -98,9 +109,9 @@ class Pace:
         self._given, self._held = max(self._due, now), held
         return self._given
 
-    def leaves(self, held: float, *, full: bool = False) -> float | None:
-        """How many of the seconds that are held are to be left, where the others are to be skipped. ``full``:
-        there is no room for more; none are left then, since as many again may lie at the server."""
+    def leaves(self, held: float, now: float, *, full: bool = False) -> float | None:
+        """How many of the seconds that are ``held`` are to be left, where the others are to be skipped.
+        ``full``: there is no room for more; none are left then, since as many again may lie at the server."""
         if self._behind <= SLOW_SECONDS or (held <= self._most + EXCESS_SECONDS and not full):
             return None
         if full:
@@ -123,6 +134,31 @@ class Pace:
             return LEAST_RATE
         excess = least - self._usual - SLACK_SECONDS
         return min(1 + max(excess, 0.0) / _SECONDS_PER_RATE, MOST_RATE)
+
+
+class Unpaced:
+    """What comes when it is due, as of all that is live but playlists: it is given at once."""
+
+    def __init__(self) -> None:
+        self._since: tuple[float, float] | None = None
+        """When there was too much, or that was looked at last, and how much it was."""
+
+    def due(self, step: float | None, held: float, now: float) -> float:
+        """At once."""
+        return now
+
+    def leaves(self, held: float, now: float, *, full: bool = False) -> float | None:
+        """None of what is held, where that is too much and not caught up with; see :meth:`Pace.leaves`."""
+        if held <= MOST_BEHIND and not full:
+            self._since = None
+            return None
+        begun, before = self._since or (now, math.inf)
+        if self._since is None:
+            self._since = now, held
+        if now - begun < GAIN_SECONDS and not full:
+            return None
+        self._since = now, held
+        return None if held <= before - _GAIN * (now - begun) else 0.0
 
 
 class Steps:
@@ -170,7 +206,15 @@ class _Read:
 class Ahead:
     """As the ``Flags`` whose packets it reads; it reads on while those before are waited for."""
 
-    def __init__(self, packets: Flags, steps: Steps, stop: threading.Event, *, skips: bool = True) -> None:
+    def __init__(
+        self,
+        packets: Flags,
+        steps: Steps,
+        stop: threading.Event,
+        pace: Pace | Unpaced,
+        *,
+        skips: bool = True,
+    ) -> None:
         """``steps`` are those of the packets. Once ``stop`` is set it is at its end. Unless it ``skips``, who
         takes them slowly is given all of them."""
         self.waited = 0.0
@@ -179,7 +223,7 @@ class Ahead:
         """The video's packets before what was given last that are left out: decoding is too slow for them."""
         self.skipped_seconds = 0.0
         self._packets, self._steps, self._stop, self._skips = packets, steps, stop, skips
-        self._pace = Pace()
+        self._pace = pace
         self._changed = threading.Condition()
         self._given: tuple[float | None, float] = None, 0.0
         """Of what was given last: its step, and the seconds that were held then."""
@@ -221,16 +265,19 @@ class Ahead:
         """Leave out what is too much, up to a key packet: from there on the decoder needs nothing of it."""
         self.skipped, before = [], self._seconds
         full = self._bytes >= _FULL * MOST_BYTES
-        left = self._pace.leaves(before, full=full) if self._skips else None
+        left = self._pace.leaves(before, time.monotonic(), full=full) if self._skips else None
         if left is None:
             return
-        count, passed = 0, 0.0
+        count, most, passed = 0, 0, 0.0
         for n, read in enumerate(self._held):
             passed += read.step or 0.0
             if before - passed < left or (count and passed > SKIP_SECONDS):
                 break
-            if read.packet.is_keyframe and self._steps.counts(read.packet):
-                count = n
+            if self._steps.counts(read.packet):
+                count = n if read.packet.is_keyframe else count
+                most = n if passed <= SKIP_SECONDS else most
+        if not count and passed > KEYLESS_SECONDS:
+            count = most
         left_out = [self._pop().packet for _ in range(count)]
         self.skipped = [packet for packet in left_out if self._steps.counts(packet) and packet.size]
         self.skipped_seconds = before - self._seconds
