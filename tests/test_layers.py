@@ -38,7 +38,7 @@ NEIGHBOURS = {
     ("console", "app"), ("reload", "app"), ("reload", "decide"), ("line", "decide"), ("line", "streams"),
     ("line", "serving"), ("streams", "decide"), ("commands", "detector"), ("detector", "decide"),
     ("errors", "redact"), ("errors", "printable"), ("logs", "printable"), ("webserver", "printable"),
-    ("classification", "printable"), ("frame", "detections"), ("frame", "classification"),
+    ("classification", "printable"), ("progress", "printable"), ("frame", "detections"), ("frame", "classification"),
     ("detections", "classification"), ("config", "errors"), ("config", "redact"),
     ("configfile", "references"), ("configfile", "yamlfile"), ("configfile", "config"),
     ("configfile", "errors"), ("configfile", "redact"), ("configfile", "smallfile"), ("config", "wording"),
