@@ -119,7 +119,7 @@ def test_it_goes_on_with_a_key_picture_unless_there_is_none(
     left_out = [first.pts, second.pts - first.pts - 1]
     assert max(left_out) > 7 * 25 if keys > 400 else max(left_out) in (299, 300)
     stop.set()
-    reader.close(lambda: None)
+    reader.close(lambda: None, 0.1)
 
 
 @pytest.mark.parametrize("way", ["rtsp", "ts", "mjpeg"])
@@ -142,3 +142,12 @@ def test_of_a_real_stream_each_picture_is_given_or_told_missed(
                 break
             time.sleep(6 / FPS)  # as slow as that decoding is
     assert missed > given
+
+
+def test_the_server_of_a_slow_camera_is_told_of_the_end_too(tmp_path: Path) -> None:
+    """By the time that it is closed: the process may end then."""
+    clip = make_clip(tmp_path / "c.mp4", frames=8, fps=2, gop=2)
+    with chaos.serve(clip) as kit, opened(kit.rtsp) as source:
+        next(iter(source))
+        source.close()
+        assert not any(each.name == "capture:ahead" for each in threading.enumerate())

@@ -287,7 +287,7 @@ def ahead(path: Path, stop: threading.Event, error: Exception | None = None) -> 
         try:
             yield reader
         finally:
-            reader.close(ended.set)
+            reader.close(ended.set, 0.1)
             assert ended.wait(20)
 
 
@@ -375,7 +375,7 @@ def test_the_stop_ends_the_wait_for_data(tmp_path: Path) -> None:
     assert next(reader, None) is None
     timer.join()
     ended = threading.Event()
-    reader.close(ended.set)
+    reader.close(ended.set, 0.1)
     assert not ended.wait(0.05), "it reads still"
     over.set()
     assert ended.wait(20)

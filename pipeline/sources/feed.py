@@ -76,6 +76,10 @@ class Feed:
 class LiveFeed(Feed):
     """Read ahead, and without what decoding is too slow for."""
 
+    _last_read = 1.0
+    """Seconds in which the next packet should come that ends the reading: an RTSP server is told of the end
+    while there is still a process to tell it."""
+
     def __init__(
         self, flags: Flags, steps: Steps, stop: threading.Event, shown: str, *, skips: bool = True
     ) -> None:
@@ -121,7 +125,7 @@ class LiveFeed(Feed):
         if self._reader is None:
             container()
         else:
-            self._reader.close(container)
+            self._reader.close(container, self._last_read)
 
     def _pace(self) -> Pace | Unpaced:
         return Unpaced()
@@ -146,6 +150,9 @@ class LiveFeed(Feed):
 
 class LivePlaylist(LiveFeed):
     """Given at its pictures' pace, and without what an earlier connection brought."""
+
+    _last_read = 0.1
+    """Segments are seconds apart, and no server waits for a goodbye."""
 
     ended = "the playlist was closed, or is not renewed"
 

@@ -303,13 +303,13 @@ class Ahead:
         """Whether the packet, the one that was given last, lacks data."""
         return self._broken
 
-    def close(self, then: Callable[[], None]) -> None:
-        """End the reading, and then call ``then``: at once, or from its thread where it waits for data, which
-        nothing interrupts but FFmpeg's time limit."""
+    def close(self, then: Callable[[], None], seconds: float) -> None:
+        """End the reading, and then call ``then``: here, or, where that takes more than so many ``seconds``,
+        from its thread, since nothing but FFmpeg's time limit interrupts the wait for data."""
         with self._changed:
             self._closed = True
             self._changed.notify()
-        self._thread.join(_TURN_SECONDS)
+        self._thread.join(seconds)
         with self._changed:
             if not self._ended:
                 self._then = then
