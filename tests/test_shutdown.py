@@ -309,7 +309,7 @@ def test_ctrl_c_before_anything_listens_is_no_traceback(
     arguments: list[str], code: int, ignored: bool
 ) -> None:
     """The signal itself ends the process, unless it is ignored, as a shell without job control has it."""
-    start = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)" if ignored else ""
+    start = f"import signal; signal.signal(2, signal.{'SIG_IGN' if ignored else 'default_int_handler'})"
     done = subprocess.run(
         [sys.executable, "-c", start + EARLIEST, *arguments], capture_output=True, text=True, timeout=50
     )

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import threading
 import time
+import weakref
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
+from queue import SimpleQueue
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from pipeline import chaos
+from pipeline.errors import SourceReadError
 from pipeline.sources import Missed, Picture, read_number, readahead
 from pipeline.sources.playlist import Flags
 from pipeline.sources.readahead import GAIN_SECONDS, MOST_BEHIND, SKIP_SECONDS, Ahead, Steps, Unpaced
@@ -96,6 +101,7 @@ def test_it_goes_on_with_a_key_picture_unless_there_is_none(
     keys: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(readahead, "GAIN_SECONDS", -1)
+    monkeypatch.setattr(readahead, "_GAIN", 1e9)
     stream, over = SimpleNamespace(index=0), threading.Event()
 
     def packets() -> Iterator[Any]:
@@ -150,4 +156,64 @@ def test_the_server_of_a_slow_camera_is_told_of_the_end_too(tmp_path: Path) -> N
     with chaos.serve(clip) as kit, opened(kit.rtsp) as source:
         next(iter(source))
         source.close()
-        assert not any(each.name == "capture:ahead" for each in threading.enumerate())
+        assert not any(each.name.endswith(":ahead") for each in threading.enumerate())
+
+
+def test_a_picture_in_three_seconds_is_no_lag_by_itself() -> None:
+    """Else two that come together, after a hang, would be too many at once."""
+    stop, stream, pace = threading.Event(), SimpleNamespace(index=0), Unpaced()
+    come: SimpleQueue[Any] = SimpleQueue()
+    reader = Ahead(Flags(iter(come.get, None), 0, segments=False), Steps(0, 10), stop, pace)
+    for number in range(5):
+        come.put(
+            SimpleNamespace(
+                pts=3 * number, dts=None, time_base=Fraction(1), size=1, is_keyframe=True, stream=stream,
+                is_corrupt=False,
+            )
+        )  # fmt: skip
+        assert next(reader).pts == 3 * number
+        assert pace._since is None
+    come.put(None)
+    reader.close(lambda: None, 1)
+
+
+def test_whatever_closes_it_closes_the_container_once() -> None:
+    """FFmpeg's thread may do so, and two at once end the process."""
+    go_on, closing, go_on_closing = threading.Event(), threading.Event(), threading.Event()
+    closed = []
+
+    def packets() -> Iterator[Any]:
+        go_on.wait(10)
+        yield from ()
+
+    def close() -> None:
+        closed.append(1)
+        closing.set()
+        go_on_closing.wait(10)
+
+    reader = Ahead(Flags(packets(), 0, segments=False), Steps(0, 10), threading.Event(), Unpaced())
+    reader.close(close, 0.0)
+    go_on.set()
+    assert closing.wait(10)
+    reader.close(close, 0.0)
+    go_on_closing.set()
+    reader._thread.join(10)
+    assert len(closed) == 1
+
+
+def test_a_lost_connection_keeps_nothing_alive(tmp_path: Path) -> None:
+    """Nor for the next collection of garbage: a decoder has the memory of many pictures."""
+    clip = make_clip(tmp_path / "c.mp4", frames=200, fps=FPS, gop=10)
+    gc.collect()
+    gc.disable()
+    try:
+        with chaos.serve(clip, ["reset@0.3"]) as kit:
+            source = opened(kit.ts)
+            with contextlib.suppress(SourceReadError):
+                for _ in source:
+                    pass
+            left = weakref.ref(source)
+            del source
+            assert left() is None
+    finally:
+        gc.enable()

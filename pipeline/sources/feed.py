@@ -19,6 +19,8 @@ LOG = logging.getLogger(__name__)
 
 _TOLD_EACH = 60.0
 """Seconds between two warnings that pictures are skipped."""
+_TURN = 0.1
+"""Seconds in which another thread has its turn."""
 _NOT_RENEWED = "no new picture: the playlist is not renewed"
 
 
@@ -125,7 +127,8 @@ class LiveFeed(Feed):
         if self._reader is None:
             container()
         else:
-            self._reader.close(container, self._last_read)
+            # One that was waited for for longer will not send another in that time.
+            self._reader.close(container, self._last_read if self.waited < self._last_read else _TURN)
 
     def _pace(self) -> Pace | Unpaced:
         return Unpaced()
@@ -151,7 +154,7 @@ class LiveFeed(Feed):
 class LivePlaylist(LiveFeed):
     """Given at its pictures' pace, and without what an earlier connection brought."""
 
-    _last_read = 0.1
+    _last_read = _TURN
     """Segments are seconds apart, and no server waits for a goodbye."""
 
     ended = "the playlist was closed, or is not renewed"

@@ -7,7 +7,7 @@ threw away all that arrived while the stream was being opened (the first two sec
 is set.
 
 A lost MediaSource is opened again as a new one. Nothing in it outlives its ``close``, but for the thread that
-reads a live playlist ahead (``readahead``) and waits in FFmpeg then: it closes the container itself.
+reads ahead what is live (``readahead``), where it waits in FFmpeg then: it closes the container itself.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import logging
 import threading
 import time
 from collections.abc import Iterator
-from itertools import islice
 from typing import TYPE_CHECKING
 
 import av.error
@@ -152,7 +151,10 @@ class MediaSource(Once):
 
     def settle(self) -> None:
         """Decode the first picture, and find out where that was done. Raises SourceError."""
-        self._ahead = list(islice(self._rest, 1))
+        for each in self._rest:
+            self._ahead.append(each)
+            if isinstance(each, Picture):
+                break
         failure = ""
         try:
             self.description = self._describe(self._opened.decoding.settle(self._video, self._shown))

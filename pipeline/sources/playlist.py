@@ -104,7 +104,11 @@ class Flags:
         if self._ahead:
             packet = self._ahead.popleft()
         elif self._over is not None:
-            raise self._over
+            over, self._over = self._over, StopIteration()  # not kept: see Ahead
+            try:
+                raise over
+            finally:
+                del over
         else:
             packet = next(self._packets)
         if self._segments and packet.is_corrupt and packet.stream.index == self._index:

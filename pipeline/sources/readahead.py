@@ -55,6 +55,8 @@ _FULL = 0.9
 _SECONDS_PER_RATE = 8.0
 _LATE_SECONDS = 0.5
 _JUMP_SECONDS, _JUMP_STEPS = 1.0, 4.0
+_UNTIMED = 0.04
+"""The step of a packet without a time."""
 _TURN_SECONDS = 0.1
 
 
@@ -157,8 +159,9 @@ class Unpaced:
             self._since = now, held
         if now - begun < GAIN_SECONDS and not full:
             return None
-        self._since = now, held
-        return None if held <= before - _GAIN * (now - begun) else 0.0
+        caught_up = held <= before - _GAIN * (now - begun)
+        self._since = (now, held) if caught_up else None
+        return None if caught_up else 0.0
 
 
 class Steps:
@@ -180,8 +183,10 @@ class Steps:
         as of an encoder that begins anew, or forward, past segments that left the list before they were read.
         """
         at = packet.pts if packet.dts is None else packet.dts  # dts: packets come in the order of decoding
-        if not self.counts(packet) or at is None or packet.time_base is None:
+        if not self.counts(packet):
             return 0.0
+        if at is None or packet.time_base is None:
+            return _UNTIMED if packet.size else 0.0
         before, self._last = self._last, float(at * packet.time_base)
         if before is None:
             return None
@@ -234,8 +239,9 @@ class Ahead:
         """What ended the reading, and how long the last read took."""
         self._closed = self._ended = self._broken = False
         self._then: Callable[[], None] | None = None
-        # By its name the process is ended at once, where this is still in a native call.
-        self._thread = threading.Thread(target=self._read, name="capture:ahead", daemon=True)
+        # By its name, capture:…, the process is ended at once where this is still in a native call.
+        name = f"{threading.current_thread().name}:ahead"
+        self._thread = threading.Thread(target=self._read, name=name, daemon=True)
         self._thread.start()
 
     def __iter__(self) -> Ahead:
@@ -245,9 +251,16 @@ class Ahead:
         with self._changed:
             while not (self._held or self._over or self._stop.is_set()):
                 self._changed.wait(_TURN_SECONDS)  # nothing tells of the stop
-            if not self._held or self._stop.is_set():
-                error, self.waited = self._over or (StopIteration(), 0.0)
-                raise StopIteration if self._stop.is_set() else error
+            if self._stop.is_set():
+                self.waited = 0.0
+                raise StopIteration
+            if not self._held and self._over is not None:
+                # Not kept: by its traceback it holds all of this, and what the decoder has.
+                (error, self.waited), self._over = self._over, (StopIteration(), 0.0)
+                try:
+                    raise error
+                finally:
+                    del error
             self._skip()
             read = self._pop()
             self._changed.notify()
@@ -264,8 +277,8 @@ class Ahead:
     def _skip(self) -> None:
         """Leave out what is too much, up to a key packet: from there on the decoder needs nothing of it."""
         self.skipped, before = [], self._seconds
-        full = self._bytes >= _FULL * MOST_BYTES
-        left = self._pace.leaves(before, time.monotonic(), full=full) if self._skips else None
+        full, behind = self._bytes >= _FULL * MOST_BYTES, before - (self._held[0].step or 0.0)
+        left = self._pace.leaves(behind, time.monotonic(), full=full) if self._skips else None
         if left is None:
             return
         count, most, passed = 0, 0, 0.0
@@ -307,6 +320,10 @@ class Ahead:
         """End the reading, and then call ``then``: here, or, where that takes more than so many ``seconds``,
         from its thread, since nothing but FFmpeg's time limit interrupts the wait for data."""
         with self._changed:
+            if (
+                self._closed
+            ):  # whoever closed it first has seen to it, or its thread will: once, or FFmpeg crashes
+                return
             self._closed = True
             self._changed.notify()
         self._thread.join(seconds)
@@ -341,7 +358,7 @@ class Ahead:
                     self._seconds += read.step or 0.0
                     self._changed.notify()
         except BaseException as error:
-            over = error  # raised where the packets are taken
+            over = error.with_traceback(None)  # raised where the packets are taken
         with self._changed:
             self._over = over, self._packets.waited
             self._changed.notify()
