@@ -320,9 +320,7 @@ class Ahead:
         """End the reading, and then call ``then``: here, or, where that takes more than so many ``seconds``,
         from its thread, since nothing but FFmpeg's time limit interrupts the wait for data."""
         with self._changed:
-            if (
-                self._closed
-            ):  # whoever closed it first has seen to it, or its thread will: once, or FFmpeg crashes
+            if self._closed:  # by whoever closed it first, or its thread: twice at once, and FFmpeg crashes
                 return
             self._closed = True
             self._changed.notify()
