@@ -1,8 +1,9 @@
 """The tables of ``docs/reliability.md``, made from the results that are kept.
 
 ``python -m benchmarks.reliability`` writes them; ``--check`` says with its exit code whether they are
-up to date. Each result holds ``limits``: what was promised, what was measured, and whether it holds. That of
-``overload`` is one of ``benchmarks.live``, with a ``max_age_ms``.
+up to date. Each result holds ``limits``: what was promised, what was measured, and whether it holds; and some
+more of what was done, for the line above the table. That of ``overload`` is one of ``benchmarks.live``, with
+a ``max_age_ms``.
 """
 
 from __future__ import annotations
@@ -21,11 +22,11 @@ _PLACE = re.compile(
 
 
 def table(found: dict[str, Any]) -> str:
-    """Markdown of a result's limits, with the machine, the date and, where there is one, the clip."""
+    """Markdown of a result's limits, with the machine, the date, and what was done."""
     about = found["machine"]
-    clip = f"; {found['clip']['description']}" if "clip" in found else ""
+    done = "".join(f"; {each}" for each in details(found))
     rows = [
-        f"{about['cores']} cores of an {about['cpu']}, {about['date'][:10]}{clip}:",
+        f"{about['cores']} cores of an {about['cpu']}, {about['date'][:10]}{done}:",
         "",
         "| | measured | limit | |",
         "|---|---|---|---|",
@@ -37,6 +38,20 @@ def table(found: dict[str, Any]) -> str:
         )
         rows.append(f"| {each['what']} | {measured:.3g} | {limit:g} | {verdict} |")
     return "\n".join(rows) + "\n"
+
+
+def details(found: dict[str, Any]) -> list[str]:
+    """What a result says beside its limits: the clip, how long, how many faults, what became of the cases."""
+    said = [found["clip"]["description"]] if "clip" in found else []
+    if "happened" in found:
+        said.append(f"{found['seconds'] / 60:.0f} minutes, {sum(found['happened'].values())} faults")
+    for kind in ("videos", "models", "configs"):
+        if kind in found:
+            outcomes = found[kind]["outcomes"].items()
+            said.append(
+                f"{kind}: " + ", ".join(f"{count:,} {outcome}" for outcome, count in sorted(outcomes))
+            )
+    return said
 
 
 def filled(text: str) -> str:

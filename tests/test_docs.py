@@ -46,6 +46,27 @@ def test_the_camera_in_the_commented_config_can_be_uncommented(tmp_path: Path) -
     assert (parse_source(dock.source).kind, dock.camera.width) == ("camera", 1280)
 
 
+def test_links_lead_to_files_of_the_project() -> None:
+    documents = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "benchmarks").rglob("*.md")]
+    links = [
+        (page, link.partition("#"))
+        for page in documents
+        for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8"))
+        if "://" not in link
+    ]
+    assert len(links) > 50
+    for page, (path, _, heading) in links:
+        leads_to = (page.parent / path) if path else page
+        assert leads_to.exists(), f"{page.name}: {path}"
+        assert not heading or heading in headings(leads_to), f"{page.name}: {path}#{heading}"
+
+
+def headings(page: Path) -> set[str]:
+    """What a link may name of a page, made as GitHub makes them: lower case, no punctuation, hyphens."""
+    lines = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", line.lower()).replace(" ", "-") for line in lines}
+
+
 def test_the_recipe_for_crops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     monkeypatch.chdir(tmp_path)
     section = (ROOT / "docs/api.md").read_text(encoding="utf-8").partition("## Crops and counts")[2]
