@@ -38,6 +38,7 @@ SETTINGS = (
     "infer_threads",
     "infer_spinning",
     "batch",
+    "rect",
     "fuse",
     "input_size",
     "model",

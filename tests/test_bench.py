@@ -8,6 +8,7 @@ import itertools
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -30,7 +31,7 @@ from pipeline.bench.compare import compare, differences, load
 from pipeline.bench.isolated import apart
 from pipeline.bench.machine import busy_seconds
 from pipeline.bench.plot import check_plot, write_plot
-from pipeline.bench.point import bottleneck, over
+from pipeline.bench.point import bottleneck, over, padding
 from pipeline.bench.table import print_changes, print_report
 from pipeline.cli import bench as cli_bench
 from pipeline.commands import bench as bench_command
@@ -38,6 +39,7 @@ from pipeline.commands.bench import Options, SlowerError, bench
 from pipeline.config import make_config
 from pipeline.errors import ConfigError, ModelError, PipelineError, SinkOpenError, SourceOpenError
 from pipeline.runtime.model import open_model
+from pipeline.vision.letterbox import InputSpec
 from tests.servers import free_port
 
 SHORT = Settings(warm_up=0.1, window=0.2, most=1.5)
@@ -98,6 +100,31 @@ def test_a_line_that_is_faster_than_its_bound_is_not_believed():
     assert over(0.97) == over(1.02) == []
     (note,) = over(1.1)
     assert note.startswith("110% of the bound cannot be")
+
+
+@pytest.mark.parametrize(
+    ("asked", "sizes", "says"),
+    [
+        ({}, {(1080, 1920)}, "40% .* 1920x1080 takes 640x384 of 640x640,"),
+        ({}, {(1920, 1080)}, "40% .* takes 384x640 of 640x640,"),
+        ({}, {(1080, 1920), (480, 640)}, "25% .* 640x480, 1920x1080 takes 640x480 of 640x640,"),
+        ({}, {(1080, 1920), (1920, 1080)}, None),  # one file is to do for both
+        ({}, {(600, 640)}, None),
+        ({}, set(), None),
+        ({"stride": 32}, {(1080, 1920)}, None),  # it takes any size already
+        ({"resize": "stretch"}, {(1080, 1920)}, None),
+        ({"resize": "crop"}, {(1080, 1920)}, None),
+    ],
+)
+def test_padding_that_need_not_be_is_said(asked, sizes, says):
+    notes = padding(InputSpec(640, 640, **asked), sizes)
+    assert [re.search(says, note) is not None for note in notes] == [True] if says else notes == []
+
+
+def test_a_point_says_what_of_its_input_is_padding(tmp_path):
+    square = str(write_cheap_model(tmp_path / "square.onnx", size=64))
+    notes = measure(config_of(square, "synthetic:64x32"), SHORT)["notes"]
+    assert any("64x32 takes 64x32 of 64x64" in note for note in notes), notes
 
 
 def test_a_run_of_two_threads_may_take_half_of_what_one_takes(cheap_model):

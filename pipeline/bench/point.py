@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from pipeline.app import Pipeline
@@ -16,6 +17,7 @@ from pipeline.errors import ConfigError
 from pipeline.runtime.model import Model, open_model
 from pipeline.sinks import Null
 from pipeline.summary import summarize
+from pipeline.vision.letterbox import InputSpec
 
 Told = Callable[[list[float]], None]
 
@@ -23,6 +25,10 @@ IDLE = 0.5
 """Share of the time that a stage's threads are busy, below which it keeps nobody waiting."""
 OVER = 1.03
 """Ratio to the bound above which one of the two is wrong, not only imprecise."""
+WASTED = 0.2
+"""Share of a model's input that has to be avoidable padding to be worth a word."""
+STRIDE = 32
+"""What the sides of nearly every detector's input are multiples of."""
 
 
 def trial(config: Config, settings: Settings, told: Told | None = None) -> dict[str, Any]:
@@ -69,6 +75,8 @@ def measure(config: Config, settings: Settings, told: Told | None = None) -> dic
     threads = {**crew, "infer": crew["infer"] * shared}
     limits = bounds(costs, cores=found["cores"], threads=threads, source_fps=source_fps)
     found["notes"] += over(found["fps"] / limits[0].fps)
+    sizes = {(account.height, account.width) for account in line.accounts.streams.values()}
+    found["notes"] += padding(bare.spec, {(high, wide) for high, wide in sizes if high and wide})
     return {
         **found,
         "bounds": [{"what": each.what, "fps": each.fps, "why": each.why} for each in limits],
@@ -84,6 +92,24 @@ def over(ratio: float) -> list[str]:
         return []
     why = "the machine was slower while the stages were measured alone; measure again"
     return [f"{ratio:.0%} of the bound cannot be: {why}"]
+
+
+def padding(spec: InputSpec, sizes: Collection[tuple[int, int]]) -> list[str]:
+    """A note where pictures of all ``sizes`` (height, width) leave much of an input of fixed size unused."""
+    if spec.stride is not None or spec.resize != "letterbox" or not sizes:
+        return []
+    needed = [replace(spec, stride=STRIDE).for_picture(*size) for size in sizes]
+    height, width = max(each.height for each in needed), max(each.width for each in needed)
+    share = 1 - height * width / (spec.height * spec.width)
+    if share < WASTED:
+        return []
+    shown = ", ".join(f"{wide}x{high}" for high, wide in sorted(sizes))
+    note = (
+        f"{share:.0%} of the model's input is padding that it need not have: {shown} takes {width}x{height} "
+        f"of {spec.width}x{spec.height}, and so much of its time may be saved: --rect (framerail tune tells "
+        "what that costs)"
+    )
+    return [note]
 
 
 def bottleneck(
@@ -147,6 +173,7 @@ def _on_one_thread(line: Pipeline) -> Model:
         task=config.task,
         input_size=config.input_size,
         rewrite=config.rewrite,
+        rect=config.rect,
         fuse=config.fuse,
     )
 

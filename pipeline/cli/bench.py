@@ -25,6 +25,12 @@ InputSize = Annotated[
         "--input-size", metavar="N|WxH", help="Of the model's input, where its file leaves that open."
     ),
 ]
+Rect = Annotated[
+    bool | None,
+    typer.Option(
+        "--rect/--no-rect", help="Feed a model of one size no more than the picture needs. Default: no."
+    ),
+]
 Batch = Annotated[
     int | None, typer.Option("--batch", metavar="N", help="Frames that one run may take. Default: 1.")
 ]
@@ -58,7 +64,8 @@ def bench(
             "--sweep",
             metavar="AXIS[=A,B][,AXIS…]",
             help="Measure every combination of provider, batch, workers, threads, input-size, rewrite, "
-            "fuse, precision; each with usual values unless some are given: --sweep workers=1,2,precision",
+            "rect, fuse, precision; each with usual values unless some are given: "
+            "--sweep workers=1,2,precision",
         ),
     ] = None,
     compare: Annotated[
@@ -77,6 +84,7 @@ def bench(
     ] = None,
     device: Device = None,
     input_size: InputSize = None,
+    rect: Rect = None,
     batch: Batch = None,
     linger_ms: LingerMs = None,
     infer_workers: Annotated[
@@ -123,6 +131,7 @@ def bench(
                     "provider": provider,
                     "device": device,
                     "input_size": input_size,
+                    "rect": rect,
                     "batch": batch,
                     "linger_ms": linger_ms,
                     "infer_workers": infer_workers,
@@ -158,6 +167,7 @@ def plan(
     ] = None,
     device: Device = None,
     input_size: InputSize = None,
+    rect: Rect = None,
     batch: Batch = None,
     linger_ms: LingerMs = None,
     every_nth: Annotated[
@@ -196,6 +206,7 @@ def plan(
                     "provider": provider,
                     "device": device,
                     "input_size": input_size,
+                    "rect": rect,
                     "batch": batch,
                     "linger_ms": linger_ms,
                     "profile": profile,
