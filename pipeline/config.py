@@ -243,8 +243,6 @@ class Config(_Strict):
     """Idle threads of a run wait busily for the next one: for runs of several, where cores are to spare."""
     rewrite: bool = True
     """The CPU may be given the model's graph in a form that computes the same faster."""
-    rect: bool = False
-    """A model whose file fixes its input takes smaller ones, too: as much as a letterboxed picture needs."""
     fuse: bool = False
     """The model's graph does what it can of preprocessing: it takes bytes, casts, scales and transposes."""
     profile: bool = True
@@ -412,8 +410,8 @@ def make_config(
 
 SERVING_KEYS = (
     "model", "provider", "device", "provider_options", "task", "input_size", "conf_threshold",
-    "iou_threshold", "classes", "max_detections", "infer_threads", "infer_spinning", "rewrite", "rect",
-    "fuse", "batch",
+    "iou_threshold", "classes", "max_detections", "infer_threads", "infer_spinning", "rewrite", "fuse",
+    "batch",
 )  # fmt: skip
 """How the model is opened, and what is kept of its answers: what may change in a running line."""
 

@@ -24,8 +24,7 @@ class Detector:
 
     ``model`` is a card's name or the path of an ONNX file; ``provider`` as in
     ``framerail run --provider``; ``threads`` the intra-op threads of a run (None: all cores);
-    ``input_size`` the height and width of the model's input, where its file leaves that open. ``rect``: one
-    whose file fixes it is fed no more than each picture needs.
+    ``input_size`` the height and width of the model's input, where its file leaves that open.
     Not for several threads at once: make one Detector each.
 
     Raises ModelError, ProviderError or ConfigError.
@@ -39,14 +38,11 @@ class Detector:
         device: int = 0,
         threads: int | None = None,
         input_size: tuple[int, int] | None = None,
-        rect: bool = False,
     ) -> None:
         for name, value, least in (("device", device, 0), ("threads", threads, 1)):
             if value is not None and (not isinstance(value, int) or not least <= value <= 256):
                 raise ConfigError(f"{name}: expected a whole number from {least} to 256, got {value!r}")
-        self.model = open_model(
-            model, provider, device, threads or usable_cores(), input_size=input_size, rect=rect
-        )
+        self.model = open_model(model, provider, device, threads or usable_cores(), input_size=input_size)
         pool = BlobPool(self.model.spec.dtype)
         self._preprocess = Preprocess(self.model.spec, pool)
         self._infer = Infer(self.model.session, pool)

@@ -168,7 +168,6 @@ def open_first(config: Config) -> Model:
         options=config.provider_options,
         spinning=config.infer_spinning,
         rewrite=config.rewrite,
-        rect=config.rect,
         fuse=config.fuse,
         runs=runs,
     )

@@ -38,7 +38,6 @@ SETTINGS = (
     "infer_threads",
     "infer_spinning",
     "batch",
-    "rect",
     "fuse",
     "input_size",
     "model",

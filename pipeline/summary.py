@@ -102,7 +102,6 @@ def _settings(pipeline: Pipeline, model: Model | None) -> dict[str, Any] | None:
         "threads": threads,
         "batch": batch_limit(config, model),
         "linger_ms": config.linger_ms,
-        "rect": config.rect,
         "fuse": config.fuse,
         "input": [model.spec.width, model.spec.height],
         "fed": sorted([spec.width, spec.height] for spec in fed),

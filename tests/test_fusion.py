@@ -23,7 +23,7 @@ from pipeline.bench.point import _on_one_thread
 from pipeline.commands.tune import Options, _steps
 from pipeline.config import Config, make_config
 from pipeline.errors import ModelError
-from pipeline.runtime import engines, readable
+from pipeline.runtime import engines, fusion
 from pipeline.runtime.catalog import locate
 from pipeline.runtime.fusion import Fusion
 from pipeline.runtime.model import Model, fusion_for, open_model
@@ -232,7 +232,7 @@ def test_what_cannot_be_fused_is_refused_with_the_reason(tmp_path, why):
 
 
 def test_a_file_that_is_too_large_is_refused(cheap_model, monkeypatch):
-    monkeypatch.setattr(readable, "LARGEST", 1000)
+    monkeypatch.setattr(fusion, "LARGEST", 1000)
     with pytest.raises(
         ModelError, match=r"cheap\.onnx: it has [\d,]+ bytes, and graphs are edited up to 1,0"
     ):

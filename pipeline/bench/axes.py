@@ -65,7 +65,6 @@ AXES: Mapping[str, Axis] = {
     "threads": Axis("infer_threads", lambda _model, _providers: _powers(usable_cores())),
     "input-size": Axis("input_size", lambda model, _providers: _sizes(model)),
     "rewrite": Axis("rewrite", lambda _model, _providers: ["true", "false"], ("true", "false")),
-    "rect": Axis("rect", lambda _model, _providers: ["false", "true"], ("true", "false")),
     "fuse": Axis("fuse", lambda _model, _providers: ["false", "true"], ("true", "false")),
     "precision": Axis(None, _precisions, tuple(PRECISIONS)),
 }

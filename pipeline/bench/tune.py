@@ -196,7 +196,7 @@ def said_by(error: Exception) -> str:
 def said(setting: Setting) -> str:
     """For people."""
     words = {"infer_workers": "runs at once", "infer_threads": "threads each", "infer_spinning": "spinning"}
-    words |= {"rect": "rectangles", "fuse": "fused preprocessing"}
+    words["fuse"] = "fused preprocessing"
     return ", ".join(f"{words.get(key, key)} {_shown(value)}" for key, value in setting.items()) or "defaults"
 
 

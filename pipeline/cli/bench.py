@@ -25,12 +25,6 @@ InputSize = Annotated[
         "--input-size", metavar="N|WxH", help="Of the model's input, where its file leaves that open."
     ),
 ]
-Rect = Annotated[
-    bool | None,
-    typer.Option(
-        "--rect/--no-rect", help="Feed a model of one size no more than the picture needs. Default: no."
-    ),
-]
 Batch = Annotated[
     int | None, typer.Option("--batch", metavar="N", help="Frames that one run may take. Default: 1.")
 ]
@@ -64,8 +58,7 @@ def bench(
             "--sweep",
             metavar="AXIS[=A,B][,AXIS…]",
             help="Measure every combination of provider, batch, workers, threads, input-size, rewrite, "
-            "rect, fuse, precision; each with usual values unless some are given: "
-            "--sweep workers=1,2,precision",
+            "fuse, precision; each with usual values unless some are given: --sweep workers=1,2,precision",
         ),
     ] = None,
     compare: Annotated[
@@ -84,7 +77,6 @@ def bench(
     ] = None,
     device: Device = None,
     input_size: InputSize = None,
-    rect: Rect = None,
     batch: Batch = None,
     linger_ms: LingerMs = None,
     infer_workers: Annotated[
@@ -131,7 +123,6 @@ def bench(
                     "provider": provider,
                     "device": device,
                     "input_size": input_size,
-                    "rect": rect,
                     "batch": batch,
                     "linger_ms": linger_ms,
                     "infer_workers": infer_workers,
@@ -167,7 +158,6 @@ def plan(
     ] = None,
     device: Device = None,
     input_size: InputSize = None,
-    rect: Rect = None,
     batch: Batch = None,
     linger_ms: LingerMs = None,
     every_nth: Annotated[
@@ -206,7 +196,6 @@ def plan(
                     "provider": provider,
                     "device": device,
                     "input_size": input_size,
-                    "rect": rect,
                     "batch": batch,
                     "linger_ms": linger_ms,
                     "profile": profile,

@@ -92,12 +92,6 @@ def evaluate(
             "--input-size", metavar="N|WxH", help="Of the model's input, where its file leaves that open."
         ),
     ] = None,
-    rect: Annotated[
-        bool | None,
-        typer.Option(
-            "--rect/--no-rect", help="Feed a model of one size no more than the picture needs. Default: no."
-        ),
-    ] = None,
     limit: Annotated[
         int | None,
         typer.Option("--limit", metavar="N", help="The first N pictures only, of each SOURCE."),
@@ -121,7 +115,6 @@ def evaluate(
         "classes": classes,
         "max_detections": max_detections,
         "input_size": input_size,
-        "rect": rect,
     }
     with reporting():
         dependencies.check()

@@ -352,14 +352,6 @@ def run(
             "--rewrite/--no-rewrite", help="Give the CPU a graph that computes the same faster. Default: yes."
         ),
     ] = None,
-    rect: Annotated[
-        Optional[bool],
-        typer.Option(
-            "--rect/--no-rect",
-            help="Feed a model of one size no more than the picture needs: 16:9 leaves 40% of a square "
-            "empty. Default: no.",
-        ),
-    ] = None,
     fuse: Annotated[
         Optional[bool],
         typer.Option(
@@ -434,7 +426,6 @@ def run(
         "infer_threads": infer_threads,
         "profile": profile,
         "rewrite": rewrite,
-        "rect": rect,
         "fuse": fuse,
         "quiet": quiet or None,
         "log_format": log_format,

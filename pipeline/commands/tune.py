@@ -207,8 +207,6 @@ def _steps(
     smaller = [{"model": str(copy.path)} for copy in copies if copy.path is not None]
     if smaller:
         yield Step("precision", smaller, changes_answers=True)
-    if "rect" not in given and model.spec.stride is None and model.spec.resize == "letterbox":
-        yield Step("rectangles", [{"rect": True}], changes_answers=True)
     if not {"infer_workers", "infer_threads"} & set(given):
         yield Step("concurrency", list(concurrencies(cores)))
         yield Step("spinning", [{"infer_spinning": True}])
@@ -237,18 +235,18 @@ class _Loss:
     def __call__(self, setting: Setting) -> float:
         if self._before is None:
             self._before = self._aps(self._asked, self._asked.model)
-        fed = {key: setting.get(key, getattr(self._asked, key)) for key in ("input_size", "rect")}
-        now = self._aps(replace(self._asked, **fed), setting.get("model", self._asked.model))
+        sized = replace(self._asked, input_size=setting.get("input_size", self._asked.input_size))
+        now = self._aps(sized, setting.get("model", self._asked.model))
         return max(before - now.get(name, 0.0) for name, before in self._before.items())
 
-    def _aps(self, fed: Quantisation, model: str) -> Mapping[str, float]:
+    def _aps(self, sized: Quantisation, model: str) -> Mapping[str, float]:
         asked = self._asked
         if asked.images is not None and asked.annotations is not None:
-            measured = against_labels(fed.config(model), asked.images, asked.annotations, None, _quietly)
+            measured = against_labels(sized.config(model), asked.images, asked.annotations, None, _quietly)
             return aps(measured.report)
         steps = [step + 1 if step > 1 else 1 for step in asked.steps()]
         reference = asked.config(asked.model, steps, 0.25)
-        measured = against_reference(fed.config(model, steps), reference, asked.share, _quietly)
+        measured = against_reference(sized.config(model, steps), reference, asked.share, _quietly)
         return weighted(measured.report)
 
 

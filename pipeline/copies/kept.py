@@ -108,7 +108,7 @@ def _key(asked: Options, model: Model) -> str:
     here = profiles.here()
     size = asked.config(asked.model).input_size  # however it was written
     options = {**asdict(asked), "max_ap_loss": asked.limit, "input_size": size}
-    for name in ("model", "output", "calibrate", "images", "annotations", "rect"):
+    for name in ("model", "output", "calibrate", "images", "annotations"):
         del options[name]
     about = {
         "model": model.sha256,

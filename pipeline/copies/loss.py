@@ -50,7 +50,6 @@ class Options:
     annotations: str | None = None
     max_ap_loss: float | None = None
     input_size: str | None = None
-    rect: bool = False
 
     def check(self) -> None:
         """Raise ConfigError for options that cannot be meant, or not together."""
@@ -95,8 +94,7 @@ class Options:
             for address, step in zip(self.calibrate, steps, strict=True)
         ]
         base = {"model": model, "provider": "cpu", "conf_threshold": conf, "streams": streams}
-        sized = {"input_size": self.input_size} if self.input_size else {}
-        return make_config(base | sized | {"rect": self.rect})
+        return make_config(base | ({"input_size": self.input_size} if self.input_size else {}))
 
     def calibration(self) -> Iterator[Frame]:
         """The frames to calibrate on. Raises what ended a source, where it gave none."""

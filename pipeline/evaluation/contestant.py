@@ -49,7 +49,6 @@ class Contestant:
             usable_cores(),
             input_size=config.input_size,
             options=config.provider_options,
-            rect=config.rect,
         )
         model = self.model
         if model.family.task == "classify":

@@ -25,19 +25,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
 from pipeline.decoders import TensorInfo
 from pipeline.errors import ModelError
 from pipeline.runtime.graph_edit import Edit, made
-from pipeline.runtime.readable import readable
+from pipeline.runtime.onnx_messages import ModelMessage
+from pipeline.runtime.rewrite import LARGEST
 from pipeline.vision.letterbox import InputSpec
 
+_LEAST_OPSET = 7
+"""From here on arithmetic broadcasts, and Cast names its type by a number."""
 _FLOAT32, _UINT8, _FLOAT16 = 1, 2, 10  # of TensorProto.DataType
 
 
@@ -59,7 +62,7 @@ class Fusion:
             raise _refused(path, "its input takes the pixels themselves (uint8) already")
         if len(image.shape) != 4:
             raise _refused(path, f"its input has no batch axis: {image}")
-        readable(path, image.name, partial(_refused, path))
+        _readable(path, image.name)
         return fusion
 
     @property
@@ -69,15 +72,13 @@ class Fusion:
             self.spec, dtype=np.dtype(np.uint8), layout="NHWC", color="BGR", mean=(0.0,) * 3, std=(1.0,) * 3
         )
 
-    def applied(self, path: Path, data: bytes | None = None, *, on_cpu: bool) -> bytes:
+    def applied(self, path: Path, *, on_cpu: bool) -> bytes:
         """The content of the model in ``path`` with the nodes before its input. Raises ModelError.
-
-        ``data`` is what is taken in the place of the file's content.
 
         Values are those that a ``Blobber`` makes for ``spec``, to the rounding of float32, then to float16
         for a model that takes that.
         """
-        model = readable(path, self.picture, partial(_refused, path), data)
+        model = _readable(path, self.picture)
         graph = model.graph
         fresh = Edit(graph).fresh
         pixels = next(each for each in graph.input if each.name == self.picture)
@@ -92,8 +93,8 @@ class Fusion:
         first = [*self._nodes(pixels.name, fresh, on_cpu=on_cpu), *graph.node]
         del graph.node[:]
         graph.node.extend(first)
-        fused: bytes = model.SerializeToString()
-        return fused
+        data: bytes = model.SerializeToString()
+        return data
 
     def _nodes(self, name: str, fresh: Callable[[str], str], *, on_cpu: bool) -> Iterator[Any]:
         """From the pixels, ``name``, to what the file's input was."""
@@ -131,6 +132,25 @@ class Fusion:
             yield "Div", np.array(spec.std, np.float32).reshape(shape), {}
         if spec.dtype == np.float16:
             yield "Cast", None, {"to": _FLOAT16}
+
+
+def _readable(path: Path, picture: str) -> Any:
+    """The model in ``path`` as a message. Raises ModelError where its graph cannot be edited."""
+    size = path.stat().st_size
+    if size > LARGEST:
+        raise _refused(path, f"it has {size:,} bytes, and graphs are edited up to {LARGEST:,}")
+    try:
+        model = ModelMessage.FromString(path.read_bytes())
+    except DecodeError:
+        raise _refused(path, "its file is not in ONNX's own format") from None
+    if picture not in {each.name for each in model.graph.input}:
+        raise _refused(path, f"its file does not declare the input {picture!r}")
+    if any(tensor.data_location for tensor in model.graph.initializer):
+        raise _refused(path, "its weights lie in files beside it; save it as one file")
+    opset = next((each.version for each in model.opset_import if each.domain in ("", "ai.onnx")), 1)
+    if opset < _LEAST_OPSET:
+        raise _refused(path, f"it is of opset {opset}; at least {_LEAST_OPSET} is needed")
+    return model
 
 
 def _refused(path: Path, why: str) -> ModelError:

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from pipeline.runtime.onnx_messages import NodeMessage
 
 _INT, _TENSOR, _INTS = 2, 4, 7  # of AttributeProto.AttributeType
-_FLOAT, _INT64, _FLOAT16 = 1, 7, 10  # of TensorProto.DataType
-_TYPES = {np.dtype(np.float32): _FLOAT, np.dtype(np.int64): _INT64, np.dtype(np.float16): _FLOAT16}
+_FLOAT, _INT64 = 1, 7  # of TensorProto.DataType
+_TYPES = {np.dtype(np.float32): _FLOAT, np.dtype(np.int64): _INT64}
 
 
 class Edit:
@@ -153,7 +153,7 @@ def like(node: Any, inputs: Sequence[str], output: str, **attributes: int | list
 def made(
     operator: str, inputs: Sequence[str], output: str, **attributes: int | list[int] | NDArray[Any]
 ) -> Any:
-    """A node of one of ONNX's own operators; an array is of float32, float16 or int64."""
+    """A node of one of ONNX's own operators; an array is of float32 or int64."""
     new = NodeMessage(name=output, op_type=operator, input=inputs, output=[output])
     for name, value in attributes.items():
         if isinstance(value, int):

@@ -21,7 +21,6 @@ from pipeline.runtime.diagnosis import identified
 from pipeline.runtime.fusion import Fusion
 from pipeline.runtime.labels import card_labels, default_labels
 from pipeline.runtime.providers import has_devices
-from pipeline.runtime.rect import check_freed, check_size, content_for_any_size
 from pipeline.runtime.session import Session
 from pipeline.runtime.start import ProviderOptions
 from pipeline.runtime.stated import stated_family, stated_input
@@ -30,9 +29,6 @@ from pipeline.runtime.warm_up import warm_up
 from pipeline.vision.letterbox import InputSpec
 
 log = logging.getLogger(__name__)
-
-
-_FED = ("color", "mean", "std", "resize", "align", "pad")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -91,7 +87,6 @@ def open_model(
     options: ProviderOptions | None = None,
     spinning: bool = False,
     rewrite: bool = True,
-    rect: bool = False,
     fuse: bool = False,
     runs: int = 1,
 ) -> Model:
@@ -102,8 +97,7 @@ def open_model(
     several devices there is a session on each, each verified by itself. ``spinning``, ``rewrite``:
     see Session. ``fuse``: the graph is given what it can do of preprocessing (see Fusion), and ``spec``
     says how it is fed then. Its file is identified on the CPU, since a provider may take minutes for a graph.
-    ``rect``: a file that takes one size is opened for any up to that (see ``any_size``), which is identified
-    in the same way. ``runs``: as many will be under way at once.
+    ``runs``: as many will be under way at once.
 
     Raises ModelError (not found, not loadable, UnknownLayoutError), ProviderError, ConfigError.
     """
@@ -119,22 +113,8 @@ def open_model(
         spinning=spinning,
         rewrite=rewrite,
     )
-    if not rect and not fuse:
-        opened = describe(located, start(provider, first), input_size)
-    else:
-        plain = partial(start, "cpu", 0, options={}, rewrite=False)
-        opened = describe(located, plain(), None if rect else input_size)
-        if rect and opened.spec.stride is None:
-            content = content_for_any_size(opened)
-            start, plain = partial(start, content=content), partial(plain, content=content)
-            size = input_size or (opened.spec.height, opened.spec.width)
-            check_size(opened, size)
-            free = describe(located, plain(), size, like=opened)
-            check_freed(opened, free)
-            told = {"stride": free.reasons["stride"]}
-            opened = replace(opened, spec=free.spec, params=free.params, reasons=opened.reasons | told)
-        elif input_size is not None:
-            opened = describe(located, opened.session, input_size)
+    session = start(provider, first) if not fuse else start("cpu", 0, options={}, rewrite=False)
+    opened = describe(located, session, input_size)
     if task is not None and opened.family.task != task:
         raise ModelError(
             f"model {opened.name!r} is for the task {opened.family.task} (family {opened.family.name}); "
@@ -144,9 +124,9 @@ def open_model(
         fusion = fusion_for(opened)
         start = partial(start, fusion=fusion)
         told = dict.fromkeys(("dtype", "layout", "color", "mean", "std"), "its graph does the rest (fuse)")
-        opened = replace(opened, spec=fusion.fed, reasons=opened.reasons | told)
-    if rect or fuse:
-        opened = replace(opened, session=start(provider, first))
+        opened = replace(
+            opened, session=start(provider, first), spec=fusion.fed, reasons=opened.reasons | told
+        )
     opened = replace(opened, others=tuple(_on_further(opened.session, further, start)))
     for each in opened.sessions:
         warm_up(opened, each, runs)
@@ -190,33 +170,24 @@ def fusion_for(model: Model) -> Fusion:
     return Fusion.of(model.session.path, image, model.spec)
 
 
-def describe(
-    located: Located,
-    session: Session,
-    input_size: tuple[int, int] | None = None,
-    like: Model | None = None,
-) -> Model:
+def describe(located: Located, session: Session, input_size: tuple[int, int] | None = None) -> Model:
     """Put together what card, file and family say of a model; the card wins.
 
-    ``like`` is of the same layout, and fed in the same way but for its size: only that is found out.
     Raises UnknownLayoutError when neither tells the layout, ModelError when they contradict.
     """
     card = located.card or embedded_card(located.name, located.path.name, session.metadata)
     whose = "model card" if located.card is not None else "the model's own metadata (framerail.*)"
     stated_labels = card_labels(card, located) if card is not None else ()
     trial = Trial(session)
-    stated = stated_input(located.name, card, session, input_size)
-    if like is not None and like.found is not None:
-        stated = {key: like.found.input[key] for key in _FED if key in like.found.input} | stated
     found = identified(
         located.name,
         trial,
         session.inputs,
         session.outputs,
         session.metadata,
-        family=card.family if card is not None else like.family.name if like is not None else None,
+        family=card.family if card is not None else None,
         labels=stated_labels,
-        stated=stated,
+        stated=stated_input(located.name, card, session, input_size),
         params=stated_family(card, located).check_params(card.params) if card is not None else None,
     )
     if not found.batched and session.batch not in (None, 1):

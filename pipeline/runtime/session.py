@@ -93,13 +93,11 @@ class Session:
         spinning: bool = False,
         rewrite: bool = True,
         fusion: Fusion | None = None,
-        content: bytes | None = None,
     ) -> None:
         """``options`` is what each provider is given; ``shape`` what is fed where the file leaves it open;
         ``spinning``: idle threads of a run wait busily for the next; ``rewrite``: the CPU may be given the
         graph in a form that computes the same faster; ``fusion``: the graph is given what this says of
-        preprocessing, and takes bytes, [B, H, W, 3]; ``content``: what is opened in the place
-        of the file's own."""
+        preprocessing, and takes bytes, [B, H, W, 3]."""
         if provider != "auto" and provider not in PROVIDERS:
             raise ConfigError(f"unknown provider {provider!r}; this build has: {', '.join(on_offer())}")
         self.path = path
@@ -115,7 +113,6 @@ class Session:
             spinning=spinning,
             rewrite=rewrite,
             fusion=fusion,
-            content=content,
         )
         self._session, self.nodes, self.provider = open_session(provider, start)
         self.options = options_of(self._session, self.provider)

@@ -54,13 +54,11 @@ def create(
     spinning: bool,
     rewrite: bool,
     fusion: Fusion | None,
-    content: bytes | None = None,
 ) -> Started:
     """Start a session on provider ``name``. Raises ProviderError; ModelError where the file is unfit.
 
     ``rewrite``: see ``rewritten``; for the CPU alone, other providers have compilers of their own.
-    ``fusion``: what of preprocessing the graph does, None: nothing. ``content`` is what is taken in the place
-    of the file's.
+    ``fusion``: what of preprocessing the graph does, None: nothing.
     """
     check_demands(path)
     session_options = ort.SessionOptions()
@@ -78,11 +76,10 @@ def create(
             asked=options.get(name),
             shape=shape,
         )
-        if fusion is not None:
-            content = fusion.applied(path, content, on_cpu=name == "cpu")
+        fused = fusion.applied(path, on_cpu=name == "cpu") if fusion is not None else None
         if rewrite and name == "cpu":
-            return _rewritten_first(path, content, start)
-        return start(content or str(path))
+            return _rewritten_first(path, fused, start)
+        return start(fused or str(path))
     except ProviderError:
         if name != "cpu":
             _load_on_cpu(path)  # a broken file is a ModelError, whatever provider was asked
@@ -93,15 +90,15 @@ def create(
         raise _unreadable(path, error) from None
 
 
-def _rewritten_first(path: Path, content: bytes | None, start: Callable[[str | bytes], Started]) -> Started:
-    """Start on the rewritten graph; on ``content`` or the file, where there is none or it is refused.
+def _rewritten_first(path: Path, fused: bytes | None, start: Callable[[str | bytes], Started]) -> Started:
+    """Start on the rewritten graph; on ``fused`` or the file, where there is none or it is refused.
 
     Rewriting needs room for temporary files and meets graphs that nobody has thought of. It only makes
     faster what runs without it, so a model that can be loaded is.
     """
     reason = ""
     try:
-        data = rewritten(path, content)
+        data = rewritten(path, fused)
         if data is not None:
             # From a file, since ONNX Runtime's session would keep the bytes for as long as it lives.
             with tempfile.TemporaryDirectory(prefix="framerail-") as folder:
@@ -113,7 +110,7 @@ def _rewritten_first(path: Path, content: bytes | None, start: Callable[[str | b
         raise
     except Exception as error:
         reason = " ".join(str(error).split())
-    started = start(content or str(path))  # says better what is wrong with a file that is broken
+    started = start(fused or str(path))  # says better what is wrong with a file that is broken
     if reason:
         log.warning(
             "%s: its graph runs as it is in the file, it could not be rewritten for the CPU: %s "
