@@ -106,8 +106,8 @@ def padding(spec: InputSpec, sizes: Collection[tuple[int, int]]) -> list[str]:
     shown = ", ".join(f"{wide}x{high}" for high, wide in sorted(sizes))
     note = (
         f"{share:.0%} of the model's input is padding that it need not have: {shown} takes {width}x{height} "
-        f"of {spec.width}x{spec.height}, and so much of its time may be saved: --rect (framerail tune tells "
-        "what that costs)"
+        f"of {spec.width}x{spec.height}; exported for that size, or for any, it would save about as much of "
+        "its time"
     )
     return [note]
 
@@ -173,7 +173,6 @@ def _on_one_thread(line: Pipeline) -> Model:
         task=config.task,
         input_size=config.input_size,
         rewrite=config.rewrite,
-        rect=config.rect,
         fuse=config.fuse,
     )
 
