@@ -219,6 +219,55 @@ def test_a_lost_connection_keeps_nothing_alive(tmp_path: Path) -> None:
         gc.enable()
 
 
+def packet_of(number: int, pts: int, size: int) -> Any:
+    return SimpleNamespace(
+        pts=pts, dts=pts, time_base=Fraction(1, 25), size=size, is_keyframe=number % 25 == 0,
+        is_corrupt=False, stream=SimpleNamespace(index=0),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("time_of", [lambda _: 0, lambda number: 1000 * (number % 2)], ids=["still", "jumps"])
+def test_what_waits_is_seen_whatever_its_times_say(time_of: Callable[[int], int]) -> None:
+    stop, over = threading.Event(), threading.Event()
+
+    def packets() -> Iterator[Any]:
+        for number in range(400):
+            yield packet_of(number, time_of(number), 1)
+        over.set()
+
+    reader = Ahead(Flags(packets(), 0, segments=False), Steps(0, 10), stop, Unpaced())
+    assert over.wait(10)
+    next(reader)
+    time.sleep(GAIN_SECONDS)
+    next(reader)
+    assert 200 <= len(reader.skipped) <= 225
+    assert reader.skipped_seconds == pytest.approx(0.04 * len(reader.skipped))
+    stop.set()
+    reader.close(lambda: None, 0.1)
+
+
+def test_small_packets_take_no_more_memory_than_large_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is held of them is mostly not their data: a server of tiny ones had 1.5 GB."""
+    monkeypatch.setattr(readahead, "MOST_BYTES", 1_000_000)
+    stop, count = threading.Event(), 0
+
+    def packets() -> Iterator[Any]:
+        nonlocal count
+        while not stop.is_set():
+            count += 1
+            yield packet_of(count, count, 10)
+
+    reader = Ahead(Flags(packets(), 0, segments=False), Steps(0, 10), stop, Unpaced())
+    deadline = time.monotonic() + 10
+    while reader.held_bytes < 1_000_000 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(0.1)
+    assert 1_000_000 <= reader.held_bytes < 1_003_000
+    assert 600 < count < 1000
+    stop.set()
+    reader.close(lambda: None, 1)
+
+
 @pytest.mark.parametrize(("size", "step"), [(1, 0.04), (0, 0.0)])
 def test_packets_without_a_time_count_as_25_a_second(size: int, step: float) -> None:
     """Else no lag of theirs would be seen. An empty one is no picture."""

@@ -24,6 +24,8 @@ from pipeline.sources.playlist import Flags
 
 MOST_BYTES = 64 << 20
 """That are read ahead: three segments of 10 s have 30 MB at 8 Mbit/s."""
+PACKET_BYTES = 1200
+"""That a packet takes beside its data, FFmpeg's share and ours (1.1 kB measured, of 375,000)."""
 WINDOW_SECONDS = 15.0
 """Longer than a segment: from the arrival of one to the next, what is there shrinks by its length."""
 LEAST_SECONDS = 0.5
@@ -56,7 +58,8 @@ _SECONDS_PER_RATE = 8.0
 _LATE_SECONDS = 0.5
 _JUMP_SECONDS, _JUMP_STEPS = 1.0, 4.0
 _UNTIMED = 0.04
-"""The step of a packet without a time."""
+"""The step of a packet without a time of its own, and what one counts for where the time jumps: else the lag
+of a stream whose time stands still, or jumps all along, would not be seen."""
 _TURN_SECONDS = 0.1
 
 
@@ -191,8 +194,10 @@ class Steps:
         if before is None:
             return None
         step = self._last - before
+        if step == 0:
+            return _UNTIMED if packet.size else 0.0
         most = max(_JUMP_SECONDS, _JUMP_STEPS * min(self._steps, default=0.0))
-        if packet.dts is None and -most <= step <= 0:  # a B-frame, shown before the one that it is made from
+        if packet.dts is None and -most <= step < 0:  # a B-frame, shown before the one that it is made from
             self._last = before
             return 0.0
         if step > 0:
@@ -206,6 +211,16 @@ class _Read:
     broken: bool
     waited: float
     step: float | None
+
+    @property
+    def seconds(self) -> float:
+        """Of the stream that it counts for."""
+        return _UNTIMED if self.step is None else self.step
+
+    @property
+    def bytes(self) -> int:
+        """Of memory."""
+        return int(self.packet.size) + PACKET_BYTES
 
 
 class Ahead:
@@ -270,20 +285,20 @@ class Ahead:
 
     def _pop(self) -> _Read:
         read = self._held.popleft()
-        self._bytes -= read.packet.size
-        self._seconds = self._seconds - (read.step or 0.0) if self._held else 0.0
+        self._bytes -= read.bytes
+        self._seconds = self._seconds - read.seconds if self._held else 0.0
         return read
 
     def _skip(self) -> None:
         """Leave out what is too much, up to a key packet: from there on the decoder needs nothing of it."""
         self.skipped, before = [], self._seconds
-        full, behind = self._bytes >= _FULL * MOST_BYTES, before - (self._held[0].step or 0.0)
+        full, behind = self._bytes >= _FULL * MOST_BYTES, before - self._held[0].seconds
         left = self._pace.leaves(behind, time.monotonic(), full=full) if self._skips else None
         if left is None:
             return
         count, most, passed = 0, 0, 0.0
         for n, read in enumerate(self._held):
-            passed += read.step or 0.0
+            passed += read.seconds
             if before - passed < left or (count and passed > SKIP_SECONDS):
                 break
             if self._steps.counts(read.packet):
@@ -309,7 +324,7 @@ class Ahead:
 
     @property
     def held_bytes(self) -> int:
-        """Of packets that are read and not given yet."""
+        """Of memory that packets take which are read and not given yet."""
         return self._bytes
 
     def counts(self, packet: Packet[Stream]) -> bool:
@@ -352,8 +367,8 @@ class Ahead:
                     if self._closed:
                         return
                     self._held.append(read)
-                    self._bytes += packet.size
-                    self._seconds += read.step or 0.0
+                    self._bytes += read.bytes
+                    self._seconds += read.seconds
                     self._changed.notify()
         except BaseException as error:
             over = error.with_traceback(None)  # raised where the packets are taken
