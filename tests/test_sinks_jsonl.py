@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -12,6 +13,7 @@ import time
 from dataclasses import replace
 from datetime import UTC, datetime
 from fractions import Fraction
+from pathlib import Path
 
 import jsonschema
 import numpy as np
@@ -406,3 +408,33 @@ def test_what_a_frame_or_an_object_was_taken_for():
     ]
     assert line["detections"] == []
     VALIDATOR.validate(json.loads(json.dumps(line)))
+
+
+def test_a_line_that_cannot_be_cut_off_again_is_said(tmp_path: Path) -> None:
+    """As on a disk that became read-only in the middle of it."""
+
+    class Failing:
+        calls = 0
+
+        def write(self, data: bytes) -> int:
+            self.calls += 1
+            if self.calls > 1:
+                raise OSError(errno.EIO, "Input/output error")
+            return len(data) // 2
+
+        def tell(self) -> int:
+            return 100
+
+        def truncate(self, size: int) -> None:
+            raise OSError(errno.EROFS, "Read-only file system")
+
+        def close(self) -> None:
+            pass
+
+    sink = JsonLines(tmp_path / "o.jsonl")
+    sink._file.close()
+    sink._file = Failing()  # type: ignore[assignment]
+    with pytest.raises(
+        SinkWriteError, match="Input/output error; 0 lines were written, and a part of another"
+    ):
+        sink.write(make_result(), 0)

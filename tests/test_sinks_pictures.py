@@ -58,6 +58,9 @@ def test_a_folder_that_is_gone_is_an_error_with_its_name(tmp_path: Path) -> None
     shutil.rmtree(tmp_path / "out")
     with pytest.raises(SinkWriteError, match=r"cannot write picture .*cam1-000000\.jpg: No such file"):
         sink.write(make_result(), 0)
+    (tmp_path / "out").write_text("a file now")
+    with pytest.raises(SinkWriteError, match=r"cannot write picture .*cam1-000000\.jpg: Not a directory"):
+        sink.write(make_result(), 0)
 
 
 def test_the_pictures_that_are_read_are_not_written_over(tmp_path: Path, cheap_model: str) -> None:

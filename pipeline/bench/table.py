@@ -61,6 +61,8 @@ def print_report(report: Mapping[str, Any], out: Console) -> None:
         noted = "error" not in point
         for note in point["notes"] if noted else [point["error"]]:
             out.print(f"{'* ' * noted}{point['label']}: {note}", highlight=False, soft_wrap=True)
+    for profile in dict.fromkeys(point["profile"] for point in measured if point["profile"] is not None):
+        out.print(_by_profile(profile), highlight=False, soft_wrap=True)
     best = max(measured, key=lambda point: point["fps"])
     price = f", {said(best['precision']['ap_loss'])} AP lost" if lost else ""
     out.print(f"fastest: {best['label']}, {best['fps']:,.1f} frames/s{price}", highlight=False)
@@ -68,6 +70,10 @@ def print_report(report: Mapping[str, Any], out: Console) -> None:
         point["precision"]["measured"]["truth"] for point in report["points"] if _lossy(point)
     ):
         out.print(f"AP lost: against {truth}", highlight=False)
+
+
+def _by_profile(path: str) -> str:
+    return f"by the profile that tune has made, {path} (--no-profile leaves it out)"
 
 
 def _lossy(point: Mapping[str, Any]) -> bool:
@@ -81,7 +87,7 @@ def _print_point(point: Mapping[str, Any], out: Console) -> None:
         f"{point['model']['name']} on {provider['active']}: {ways(settings)}; {point['source']}",
     )
     if point["profile"] is not None:
-        say(f"by the profile that tune has made, {point['profile']} (--no-profile leaves it out)")
+        say(_by_profile(point["profile"]))
     if "precision" in point:
         precision = point["precision"]
         against = f" against {precision['measured']['truth']}" if _lossy(point) else ""

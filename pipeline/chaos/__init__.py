@@ -45,7 +45,7 @@ def serve(
     by ``scheme``, ``digest`` or ``basic``. ``loop``: over and over, on one timeline. Raises ConfigError.
     """
     if (user is None) != (password is None):
-        raise ConfigError("expected a user and a password, or neither; give both")
+        raise ConfigError("expected a user and a password, or neither; give both (--user, --password)")
     if scheme not in ("basic", "digest"):
         raise ConfigError(f"scheme: expected basic or digest, got {scheme!r}")
     login = Login(user, password) if user is not None and password is not None else None

@@ -173,11 +173,13 @@ class JsonLines(Sink):
                 else:
                     start += written
         except OSError as error:
+            written_so_far = f"{self._lines} lines were written"
             if start and self._cuttable:
-                self._file.truncate(self._file.tell() - start)
-            raise SinkWriteError(
-                f"cannot write {self._name}: {reason(error)}; {self._lines} lines were written"
-            ) from error
+                try:
+                    self._file.truncate(self._file.tell() - start)
+                except OSError:
+                    written_so_far += ", and a part of another"
+            raise SinkWriteError(f"cannot write {self._name}: {reason(error)}; {written_so_far}") from error
 
     def close(self) -> None:
         """Close the file. Raises SinkWriteError where the file system reports a failure only now."""

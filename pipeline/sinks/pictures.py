@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import cv2
@@ -65,7 +66,8 @@ class PictureFiles(Sink):
             part.write_bytes(data)
             part.replace(path)
         except OSError as error:
-            part.unlink(missing_ok=True)
+            with suppress(OSError):  # its folder may be none any more, or may not be written to
+                part.unlink()
             raise SinkWriteError(f"cannot write picture {path}: {reason(error)}") from error
 
     def close(self) -> None:
