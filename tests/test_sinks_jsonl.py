@@ -435,6 +435,6 @@ def test_a_line_that_cannot_be_cut_off_again_is_said(tmp_path: Path) -> None:
     sink._file.close()
     sink._file = Failing()  # type: ignore[assignment]
     with pytest.raises(
-        SinkWriteError, match="Input/output error; 0 lines were written, and a part of another"
+        SinkWriteError, match="input/output error; 0 lines were written, and a part of another"
     ):
         sink.write(make_result(), 0)
