@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import math
 import os
@@ -14,6 +15,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import jsonschema
 import numpy as np
@@ -413,28 +415,24 @@ def test_what_a_frame_or_an_object_was_taken_for():
 def test_a_line_that_cannot_be_cut_off_again_is_said(tmp_path: Path) -> None:
     """As on a disk that became read-only in the middle of it."""
 
-    class Failing:
+    class Failing(io.FileIO):
         calls = 0
 
-        def write(self, data: bytes) -> int:
+        def write(self, data: Any) -> int:
             self.calls += 1
             if self.calls > 1:
                 raise OSError(errno.EIO, "Input/output error")
-            return len(data) // 2
+            return super().write(data[: len(data) // 2])
 
-        def tell(self) -> int:
-            return 100
-
-        def truncate(self, size: int) -> None:
+        def truncate(self, size: int | None = None) -> int:
             raise OSError(errno.EROFS, "Read-only file system")
 
-        def close(self) -> None:
-            pass
-
     sink = JsonLines(tmp_path / "o.jsonl")
-    sink._file.close()
-    sink._file = Failing()  # type: ignore[assignment]
+    sink.close()
+    sink._file = Failing(tmp_path / "o.jsonl", "w")
     with pytest.raises(
         SinkWriteError, match="input/output error; 0 lines were written, and a part of another"
     ):
         sink.write(make_result(), 0)
+    sink.close()
+    assert (tmp_path / "o.jsonl").read_bytes().count(b"\n") == 0

@@ -271,5 +271,6 @@ def test_small_packets_take_no_more_memory_than_large_ones(monkeypatch: pytest.M
 @pytest.mark.parametrize(("size", "step"), [(1, 0.04), (0, 0.0)])
 def test_packets_without_a_time_count_as_25_a_second(size: int, step: float) -> None:
     """Else no lag of theirs would be seen. An empty one is no picture."""
-    packet = SimpleNamespace(pts=None, dts=None, time_base=None, size=size, stream=SimpleNamespace(index=0))
-    assert Steps(0, 10).after(packet) == step  # type: ignore[arg-type]
+    stream = SimpleNamespace(index=0)
+    packet: Any = SimpleNamespace(pts=None, dts=None, time_base=None, size=size, stream=stream)
+    assert Steps(0, 10).after(packet) == step
