@@ -63,6 +63,10 @@ class StreamAccount:
         """One word for why the stream ended; None while it has not."""
         self.leaving = False
         """Whether it is being removed, or was; the line may have ended before that is done."""
+        self.begun_at: float | None = None
+        """When it was started first."""
+        self.ended_at: float | None = None
+        """When its source ended; None while it has not."""
         self.error: PipelineError | None = None
         self.corrupt_packets = 0
         self.damaged = 0
@@ -77,6 +81,7 @@ class StreamAccount:
         self._under_way: set[int] = set()
         self._idle: threading.Event | None = None
         self._last_emitted = -1
+        self._emitted_at = 0.0
 
     def connected(self, description: str, frame_count: int | None) -> None:
         """The source is open; ``frame_count`` where it is known beforehand."""
@@ -86,6 +91,8 @@ class StreamAccount:
     def ended(self, ending: str, error: PipelineError | None = None) -> None:
         """The source has ended, in one word, and with the error that ended it."""
         self.link.ended()
+        if self.ended_at is None:
+            self.ended_at = time.monotonic()
         self.ending = ending
         self.error = error
 
@@ -112,8 +119,10 @@ class StreamAccount:
 
     def begun(self) -> None:
         """The stream is started, perhaps once more: it counts on."""
-        self.ending = self.error = None
+        self.ending = self.error = self.ended_at = None
         self.leaving = False
+        if self.begun_at is None:
+            self.begun_at = time.monotonic()
         self.link.connecting()
 
     def wait_idle(self, seconds: float) -> bool:
@@ -142,6 +151,13 @@ class StreamAccount:
         with self._lock:
             return dict(self._detections)
 
+    def seconds(self, since: float, until: float) -> float:
+        """How long it was on a line that ran ``since`` one moment ``until`` another: from its start to its
+        last frame, where its source has ended. Pauses count."""
+        begun = since if self.begun_at is None else max(since, self.begun_at)
+        ended = until if self.ended_at is None else min(until, max(self.ended_at, self._emitted_at))
+        return max(ended - begun, 0.0)
+
     def dropped_before(self, seq: int) -> int:
         """Frames that went missing between the last emitted one and ``seq``. For the emitting thread."""
         missing = seq - self._last_emitted - 1
@@ -156,10 +172,11 @@ class StreamAccount:
             if width:
                 self.width, self.height = width, height
 
-    def emitted(self, seq: int, labels: list[str]) -> None:
-        """Frame ``seq`` left finished, with detections of ``labels``."""
+    def emitted(self, seq: int, labels: list[str], at: float) -> None:
+        """Frame ``seq`` left finished ``at`` a moment, with detections of ``labels``."""
         with self._lock:
             self._emitted += 1
+            self._emitted_at = at
             self._left(seq)
             if labels:
                 self._detections.update(labels)
@@ -270,9 +287,9 @@ class Accounts:
 
     def emitted(self, stage: str, item: Any) -> None:
         """A frame left finished."""
-        account = self.streams[item.frame.stream]
-        account.emitted(item.frame.seq, item.detections.labels)
-        account.latency.observe(time.monotonic() - item.frame.captured_at)
+        account, now = self.streams[item.frame.stream], time.monotonic()
+        account.emitted(item.frame.seq, item.detections.labels, now)
+        account.latency.observe(now - item.frame.captured_at)
 
     def retired(self, stage: str, cpu_seconds: float) -> None:
         """A stage's thread ended."""
@@ -296,6 +313,12 @@ class Accounts:
         if self.started_at is None:
             return 0.0
         return (self.finished_at or time.monotonic()) - self.started_at
+
+    def on_line(self, name: str) -> float:
+        """Seconds that a stream was on the line so far; see :meth:`StreamAccount.seconds`."""
+        if self.started_at is None:
+            return 0.0
+        return self.streams[name].seconds(self.started_at, self.finished_at or time.monotonic())
 
     def process_cpu(self) -> float:
         """CPU seconds of the whole process from begin to end, or to now: those of the stages' threads, of

@@ -97,7 +97,6 @@ class ProgressDisplay:
                 totals.in_flight,
             )
             return
-        elapsed = accounts.elapsed()
         for name, account in list(accounts.streams.items()):  # of which there may be more by now
             if name not in self._tasks:
                 self._tasks[name] = self._bars.add_task(name, total=None, numbers="")
@@ -105,7 +104,7 @@ class ProgressDisplay:
                 self._tasks[name],
                 completed=_progress(account),
                 total=account.frame_count,
-                numbers=_numbers(account, elapsed),
+                numbers=_numbers(account, accounts.on_line(name)),
             )
         self._bars.refresh()
 
@@ -115,14 +114,14 @@ def _progress(account: StreamAccount) -> int:
     return counts.captured - counts.in_flight
 
 
-def _numbers(account: StreamAccount, elapsed: float) -> str:
+def _numbers(account: StreamAccount, seconds: float) -> str:
     counts, link = account.counts(), account.link.status()
     if account.error is not None and not counts.captured:
         return f"not opened: {getattr(account.error, 'cause', 'error')}"
     if link.state not in ("live", "ended"):
         wait = f", again in {link.retry_in:.0f} s" if link.retry_in is not None else ""
         return f"{counts.emitted} frames  {link.state.replace('_', ' ')}{wait}"
-    fps = counts.emitted / elapsed if elapsed > 0 else 0.0
+    fps = counts.emitted / seconds if seconds > 0 else 0.0
     of = f"/{account.frame_count}" if account.frame_count else ""
     return f"{counts.emitted}{of} frames  {fps:.1f} FPS  {counts.dropped_total} dropped"
 
@@ -135,7 +134,6 @@ def print_summary(summary: dict[str, Any], console: Console) -> None:
         streams.add_column(heading, justify="right", no_wrap=True)
     streams.add_column("size", no_wrap=True)
     streams.add_column("ended")
-    seconds = summary["seconds"]
     further = []
     for name, stream in summary["streams"].items():
         dropped = sum(stream["dropped"].values())
@@ -144,7 +142,7 @@ def print_summary(summary: dict[str, Any], console: Console) -> None:
             str(stream["captured"]),
             str(stream["emitted"]),
             str(dropped),
-            f"{stream['emitted'] / seconds:.1f}" if seconds else "",
+            f"{stream['emitted'] / stream['seconds']:.1f}" if stream["seconds"] else "",
             f"{stream['width']}x{stream['height']}" if stream["width"] else "",
             stream["ending"] or "",
         )
@@ -179,7 +177,7 @@ def print_summary(summary: dict[str, Any], console: Console) -> None:
     stages.add_section()
     stages.add_row("captured → emitted", "", _ms(latency["p50"]), _ms(latency["p99"]))
     _print_whole(stages, console)
-    lines = [f"{summary['fps']:.1f} FPS over {seconds:.1f} s; model {_really_used(summary)}"]
+    lines = [f"{summary['fps']:.1f} FPS over {summary['seconds']:.1f} s; model {_really_used(summary)}"]
     if summary["settings"] is not None:
         lines.append(ways(summary["settings"]))
     if summary["second"] is not None:

@@ -70,6 +70,7 @@ class LinkStatus:
     state: State
     for_seconds: float
     failures_in_a_row: int
+    """0 where it is not lost; one that ended or was paused while it was keeps them."""
     retry_in: float | None
     lost_for: float | None
     """Since it could not be opened, or was lost, up to its end; None where it is not."""
@@ -235,7 +236,7 @@ class Link:
             return LinkStatus(
                 state,
                 now - since,
-                self._in_a_row if state in ("backing_off", "auth_failed", "connecting") else 0,
+                0 if self._lost_at is None else self._in_a_row,
                 max(0.0, self._retry_at - now) if self._retry_at is not None else None,
                 None if self._lost_at is None else until - self._lost_at,
                 None if self._last_picture is None else now - self._last_picture,

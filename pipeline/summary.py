@@ -23,7 +23,8 @@ from pipeline.sinks.files import check_folder, open_own, own_descriptor
 def summarize(pipeline: Pipeline) -> dict[str, Any]:
     """The summary of a pipeline that has ended (or of one that runs, at this moment).
 
-    Times are milliseconds, FPS emitted frames over the whole run. ``conserved`` is whether
+    Times are milliseconds, FPS emitted frames over the whole run, whose ``seconds`` are; a stream's are those
+    that it was on the line. ``conserved`` is whether
     every frame is accounted for and nothing is left in the line. ``detections`` counts those of a
     stream by label, the most frequent first.
     """
@@ -34,6 +35,7 @@ def summarize(pipeline: Pipeline) -> dict[str, Any]:
         latency.add(account.latency)
         streams[name] = {
             **told(account),
+            "seconds": round(accounts.on_line(name), 3),
             "detections": dict(Counter(account.detections()).most_common()),
             "error": str(account.error) if account.error is not None else None,
         }

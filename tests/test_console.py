@@ -28,6 +28,7 @@ def summary(cheap_model: str) -> dict[str, Any]:
     with Pipeline(make_config({"streams": [source], "model": cheap_model})) as line:
         line.run()
     found = summarize(line)
+    found["streams"][NAME]["seconds"] = 4.0
     found["streams"][NAME]["reconnects"] = {"timeout": 2, "ended": 1}
     found["streams"][NAME]["corrupt_packets"] = 21
     found["streams"][NAME]["health_episodes"] = {"frozen": {"times": 2, "seconds": 31.04}}
@@ -43,7 +44,7 @@ def shown(summary: dict[str, Any], **console: Any) -> str:
 def test_in_a_log_nothing_is_cut_off(summary: dict[str, Any]) -> None:
     lines = shown(summary).splitlines()  # as wide as nobody said: 80
     (row,) = [line for line in lines if line.startswith(f"│ {NAME} │")]
-    assert [cell.strip() for cell in row.split("│")[2:5]] == ["60", "20", "40"]
+    assert [cell.strip() for cell in row.split("│")[2:6]] == ["60", "20", "40", "5.0"]
     assert len(row) > 80 and "…" not in "".join(lines).replace("captured → emitted", "")
     assert f"{NAME} dropped: 40 capture/every_nth" in lines
     assert f"{NAME} was lost and came back: 2 timeout, 1 ended" in lines

@@ -137,6 +137,7 @@ def test_for_how_long_it_has_been_lost():
     link.ended()
     clock.now += 100
     assert link.status().lost_for == pytest.approx(8)
+    assert link.status().failures_in_a_row == 2
 
 
 def test_a_slow_camera_is_not_stalled_between_two_pictures():

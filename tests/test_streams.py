@@ -71,6 +71,17 @@ def test_added_and_removed(cheap_model: str) -> None:
     assert whole(run, "new") and whole(run, "other")
 
 
+def test_the_rate_of_a_stream_is_that_of_its_time_on_the_line(cheap_model: str) -> None:
+    with running(cheap_model, OTHER) as run:
+        run.until_results("other", 30)
+        run.line.add_stream("synthetic:64x48?frames=40", name="new", pace=100)
+        run.until(lambda: run.line.accounts.streams["new"].ending == "end")
+        run.until_results("other", len(run.of("other")) + 30)
+    times = [result.frame.captured_at for result in run.of("new")]
+    streams = summarize(run.line)["streams"]
+    assert times[-1] - times[0] <= streams["new"]["seconds"] < streams["other"]["seconds"] - 0.4
+
+
 def test_added_once_more_its_time_goes_on_and_its_waits_begin_anew(cheap_model: str) -> None:
     gone = f"rtsp://127.0.0.1:{free_port()}/gone"
     with running(cheap_model, OTHER) as run:
