@@ -118,6 +118,8 @@ def _try(
     # Also of the decoders that find out what the stream holds.
     options = {"protocol_whitelist": PROTOCOLS[scheme], "max_pixels": str(stream.max_picture)}
     options["max_streams"] = str(MOST_TRACKS + 1)
+    # An encoder that begins anew may number its tracks anew: the video is the same one (of MPEG-TS).
+    options["merge_pmt_versions"] = "1"
     options |= tls_options(scheme, stream)
     timeout: tuple[float, float] | None = None
     if scheme:

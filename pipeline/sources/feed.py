@@ -19,6 +19,8 @@ LOG = logging.getLogger(__name__)
 
 _TOLD_EACH = 60.0
 """Seconds between two warnings that pictures are skipped."""
+_GRACE = 1.0
+"""Seconds after which FFmpeg's own time limit, which tells more, has been noticed."""
 _TURN = 0.1
 """Seconds in which another thread has its turn."""
 _NOT_RENEWED = "no new picture: the playlist is not renewed"
@@ -38,7 +40,7 @@ class Feed:
         """Seconds that the last read took."""
 
     def read(self) -> Packet[Stream] | None:
-        """The next one; None: there is no more. Raises what FFmpeg does."""
+        """The next one; None: there is no more. Raises what FFmpeg does, and UnheardError."""
         try:
             return next(self._flags, None)
         finally:
@@ -83,11 +85,20 @@ class LiveFeed(Feed):
     while there is still a process to tell it."""
 
     def __init__(
-        self, flags: Flags, steps: Steps, stop: threading.Event, shown: str, *, skips: bool = True
+        self,
+        flags: Flags,
+        steps: Steps,
+        stop: threading.Event,
+        shown: str,
+        *,
+        limit: float,
+        skips: bool = True,
     ) -> None:
-        """``skips``: see :class:`Ahead`; ``shown`` is its name in the log."""
+        """``limit`` is FFmpeg's, in seconds without data; ``skips``: see :class:`Ahead`; ``shown`` is its
+        name in the log."""
         super().__init__(flags)
-        self._steps, self._stop, self._shown, self._skips = steps, stop, shown, skips
+        self._steps, self._stop, self._shown = steps, stop, shown
+        self._limit, self._skips = limit, skips
         self._reader: Ahead | None = None
         self._left_out, self._resumes = 0, False
         self._told: tuple[float, int, float] = -math.inf, 0, 0.0
@@ -96,7 +107,10 @@ class LiveFeed(Feed):
     def read(self) -> Packet[Stream] | None:
         """The next one; ``waited`` is what FFmpeg took for it, earlier."""
         if self._reader is None:
-            self._reader = Ahead(self._flags, self._steps, self._stop, self._pace(), skips=self._skips)
+            longest = self._limit + _GRACE
+            self._reader = Ahead(
+                self._flags, self._steps, self._stop, self._pace(), longest=longest, skips=self._skips
+            )
         try:
             packet = next(self._reader, None)
         finally:
@@ -167,10 +181,11 @@ class LivePlaylist(LiveFeed):
         shown: str,
         repeats: Repeats,
         *,
+        limit: float,
         skips: bool,
     ) -> None:
         """See LiveFeed."""
-        super().__init__(flags, steps, stop, shown, skips=skips)
+        super().__init__(flags, steps, stop, shown, limit=limit, skips=skips)
         self._repeats = repeats
 
     def await_turn(self, packet: Packet[Stream]) -> None:

@@ -30,6 +30,7 @@ from pipeline.sources.base import Missed, Picture, Remembered, Source, SourceSpe
 from pipeline.sources.connect import PLAYLISTS, Opened, connect
 from pipeline.sources.convert import Converter
 from pipeline.sources.damage import MOST_THREADS, Damage, tell_of_damage
+from pipeline.sources.demux import demuxed
 from pipeline.sources.ending import Progress
 from pipeline.sources.failures import STALL_SHARE, explain, silence
 from pipeline.sources.feed import Feed, LiveFeed, LivePlaylist
@@ -39,7 +40,7 @@ from pipeline.sources.limits import too_large
 from pipeline.sources.opened import Once
 from pipeline.sources.picturesize import picture_size
 from pipeline.sources.playlist import Flags, Repeats
-from pipeline.sources.readahead import Steps
+from pipeline.sources.readahead import Steps, UnheardError
 from pipeline.sources.sieve import Sieve
 
 if TYPE_CHECKING:
@@ -130,16 +131,17 @@ class MediaSource(Once):
         self._sieve = Sieve(self._video, name, numbers, self._damage, flagged_early=early, shown=self._shown)
         self._progress = Progress(self._container, self._video, sized=not self.live, remote=self._remote)
         index = self._video.index
-        flags = Flags(self._container.demux(*self._progress.watched), index, segments=segments)
+        flags = Flags(demuxed(self._container, self._progress.watched), index, segments=segments)
         self._feed = Feed(flags)
-        steps = Steps(index, self._stall_timeout)
+        limit = self._stall_timeout
+        steps = Steps(index, limit)
         # Where each picture counts nothing is skipped: whoever takes them may take his time.
         skips = self.live and stream.live is not False
         if playlist and self.live:
             repeats = Repeats(remembered.seen)
-            self._feed = LivePlaylist(flags, steps, stop, self._shown, repeats, skips=skips)
+            self._feed = LivePlaylist(flags, steps, stop, self._shown, repeats, limit=limit, skips=skips)
         elif skips:
-            self._feed = LiveFeed(flags, steps, stop, self._shown)
+            self._feed = LiveFeed(flags, steps, stop, self._shown, limit=limit)
         self._ahead: list[Picture | Missed] = []
         self._rest = self._decoded()
         self.description = self._describe("")
@@ -230,6 +232,8 @@ class MediaSource(Once):
                 packet = feed.read()
             except av.error.FFmpegError as error:
                 failure = explain(error, remote=self._remote, opening=None, waited=feed.waited, limit=limit)
+            except UnheardError:
+                failure = "timeout", f"data comes, but nothing of its tracks within {limit:.3g} s"
             now, waited = time.monotonic(), feed.waited
             if packet is not None and self._remote and waited >= limit:
                 # FFmpeg's time was up: this is what its parser held. Asked again, it would wait once more.

@@ -63,6 +63,10 @@ of a stream whose time stands still, or jumps all along, would not be seen."""
 _TURN_SECONDS = 0.1
 
 
+class UnheardError(Exception):
+    """Nothing of the tracks that there were in the beginning comes any more, though reading goes on."""
+
+
 class Pace:
     """When packets are to be given: each its time after the one before, a little faster or slower.
 
@@ -233,23 +237,27 @@ class Ahead:
         stop: threading.Event,
         pace: Pace | Unpaced,
         *,
+        longest: float = math.inf,
         skips: bool = True,
     ) -> None:
-        """``steps`` are those of the packets. Once ``stop`` is set it is at its end. Unless it ``skips``, who
-        takes them slowly is given all of them."""
+        """``steps`` are those of the packets. Once ``stop`` is set it is at its end. UnheardError is raised
+        where no packet comes for ``longest`` seconds: FFmpeg's limit holds for data of any kind. Unless it
+        ``skips``, who takes them slowly is given all of them."""
         self.waited = 0.0
         """Seconds that the last read took, of what was given last."""
         self.skipped: list[Packet[Stream]] = []
         """The video's packets before what was given last that are left out: decoding is too slow for them."""
         self.skipped_seconds = 0.0
         self._packets, self._steps, self._stop, self._skips = packets, steps, stop, skips
-        self._pace = pace
+        self._pace, self._longest = pace, longest
         self._changed = threading.Condition()
         self._given: tuple[float | None, float] = None, 0.0
         """Of what was given last: its step, and the seconds that were held then."""
         self._held: deque[_Read] = deque()
         self._seconds = 0.0
         self._bytes = 0
+        self._came = time.monotonic()
+        """When the last packet did."""
         self._over: tuple[BaseException, float] | None = None
         """What ended the reading, and how long the last read took."""
         self._closed = self._ended = self._broken = False
@@ -266,6 +274,8 @@ class Ahead:
         with self._changed:
             while not (self._held or self._over or self._stop.is_set()):
                 self._changed.wait(_TURN_SECONDS)  # nothing tells of the stop
+                if time.monotonic() - self._came > self._longest and not (self._held or self._over):
+                    raise UnheardError
             if self._stop.is_set():
                 self.waited = 0.0
                 raise StopIteration
@@ -367,6 +377,7 @@ class Ahead:
                     if self._closed:
                         return
                     self._held.append(read)
+                    self._came = time.monotonic()
                     self._bytes += read.bytes
                     self._seconds += read.seconds
                     self._changed.notify()
