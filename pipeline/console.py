@@ -152,7 +152,7 @@ def print_summary(summary: dict[str, Any], console: Console) -> None:
             further.append(f"{name} dropped: {_each(stream['dropped'])}")
         if stream["corrupt_packets"] or stream["damaged"]:
             further.append(
-                f"{name} was damaged: {stream['corrupt_packets']} packets came damaged, "
+                f"{name} was damaged: {stream['corrupt_packets']} packets came damaged or not at all, "
                 f"{stream['damaged']} pictures are spoilt"
             )
         if stream["reconnects"]:

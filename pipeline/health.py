@@ -211,14 +211,18 @@ class StreamHealth:
 
     def begin(self, declared_fps: float | None) -> None:
         """The source was opened, and says that so many pictures a second will come (None: nothing)."""
+        self.declares(declared_fps)
+        self._due, self._key = 0.0, True
+        self._away, self._unseen = True, False
+
+    def declares(self, declared_fps: float | None) -> None:
+        """The source says that so many pictures a second come from now on (None: nothing)."""
         # FFmpeg calls the ticks of RTP's clock a frame rate where it knows none.
         declared = declared_fps if declared_fps and 0 < declared_fps <= 1000 else None
         if declared != self.declared_fps:
             # Else the rate is measured on: one that is opened anew every few seconds has one, too.
             self._rate, self._off_rate = _Rate(), _Held()
         self.declared_fps = declared
-        self._due, self._key = 0.0, True
-        self._away, self._unseen = True, False
 
     def missed(self) -> None:
         """A picture came that nobody looks at."""

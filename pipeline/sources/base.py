@@ -57,7 +57,8 @@ class Source(Protocol):
 
     ``live`` is True for a source that delivers in real time by itself (a camera, RTSP, live
     HTTP) and False for one that waits to be read (a file). ``description`` says codec, size,
-    frame rate and transport for the log, redacted.
+    frame rate and transport for the log, redacted; it is another text, and ``declared_fps`` may be another
+    number, where they change in mid-stream.
     """
 
     live: bool

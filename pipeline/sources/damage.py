@@ -60,12 +60,17 @@ class Damage:
         """Numbers of packets behind a loss, which no picture has come of yet."""
         self._broken: deque[int] = deque(maxlen=_HELD_BACK)
         """Numbers of packets that data is missing of."""
+        self._uncounted: deque[int] = deque(maxlen=_HELD_BACK)
+        """Those of them that are counted once a picture has come of them: they may be refused as well."""
         self._refusals: deque[int] = deque()
         """Numbers of packets at which others, themselves or shortly before, turned out to be refused."""
         self._since: int | None = None
         """The first of them since the last whole key frame; None: nothing is missing."""
         self._latest = 0
         """The last of them."""
+        self.found = 0
+        """Losses that nobody counted when packets came: a picture is marked, or is missing, though nothing
+        was known to be."""
 
     def decodes(self, packet: Packet[Stream] | None) -> None:
         """The decoder is given a packet now; None, or an empty one: the end."""
@@ -90,12 +95,24 @@ class Damage:
         else:
             self._refusals.append(self._count)
 
-    def lost(self, *, within: bool = False) -> None:
+    def lost(self, *, within: bool = False, counted: bool = True) -> None:
         """Something is missing from here on. ``within``: of the next packet itself, too, which heals nothing
-        then."""
+        then. It is ``counted`` by who found that, or is once a picture has come of the packet."""
         self._losses.append(self._count + 1)
         if within:
             self._broken.append(self._count + 1)
+            if not counted:
+                self._uncounted.append(self._count + 1)
+
+    def lacks_picture(self) -> None:
+        """One is missing before the next packet's."""
+        # Frame threads tell late of what they refuse.
+        self.found += self._delay == 1 and self._unexplained(self._count + 1)
+        self.lost()
+
+    def _unexplained(self, number: int) -> bool:
+        known = self._since is not None or self._refusals or self._losses
+        return not known and number not in self._broken
 
     def hides(self, frame: VideoFrame) -> bool:
         """Whether it is no picture at all yet: a stream is joined between key frames."""
@@ -106,6 +123,7 @@ class Damage:
         """Whether a picture is damaged."""
         number = self._numbers.pop(frame.pts, self._count)
         broken = frame.is_corrupt or number in self._broken
+        self.found += broken and (number in self._uncounted or self._unexplained(number))
         self._settle(number, frame.key_frame)
         while self._losses and self._losses[0] <= number:
             self._latest = self._losses.popleft()

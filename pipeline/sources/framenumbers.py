@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import suppress
+from fractions import Fraction
 from itertools import islice
 
 from pipeline.sources.parametersets import IDR, PPS, SLICE, SPS, B, P, ParameterSets, Slice
@@ -31,6 +32,8 @@ class FrameNumbers:
         self._length_size = 0
         """Bytes of a unit's length; 0: there are start codes."""
         self._sets = ParameterSets()
+        self.rate: Fraction | None = None
+        """Fields, or pictures, per second by the last packet's parameter sets; None: they do not say."""
         self._forget()
         self.learn(extradata)
 
@@ -53,6 +56,7 @@ class FrameNumbers:
                     self._sets.learn(kind, unit)
                 elif kind in (SLICE, IDR):
                     first = self._sets.read(kind, reference, unit)
+                    self.rate = first.sequence.rate if first is not None else None
                     if first is None or first.sequence.gaps:
                         break
                     gap = self._is_gap(first)

@@ -16,6 +16,7 @@ import logging
 import threading
 import time
 from collections.abc import Iterator
+from fractions import Fraction
 from typing import TYPE_CHECKING
 
 import av.error
@@ -107,7 +108,7 @@ class MediaSource(Once):
         if stream.decode_threads is not None:
             self._video.codec_context.thread_count = stream.decode_threads
         h264 = self._video.codec_context.name == "h264"
-        numbers = FrameNumbers(extradata) if h264 else None
+        self._numbers = numbers = FrameNumbers(extradata) if h264 else None
         at_work = (self._video.codec_context.thread_count or MOST_THREADS) if frame_threads else 1
         self._damage = Damage(self._video.codec_context.name, numbers, at_work)
         self._forgets = at_work == 1  # others would lose what they are at work on
@@ -117,6 +118,8 @@ class MediaSource(Once):
             # Of MPEG-TS and the like the video's own header says it; an RTSP camera's may be wrong by two.
             rate = self._video.codec_context.framerate
         self.declared_fps = float(rate) if rate else None
+        self._header: tuple[int, int, Fraction | None] | None = None
+        """Size and rate by the video's own header, at its last key picture."""
         self._opened = opened
         self._pictured = time.monotonic()
         self._packet_at: float | None = None
@@ -144,12 +147,13 @@ class MediaSource(Once):
             self._feed = LiveFeed(flags, steps, stop, self._shown, limit=limit)
         self._ahead: list[Picture | Missed] = []
         self._rest = self._decoded()
-        self.description = self._describe("")
+        self._decoder = ""
+        self.description = self._describe()
 
     @property
     def corrupt_packets(self) -> int:
-        """Packets that the decoder refused, or that lack data."""
-        return self._sieve.damaged
+        """Packets that the decoder refused, that lack data, or have not come, as far as that can be told."""
+        return self._sieve.damaged + self._damage.found
 
     def settle(self) -> None:
         """Decode the first picture, and find out where that was done. Raises SourceError."""
@@ -159,7 +163,8 @@ class MediaSource(Once):
                 break
         failure = ""
         try:
-            self.description = self._describe(self._opened.decoding.settle(self._video, self._shown))
+            self._decoder = self._opened.decoding.settle(self._video, self._shown)
+            self.description = self._describe()
         except NoHardwareError as error:
             failure = str(error)
         if failure and not self._stop.is_set():
@@ -210,6 +215,8 @@ class MediaSource(Once):
                 seconds = clock() - begun + spent / (len(frames) - n)
                 spent -= spent / (len(frames) - n)
                 damaged, key, pts = self._damage.shows(frame), frame.key_frame, self._damage.pts(frame)
+                if key:
+                    self._follow()
                 if feed.hides(frame.pts):
                     continue
                 self._progress.pictures += 1
@@ -220,6 +227,25 @@ class MediaSource(Once):
                     return
         if not self._stop.is_set():
             self._check_end()
+
+    def _follow(self) -> None:
+        """Let what is declared be that of now: another size, another rate than before.
+
+        The rate in the header may be twice that of pictures, as the one that the source began with may not:
+        the change alone counts. FFmpeg's decoder of H.264 takes no notice of it unless the size changes too.
+        """
+        context, numbers = self._video.codec_context, self._numbers
+        rate = context.framerate if numbers is None else numbers.rate
+        header, before = (context.width, context.height, rate), self._header
+        if header == before:
+            return
+        self._header = header
+        was = before[2] if before is not None else None
+        if rate and was and self.declared_fps:
+            self.declared_fps *= float(rate / was)
+        description = self._describe()
+        if description != self.description:
+            self.description = description
 
     def _packets(self) -> Iterator[Packet[Stream] | None]:
         """The video's packets; damaged ones are skipped and counted. None: no more will come, before the
@@ -316,7 +342,7 @@ class MediaSource(Once):
     def _error(self, cause: str, what: str) -> SourceReadError:
         return SourceReadError(f"{self._shown}: {what}", cause=cause)
 
-    def _describe(self, decoded: str) -> str:
+    def _describe(self) -> str:
         scheme, transport = self._opened.scheme, self._opened.transport
         context = self._video.codec_context
         size = f"{context.width}x{context.height}" if context.width else "size unknown"
@@ -325,7 +351,7 @@ class MediaSource(Once):
         way = f" over {scheme}" if scheme else " file"
         if transport:
             where, way = scheme, f" over {transport.upper()}"
-        return f"{context.name}{decoded}, {size}, {fps}, {where}{way}"
+        return f"{context.name}{self._decoder}, {size}, {fps}, {where}{way}"
 
 
 def _is_live(

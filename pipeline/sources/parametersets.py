@@ -6,10 +6,13 @@ header).
 
 from __future__ import annotations
 
+from contextlib import suppress
+from fractions import Fraction
 from typing import NamedTuple
 
 SLICE, IDR, SPS, PPS = 1, 5, 7, 8
 """Kinds of units."""
+_EXTENDED_SAR = 255
 P, B = 0, 1
 """Types of slices; there are I slices, too, and two that nobody uses."""
 _HIGH = frozenset({100, 110, 122, 244, 44, 83, 86, 118, 128, 138, 139, 134, 135})
@@ -29,6 +32,8 @@ class Sequence(NamedTuple):
     """Whether a slice says of which colour plane it is."""
     fields: bool
     """Whether it says if it is of a field."""
+    rate: Fraction | None
+    """Fields, or pictures, per second; None: it does not say."""
 
 
 class Slice(NamedTuple):
@@ -145,7 +150,33 @@ def _sequence(bits: _Bits) -> tuple[int, Sequence]:
     bits.ue()  # max_num_ref_frames
     gaps = bool(bits.u(1))
     bits.ue(), bits.ue()  # width, height
-    return own, Sequence(number_bits, gaps, order_bits, colours, not bits.u(1))
+    fields, rate = not bits.u(1), None
+    with suppress(IndexError):
+        rate = _rate(bits, fields)
+    return own, Sequence(number_bits, gaps, order_bits, colours, fields, rate)
+
+
+def _rate(bits: _Bits, fields: bool) -> Fraction | None:
+    """Of what comes behind ``frame_mbs_only_flag``, up to the usability information (E.1.1) and within it."""
+    bits.u(2 if fields else 1)
+    if bits.u(1):
+        bits.ue(), bits.ue(), bits.ue(), bits.ue()  # cropping
+    if not bits.u(1):
+        return None
+    if bits.u(1) and bits.u(8) == _EXTENDED_SAR:
+        bits.u(32)
+    if bits.u(1):
+        bits.u(1)  # overscan
+    if bits.u(1):
+        bits.u(4)  # video_format, range
+        if bits.u(1):
+            bits.u(24)  # colours
+    if bits.u(1):
+        bits.ue(), bits.ue()  # chroma_sample_loc_type
+    if not bits.u(1):
+        return None
+    units, scale = bits.u(32), bits.u(32)
+    return Fraction(scale, units) if units and scale else None
 
 
 def _skip_scaling_list(bits: _Bits, size: int) -> None:

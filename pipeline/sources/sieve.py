@@ -64,12 +64,12 @@ class Sieve:
             self._damage.lost()
             return False
         if self._whole is not None and packet.size and not self._whole(memoryview(packet)):
-            self._damage.lost(within=True)
+            self._damage.lost(within=True, counted=False)
         if self._numbers is not None and packet.size:
             if packet.has_sidedata("new_extradata"):
                 self._numbers.learn(bytes(packet.get_sidedata("new_extradata")))
             if self._numbers.gap_before(memoryview(packet)):
-                self._damage.lost()
+                self._damage.lacks_picture()
         return True
 
     def lacked_data(self) -> None:

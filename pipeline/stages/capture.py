@@ -7,7 +7,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 from zlib import crc32
 
@@ -36,6 +36,8 @@ log = logging.getLogger(__name__)
 
 
 Opened = Callable[[bool, int], None]
+_TOLD_EACH = 60.0
+"""Seconds between two lines that tell of a change in mid-stream: some encoders go by the network."""
 
 
 class Capture:
@@ -68,6 +70,8 @@ class Capture:
         self._captured = self._first = account.counts().captured
         self._source_live = spec.live
         self._pace: _Pace | None = None
+        self._told = -math.inf
+        """When it was logged last that the source is another one in its middle."""
         self._timestamps = timestamps if timestamps is not None else Timestamps()
         account.pts_repaired = self._timestamps.repaired
         self._remembered = Remembered()
@@ -113,9 +117,9 @@ class Capture:
                 to_open = self._spec, self._stream, stop, self._remembered
             try:
                 source = self._open_source(*to_open)
-                with closing(source):
+                with closing(source), self._counting(source, stop):
                     looped = self._stream.loop and not source.live
-                    description = f"{source.description}, {self._kind(source)}"
+                    description = self._described(source)
                     if self._connected(source, stop, description, looped) and description != described:
                         described = description
                         log.info("stream %s: %s", account.name, description)
@@ -147,11 +151,13 @@ class Capture:
                 return False
             self._source_live = source.live
             self._supervise()
-            paced = None if source.live else self._stream.pace
-            self._account.health.begin(paced or source.declared_fps)
+            self._account.health.begin(self._rate(source))
             self._account.link.expect(source.declared_fps, self._stream.stall_timeout)
             self._account.connected(description, None if looped else source.frame_count)
             return True
+
+    def _rate(self, source: Source) -> float | None:
+        return (None if source.live else self._stream.pace) or source.declared_fps
 
     def _supervise(self) -> None:
         """Whether a lost source is opened again, and pictures looked at: as configured, else of live ones."""
@@ -193,6 +199,9 @@ class Capture:
         asked = self._stream.asked_live(self._spec.live)
         return source.live if asked is None else asked
 
+    def _described(self, source: Source) -> str:
+        return f"{source.description}, {self._kind(source)}"
+
     def _kind(self, source: Source) -> str:
         live = self._is_live(source)
         if live == source.live:
@@ -209,6 +218,7 @@ class Capture:
             if self._pace is None and live and not source.live:
                 self._pace = _Pace(self._stream.pace, name)
             pace, corrupt_before = self._pace, account.corrupt_packets
+        description = source.description
         for picture in source:
             if pace is not None and isinstance(picture, Picture):
                 pace.wait(picture, stop)
@@ -216,6 +226,9 @@ class Capture:
                 if stop is not self.stop:
                     return
                 account.corrupt_packets = corrupt_before + source.corrupt_packets
+                if source.description is not description:
+                    description = source.description
+                    self._changed(source)
                 link.picture(source.live, picture.decoded_at if isinstance(picture, Picture) else None)
                 if health.watched and isinstance(picture, Picture):
                     health.picture(picture.pixels, picture.key)
@@ -237,9 +250,28 @@ class Capture:
                 yield Dropped(Frame(name, seq, nothing, None, None, time.monotonic(), time.time()), reason)
             if self._enough(stop):
                 break
-        with self._lock:
-            if stop is self.stop:
-                account.corrupt_packets = corrupt_before + source.corrupt_packets
+
+    @contextmanager
+    def _counting(self, source: Source, stop: threading.Event) -> Iterator[None]:
+        """Count the packets behind the last picture, too, whatever ends the source."""
+        before = self._account.corrupt_packets
+        try:
+            yield
+        finally:
+            with self._lock:
+                if stop is self.stop:
+                    self._account.corrupt_packets = before + source.corrupt_packets
+
+    def _changed(self, source: Source) -> None:
+        """The source is another one in its middle."""
+        account = self._account
+        account.description = self._described(source)
+        account.health.declares(self._rate(source))
+        account.link.expect(source.declared_fps, self._stream.stall_timeout)
+        now = time.monotonic()
+        level = logging.INFO if now - self._told >= _TOLD_EACH else logging.DEBUG
+        self._told = now if level == logging.INFO else self._told
+        log.log(level, "stream %s: now %s", account.name, account.description)
 
     def _frame(self, seq: int, picture: Picture, *, pauses: bool) -> Frame | Dropped:
         stream, now = self._stream, time.monotonic()

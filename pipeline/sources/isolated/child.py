@@ -52,6 +52,8 @@ class Child:
         self._generation = 0
         self._untaken = 0
         self._missed = self._corrupt = 0
+        self._declared = ""
+        """The source's description, as the parent was told last."""
         self._proof = planes.Proof()
         self._spec = SourceSpec(**said["spec"])
         self._stream, self._drops = _stream(said), bool(said["drops"])
@@ -81,6 +83,7 @@ class Child:
         threading.Thread(target=self._listen, name="commands", daemon=True).start()
         try:
             with open_source(self._spec, self._stream, self._stop, self._remembered) as source:
+                self._declared = source.description
                 opened = [source.live, source.description, source.frame_count, source.declared_fps]
                 self.tell({"opened": opened, "remembered": self._remembered.told()})
                 try:
@@ -132,6 +135,8 @@ class Child:
             self._missed += 1
             return
         told: dict[str, Any] = {"corrupt": source.corrupt_packets, "missed": self._missed}
+        if source.description is not self._declared:
+            told["declared"] = [source.description, source.declared_fps]
         waits = not (source.live and self._drops)
         if isinstance(picture, Unreadable):
             if waits:
@@ -175,7 +180,7 @@ class Child:
             },
             files,
         )  # fmt: skip
-        self._missed = 0
+        self._missed, self._declared = 0, source.description
         if files:
             self._slots.close()
 

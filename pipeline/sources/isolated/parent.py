@@ -80,6 +80,8 @@ class IsolatedSource(Once):
     def _pictures(self) -> Iterator[Picture | Unreadable | Missed]:
         while message := self._next():
             self._corrupt_packets = message["corrupt"]
+            if "declared" in message:
+                self.description, self.declared_fps = message["declared"]
             for _ in range(message["missed"]):
                 yield Missed()
             if "error" in message:
@@ -129,6 +131,9 @@ class IsolatedSource(Once):
             self._remembered.learn(message["remembered"])
         if not self._opening:
             message["corrupt"], message["missed"] = int(message["corrupt"]), int(message["missed"])
+            if "declared" in message:
+                what, fps = message["declared"]
+                message["declared"] = redact(str(what)), None if fps is None else float(fps)
         return message
 
     def _picture(self, message: dict[str, Any]) -> Picture | Unreadable:
