@@ -73,7 +73,8 @@ class LinkStatus:
     """0 where it is not lost; one that ended or was paused while it was keeps them."""
     retry_in: float | None
     lost_for: float | None
-    """Since it could not be opened, or was lost, up to its end; None where it is not."""
+    """Since it could not be opened, or the last picture before it was lost, up to its end; None where it is
+    not lost."""
     since_picture: float | None
     """Since the last picture came; None before the first."""
     error: str | None
@@ -174,8 +175,9 @@ class Link:
             self._lost_for, self._lost_at, self._tries = "", None, 0
         if lost_at is not None:
             word = "live again" if again else "live"
-            failures = f"{tries} failure{'s' * (tries != 1)}"
-            log.info("stream %s: %s, after %.1f s and %s", self.stream, word, now - lost_at, failures)
+            # None since it was changed, though it had been lost before.
+            failures = f" and {tries} failure{'s' * (tries != 1)}" if tries else ""
+            log.info("stream %s: %s, after %.1f s%s", self.stream, word, now - lost_at, failures)
 
     def failed(self, error: SourceError) -> float | None:
         """It could not be opened, or was lost: the seconds to wait; None where no try is to be made."""
@@ -189,7 +191,8 @@ class Link:
                     self._in_a_row = self._auth_in_a_row = 0
                 self._lost_for = error.cause
             if self._lost_at is None:
-                self._lost_at = now
+                last = self._last_picture if self._state == "live" else None
+                self._lost_at = now if last is None else last
             self._in_a_row += 1
             self._tries += 1
             refused = error.cause == "auth"

@@ -273,7 +273,7 @@ def readiness(pipeline: Observed) -> tuple[bool, dict[str, Any]]:
             "up": (up := account.up),
             "state": account.link.state,
             "ending": account.ending,
-            "error": None if up else account.link.status().error,
+            "error": None if up or (link := account.link.status()).lost_for is None else link.error,
             "unfit": account.health.unfit if up else [],
         }
         for name, account in list(pipeline.accounts.streams.items())

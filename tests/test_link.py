@@ -122,8 +122,9 @@ def test_for_how_long_it_has_been_lost():
     assert link.status().lost_for is None
     run(link, clock, 1)
     assert link.status().lost_for is None
+    clock.now += 2.9  # the time-out, which counts
     link.failed(lost())
-    clock.now += 5
+    clock.now += 2
     link.connecting()
     link.failed(lost("refused"))
     clock.now += 2
