@@ -22,6 +22,7 @@ from pipeline.sources.failures import explain
 from pipeline.sources.hardware import Decoding, NoHardwareError, choose
 from pipeline.sources.limits import MOST_TRACKS, PROTOCOLS, too_large
 from pipeline.sources.pipe import Pipe
+from pipeline.sources.segments import is_playlist, refusal
 from pipeline.sources.tls import distrust, tls_options, unverified_playlist
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ def connect(spec: SourceSpec, stream: StreamConfig, stop: threading.Event, remem
     """Open a file or an address. Raises SourceOpenError.
 
     Takes up to ``stream.open_timeout`` to connect, all tries together, and again as long to find
-    out what the stream holds.
+    out what the stream holds; of a playlist that fails some seconds more, to find out why.
     """
     scheme = spec.address.partition("://")[0].lower() if spec.kind != "file" else ""
     transports: tuple[str, ...] = ("",)
@@ -159,7 +160,8 @@ def _try(
         why = distrust(error, spec.address, scheme, stream, open_timeout - waited)
         if why:
             return "certificate", why
-        return explain(error, remote=bool(scheme), opening=spec.address, waited=waited, limit=open_timeout)
+        said = explain(error, remote=bool(scheme), opening=spec.address, waited=waited, limit=open_timeout)
+        return (is_playlist(spec.address) and refusal(said[0], spec.address, stream, stop)) or said
     unverified = unverified_playlist(container.format.name, scheme, stream)
     video = unverified or _pick(container, stream.max_picture)
     if pipe is not None and pipe.silent:  # FFmpeg took it for the end
@@ -173,7 +175,10 @@ def _try(
         pipe.close()
         if pipe.why is not None:
             return pipe.why
-    return "certificate" if unverified else "format", video
+    if unverified:
+        return "certificate", video
+    hls = container.format.name == "hls"
+    return (hls and refusal("format", spec.address, stream, stop)) or ("format", video)
 
 
 def _pick(container: InputContainer, max_picture: int) -> VideoStream | str:

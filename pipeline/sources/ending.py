@@ -14,6 +14,8 @@ from av.video.stream import VideoStream
 
 _MATROSKA_SLACK = 0.2
 """Seconds by which a Matroska file may end before the duration in its header."""
+_LIST_SLACK = 0.5
+"""And pictures before the sum of a playlist's segments, whose lengths are often rounded."""
 
 
 class Progress:
@@ -36,6 +38,14 @@ class Progress:
         # Taken now: an end of file may close what these ask.
         self._size = container.size if sized else 0
         self._index_end = max((e.pos + e.size for e in video.index_entries), default=0) if sized else 0
+
+        of_list = sized and name == "hls" and container.duration is not None
+        self._listed = ((container.duration or 0) + (container.start_time or 0)) / 1e6 if of_list else 0.0
+
+    @property
+    def falls_short(self) -> bool:
+        """Whether a playlist names more than there was. By itself that proves nothing: its times may jump."""
+        return self._reached < self._listed - _LIST_SLACK
 
     def saw(self, packet: Packet[Stream]) -> None:
         """Count a packet."""

@@ -1,4 +1,4 @@
-"""FFmpeg's errors in words: one table from exception to cause and phrase.
+"""FFmpeg's errors in words: one table from exception to cause and phrase, one of HTTP's answers.
 
 FFmpeg's exceptions repeat the address with its password, so none of them is chained to ours:
 callers build the error here, leave the ``except`` block, and raise then, which keeps
@@ -15,15 +15,26 @@ import av.error
 
 from pipeline.sources.limits import MOST_TRACKS
 
+_BY_STATUS = {
+    400: ("network", "the server did not understand the request (400)"),
+    401: ("auth", "the user name or password is missing or was refused (401)"),
+    403: ("auth", "access was forbidden (403)"),
+    404: ("not_found", "the server knows no such address (404)"),
+    410: ("not_found", "the server has it no more (410)"),
+    429: ("refused", "the server takes no more clients (429)"),
+}
+_OTHER_CLIENT, _SERVER = "the server refused the request ({})", "the server failed ({})"
+_FAILED = "network", _SERVER.format("5xx")
+
 # The first match wins, so subclasses and errno values stand before their bases.
 _BY_TYPE: tuple[tuple[type[BaseException], str, str], ...] = (
-    (av.error.HTTPUnauthorizedError, "auth", "the user name or password is missing or was refused (401)"),
-    (av.error.HTTPForbiddenError, "auth", "access was forbidden (403)"),
-    (av.error.HTTPNotFoundError, "not_found", "the server knows no such address (404)"),
-    (av.error.HTTPTooManyRequestsError, "refused", "the server takes no more clients (429)"),
-    (av.error.HTTPBadRequestError, "network", "the server did not understand the request (400)"),
-    (av.error.HTTPOtherClientError, "network", "the server refused the request (4xx)"),
-    (av.error.HTTPServerError, "network", "the server failed (5xx)"),
+    (av.error.HTTPUnauthorizedError, *_BY_STATUS[401]),
+    (av.error.HTTPForbiddenError, *_BY_STATUS[403]),
+    (av.error.HTTPNotFoundError, *_BY_STATUS[404]),
+    (av.error.HTTPTooManyRequestsError, *_BY_STATUS[429]),
+    (av.error.HTTPBadRequestError, *_BY_STATUS[400]),
+    (av.error.HTTPOtherClientError, "network", _OTHER_CLIENT.format("4xx")),
+    (av.error.HTTPServerError, *_FAILED),
     (av.error.ConnectionRefusedError, "refused", "connection refused: nothing listens at that host and port"),
     (av.error.ConnectionResetError, "network", "the connection was reset"),
     (av.error.ConnectionAbortedError, "network", "the connection was aborted"),
@@ -99,6 +110,14 @@ def explain(
         return _BY_ERRNO[number]
     # strerror, not str(): the latter holds the address.
     return "error", str(getattr(error, "strerror", None) or type(error).__name__)
+
+
+def of_status(status: int) -> tuple[str, str] | None:
+    """The cause and the phrase for what an HTTP server answers; None where that is no refusal."""
+    if status < 400:
+        return None
+    other = _OTHER_CLIENT if status < 500 else _SERVER
+    return _BY_STATUS.get(status) or ("network", other.format(status))
 
 
 def silence(limit: float) -> tuple[str, str]:

@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Iterator
 from fractions import Fraction
+from functools import partial
 from typing import TYPE_CHECKING
 
 import av.error
@@ -42,6 +43,7 @@ from pipeline.sources.opened import Once
 from pipeline.sources.picturesize import picture_size
 from pipeline.sources.playlist import Flags, Repeats
 from pipeline.sources.readahead import Steps, UnheardError
+from pipeline.sources.segments import refusal
 from pipeline.sources.sieve import Sieve
 
 if TYPE_CHECKING:
@@ -99,6 +101,8 @@ class MediaSource(Once):
         frame_threads = not self.live and not on_device(self._video) and fflog.frame_threads_allowed()
         self._video.thread_type = "AUTO" if frame_threads else "SLICE"
         playlist = self._container.format.name in PLAYLISTS
+        hls = self._container.format.name == "hls"
+        self._asks = partial(refusal, address=spec.address, stream=stream, stop=stop) if hls else None
         if playlist:
             for each in self._container.streams:
                 if each.index != self._video.index:
@@ -275,7 +279,7 @@ class MediaSource(Once):
                 if failure is None and self._remote and self.live and self._without_pictures(packet, now):
                     yield None
                     what = f"data comes, but no picture within {limit:.3g} s"
-                    raise self._error("timeout", f"{what}{self._after()}{feed.hint('')}")
+                    raise self._lost("timeout", f"{what}{self._after()}{feed.hint('')}")
                 if self._sieve.takes(packet):
                     broken = feed.lacks_data(packet)
                     feed.await_turn(packet)
@@ -288,7 +292,7 @@ class MediaSource(Once):
                 yield None  # pictures that the decoder holds back, to bring them in order, had come
                 cause, phrase = failure
                 hint = "" if self._progress.pictures else self._hint()
-                raise self._error(cause, f"{phrase}{self._after()}{hint}{feed.hint(cause)}")
+                raise self._lost(cause, f"{phrase}{self._after()}{hint}{feed.hint(cause)}")
 
     def _without_pictures(self, packet: Packet[Stream], now: float) -> bool:
         """Whether data comes of which there is no picture for too long: sound alone, or what is no video."""
@@ -325,19 +329,29 @@ class MediaSource(Once):
         """Raise SourceReadError unless this end of the data is an honest one."""
         count = self._progress.pictures
         if self._feed.stale:
-            raise self._error("ended", self._feed.stale)
+            raise self._lost("ended", self._feed.stale)
         if self.live:
-            raise self._error("ended", f"it ended ({self._feed.ended}){self._after()}")
+            raise self._lost("ended", f"it ended ({self._feed.ended}){self._after()}")
         if early := self._progress.ends_early():
             raise self._error("ended", f"{early}; {count} pictures were read")
         if count:
+            if self._progress.falls_short and (refused := self._refused("ended")):
+                raise refused
             self._sieve.ends()
         else:
             damaged = f"({self.corrupt_packets} damaged packets)"
-            raise self._error("format", f"no picture in it could be decoded {damaged}")
+            raise self._lost("format", f"no picture in it could be decoded {damaged}")
 
     def _after(self) -> str:
         return f", after {self._progress.pictures} pictures"
+
+    def _lost(self, cause: str, what: str) -> SourceReadError:
+        """That, unless a playlist's server tells what is behind it."""
+        return self._refused(cause) or self._error(cause, what)
+
+    def _refused(self, cause: str) -> SourceReadError | None:
+        refused = self._asks(cause) if self._asks is not None else None
+        return self._error(refused[0], f"{refused[1]}{self._after()}") if refused else None
 
     def _error(self, cause: str, what: str) -> SourceReadError:
         return SourceReadError(f"{self._shown}: {what}", cause=cause)

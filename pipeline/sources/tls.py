@@ -30,6 +30,16 @@ def tls_options(scheme: str, stream: StreamConfig) -> dict[str, str]:
     return {"tls_verify": "1"} | ({"ca_file": authorities} if authorities else {})
 
 
+def trust(stream: StreamConfig) -> ssl.SSLContext:
+    """The same for a connection of Python's own. Raises OSError for a file that holds no authorities."""
+    if stream.tls_verify:
+        return ssl.create_default_context(cafile=stream.tls_ca_file)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
+
+
 def distrust(error: BaseException, address: str, scheme: str, stream: StreamConfig, seconds: float) -> str:
     """Why the certificate of the server at ``address`` is not trusted, with the remedy, if that is why
     FFmpeg raised ``error``; else "".
@@ -42,7 +52,7 @@ def distrust(error: BaseException, address: str, scheme: str, stream: StreamConf
         return ""
     try:
         parts = urlsplit(address)
-        context = ssl.create_default_context(cafile=stream.tls_ca_file)
+        context = trust(stream)
         host, port = parts.hostname or "", parts.port or _PORTS[scheme]
     except (OSError, ValueError) as unusable:
         reason = getattr(unusable, "strerror", None) or "it is no certificate in PEM form"
