@@ -12,6 +12,7 @@ import socket
 import threading
 import time
 import traceback
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
@@ -20,10 +21,12 @@ import numpy as np
 import pytest
 
 from pipeline import chaos
+from pipeline.accounts import StreamAccount
 from pipeline.config import StreamConfig
 from pipeline.errors import SourceError, SourceOpenError, SourceReadError
 from pipeline.sources import Remembered, Source, open_source, parse_source, read_number
 from pipeline.sources.failures import explain
+from pipeline.stages.capture import Capture
 from tests.clips import make_clip
 from tests.servers import free_port, gst_rtsp_server, http_server, rtsp_rs_server, silent_server
 
@@ -93,8 +96,155 @@ def test_rtsp_with_other_codecs(tmp_path, codec, suffix):
 def test_udp_is_tried_when_the_server_refuses_tcp(clip, caplog):
     with gst_rtsp_server(clip, transport="udp") as server:
         assert taken(opened(server.url), 5) == list(range(5))
-    (warning,) = [r for r in caplog.records if r.levelno == logging.WARNING]
-    assert warning.getMessage().endswith("does not offer this transport over TCP; trying UDP")
+    (warning,) = [r for r in caplog.records if r.levelno >= logging.INFO]
+    assert warning.getMessage().endswith(
+        "it is read over UDP; over TCP: the server does not offer this transport"
+    )
+    assert warning.levelno == logging.WARNING
+
+
+@contextlib.contextmanager
+def dialogue(at: str, answer: str, headers: str = "") -> Iterator[tuple[str, list[str]]]:
+    """An RTSP server that gives this ``answer`` at one step ("" as the answer: it hangs up), with an address
+    of it; and the transports that were asked for, one a connection ("" where it did not come to that)."""
+    lines = (
+        "v=0",
+        "o=- 0 0 IN IP4 127.0.0.1",
+        "s=x",
+        "t=0 0",
+        "m=video 0 RTP/AVP 96",
+        "a=rtpmap:96 H264/90000",
+    )
+    sdp = "".join(f"{line}\r\n" for line in lines)
+    asked: list[str] = []
+
+    def serve() -> None:
+        with contextlib.suppress(OSError):  # accept() ends with one when it is shut down below
+            while True:
+                connection, _ = listener.accept()
+                asked.append("")
+                with connection, connection.makefile("rwb") as file, contextlib.suppress(OSError):
+                    talk(file)
+
+    def talk(file) -> None:
+        while request := file.readline().decode():
+            fields = dict(each.split(": ", 1) for each in iter(lambda: file.readline().decode().strip(), ""))
+            method = request.split()[0]
+            if method == "SETUP":
+                asked[-1] = "TCP" if "TCP" in fields["Transport"] else "UDP"
+            said, more, body = "RTSP/1.0 200 OK", "", sdp if method == "DESCRIBE" else ""
+            if method == at:
+                said, more, body = answer, headers, ""
+            if not said:
+                return
+            kind = "Content-Type: application/sdp\r\n" if body else ""
+            head = f"{said}\r\nCSeq: {fields['CSeq']}\r\n{kind}{more}Content-Length: {len(body)}\r\n\r\n"
+            file.write(f"{head}{body}".encode())
+            file.flush()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        try:
+            yield f"rtsp://127.0.0.1:{listener.getsockname()[1]}/x", asked
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
+            thread.join(5)
+
+
+@pytest.mark.parametrize(
+    ("at", "status"),
+    [
+        *[("SETUP", status) for status in (400, 406, 451, 453, 461, 500, 503)],
+        # FFmpeg does not tell at which step that was.
+        *[("DESCRIBE", status) for status in (453, 503)],
+        *[(at, 0) for at in ("OPTIONS", "DESCRIBE", "SETUP")],
+    ],
+)
+def test_udp_is_tried_where_a_camera_may_have_refused_tcp(at: str, status: int, caplog) -> None:
+    answer = f"RTSP/1.0 {status} No" if status else ""
+    with dialogue(at, answer) as (url, asked), pytest.raises(SourceOpenError, match="; then over UDP: "):
+        opened(url, open_timeout=5)
+    assert asked == (["TCP", "UDP"] if at == "SETUP" else ["", ""])
+    (told,) = [r for r in caplog.records if r.name == "pipeline.sources.connect"]
+    assert told.levelno == logging.DEBUG and "it is tried over UDP; over TCP: " in told.getMessage()
+
+
+def test_udp_is_tried_where_a_server_answers_with_it(caplog) -> None:
+    headers = "Session: 1\r\nTransport: RTP/AVP;unicast;client_port=5000-5001;server_port=6000-6001\r\n"
+    with (
+        dialogue("SETUP", "RTSP/1.0 200 OK", headers) as (url, asked),
+        contextlib.suppress(SourceOpenError),
+    ):
+        opened(url, open_timeout=2).close()
+    assert asked == ["TCP", "UDP"]
+
+
+@pytest.mark.parametrize(
+    ("at", "answer", "phrase"),
+    [
+        ("DESCRIBE", "401 No", "user name or password"),
+        ("SETUP", "403 No", "access was forbidden"),
+        ("SETUP", "404 No", "no such address"),
+        ("SETUP", "429 No", "no more clients"),
+        ("OPTIONS", "302 Moved", "the server redirects"),
+        ("DESCRIBE", "301 Moved", "the server redirects"),
+    ],
+)
+def test_udp_is_not_tried_where_it_would_be_the_same(at: str, answer: str, phrase: str, caplog) -> None:
+    with (
+        dialogue(at, f"RTSP/1.0 {answer}", "Location: rtsp://127.0.0.1:1/y\r\n") as (url, asked),
+        pytest.raises(SourceOpenError, match=phrase) as caught,
+    ):
+        opened(url, open_timeout=5)
+    assert len(asked) == 1 and "over UDP" not in caplog.text + str(caught.value)
+
+
+@pytest.mark.parametrize("number", [errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN, None])
+def test_udp_leads_no_further_to_a_host_that_is_not_there(number, monkeypatch) -> None:
+    tried = []
+
+    def unreachable(*args, **kwargs):
+        tried.append(kwargs["options"]["rtsp_transport"])
+        raise OSError(number or errno.EIO, "x")
+
+    monkeypatch.setattr(av, "open", unreachable)
+    with pytest.raises(SourceOpenError) as caught:
+        opened("rtsp://nosuch.invalid/x" if number is None else "rtsp://127.0.0.1/x")
+    assert tried == ["tcp"] and caught.value.cause == "network"
+    assert "over UDP" not in str(caught.value)
+
+
+def test_a_camera_that_is_away_fills_no_log(caplog) -> None:
+    with dialogue("DESCRIBE", "RTSP/1.0 503 No") as (url, asked):
+        config = StreamConfig(source=url, backoff=0.01, backoff_max=0.01)
+        account = StreamAccount("cam")
+        capture = Capture(parse_source(url), config, account)
+        thread = threading.Thread(target=lambda: list(capture()))
+        thread.start()
+        deadline = time.monotonic() + 20
+        while sum(account.link.failures.values()) < 20 and time.monotonic() < deadline:
+            time.sleep(0.02)
+        capture.stop.set()
+        thread.join(20)
+    tries = sum(account.link.failures.values())
+    assert tries >= 20 and len(asked) >= 2 * tries
+    loud = [r for r in caplog.records if r.levelno >= logging.INFO]
+    assert {r.name for r in loud} == {"pipeline.link"}
+    assert len(loud) == tries.bit_length()  # the 1st, 2nd, 4th, 8th, …
+
+
+def test_the_other_transport_is_told_once(clip, caplog) -> None:
+    remembered = Remembered()
+    with gst_rtsp_server(clip, transport="udp") as server:
+        for _ in range(3):
+            assert taken(opened(server.url, remembered=remembered), 2)
+    assert caplog.text.count("it is read over UDP") == 1
+    caplog.clear()
+    with gst_rtsp_server(clip, transport="tcp") as server:  # another camera in its place
+        for _ in range(2):
+            assert taken(opened(server.url, remembered=remembered), 2)
+    assert caplog.text.count("it is read over TCP; over UDP: the server does not offer this transport") == 1
 
 
 def test_a_transport_that_is_asked_for_is_not_replaced(clip):
@@ -108,7 +258,7 @@ def test_rtsp_rs_speaks_udp_only(clip, caplog):
     with rtsp_rs_server(clip) as server:
         numbers = taken(opened(server.url), 10)
     assert numbers == list(range(numbers[0], numbers[0] + 10))
-    assert "trying UDP" in caplog.text
+    assert "it is read over UDP; over TCP: " in caplog.text
 
 
 def test_login(clip, caplog):
@@ -123,7 +273,7 @@ def test_login(clip, caplog):
             assert caught.value.cause == "auth"
             assert time.monotonic() - begun < 2
             assert PASSWORD not in everything_said(caught.value, caplog)
-    assert "trying UDP" not in caplog.text
+    assert "over UDP" not in caplog.text
 
 
 def test_a_stream_that_ends_says_no_password(short_clip, caplog):
@@ -140,7 +290,7 @@ def test_rtsp_path_that_the_server_does_not_know(clip, caplog):
         with pytest.raises(SourceOpenError, match="no such address") as caught:
             opened(server.url.replace("/stream", "/other"))
         assert caught.value.cause == "not_found"
-    assert "trying UDP" not in caplog.text
+    assert "over UDP" not in caplog.text
 
 
 @pytest.mark.parametrize("scheme", ["rtsp", "http", "rtmp", "tcp"])
@@ -149,7 +299,7 @@ def test_connection_refused(scheme, caplog):
         opened(f"{scheme}://me:{PASSWORD}@127.0.0.1:{free_port()}/x")
     assert caught.value.cause == "refused"
     assert PASSWORD not in everything_said(caught.value, caplog)
-    assert "trying UDP" not in caplog.text
+    assert "over UDP" not in caplog.text
 
 
 @pytest.mark.parametrize("scheme", ["rtsp", "rtsps", "http", "https", "rtmp", "tcp", "udp"])
@@ -163,7 +313,7 @@ def test_a_server_that_says_nothing_times_out(scheme, caplog):
     assert caught.value.cause == "timeout"
     assert PASSWORD not in everything_said(caught.value, caplog)
     # The first try took all the time there was.
-    assert "trying UDP" not in caplog.text
+    assert "over UDP" not in caplog.text
 
 
 def test_a_server_killed_in_mid_stream(clip):

@@ -173,12 +173,12 @@ def test_the_transport_that_worked_is_tried_first(cheap_model: str, clip: Path, 
     with running(cheap_model, cam(f"rtsp://127.0.0.1:{port}/stream")) as run:
         with gst_rtsp_server(clip, port=port, transport="udp") as server:
             run.until_results("cam", 5)
-            assert caplog.text.count("trying UDP") == 1
+            assert caplog.text.count("it is read over UDP") == 1
             server.kill()
             run.until(lambda: run.state() == "backing_off")
         with gst_rtsp_server(clip, port=port, transport="udp"):
             run.until_results("cam", 5)
-        assert caplog.text.count("trying UDP") == 1
+        assert caplog.text.count("it is read over UDP") == 1
 
 
 def test_a_server_that_falls_silent_is_stalled_then_opened_again(cheap_model: str, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from av.video.stream import VideoStream
 from pipeline.errors import SourceOpenError
 from pipeline.redact import redact
 from pipeline.sources.base import Remembered, SourceSpec
-from pipeline.sources.failures import explain
+from pipeline.sources.failures import explain, whatever_transport
 from pipeline.sources.hardware import Decoding, NoHardwareError, choose
 from pipeline.sources.limits import MOST_TRACKS, PROTOCOLS, too_large
 from pipeline.sources.pipe import Pipe
@@ -46,8 +46,6 @@ _TIMEOUT_OPTION = {
 }
 _LOOK_SECONDS = 5.0
 """Of a stream, at most, to find out what it holds: FFmpeg's own limit for most formats."""
-# A second try over the other transport cannot help here.
-_FINAL_CAUSES = frozenset({"refused", "auth", "not_found", "certificate"})
 PLAYLISTS = frozenset({"hls", "dash"})
 _TEXT_ART = frozenset({"ansi", "bintext", "idf", "xbin"})
 
@@ -92,18 +90,25 @@ def connect(spec: SourceSpec, stream: StreamConfig, stop: threading.Event, remem
         if failures:
             if deadline <= time.monotonic() or stop.is_set():
                 break
-            over, other = (each.upper() for each in transports)
-            LOG.warning("%s: %s over %s; trying %s", redact(spec.address), failures[-1][1], over, other)
+            # Not louder: this is said again at each try, for as long as a camera is away.
+            _tell(logging.DEBUG, "it is tried", spec, transports, failures[-1][1])
         left = max(deadline - time.monotonic(), 0.01)
         outcome = _try(spec, scheme, transport, stream, decoding, stop, left)
         if isinstance(outcome, Opened):
+            if failures:  # once, as this one comes first the next time
+                _tell(logging.WARNING, "it is read", spec, transports, failures[-1][1])
             remembered.transport = transport
             return outcome
         failures.append(outcome)
-        if outcome[0] in _FINAL_CAUSES:
+        if whatever_transport(outcome):
             break
     said = f"; then over {transports[-1].upper()}: ".join(phrase for _, phrase in failures)
     raise SourceOpenError(f"cannot open {spec.address}: {said}", cause=failures[-1][0])
+
+
+def _tell(level: int, what: str, spec: SourceSpec, transports: tuple[str, ...], phrase: str) -> None:
+    before, now = (each.upper() for each in transports)
+    LOG.log(level, "%s: %s over %s; over %s: %s", redact(spec.address), what, now, before, phrase)
 
 
 def _try(

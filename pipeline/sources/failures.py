@@ -24,7 +24,6 @@ _BY_STATUS = {
     429: ("refused", "the server takes no more clients (429)"),
 }
 _OTHER_CLIENT, _SERVER = "the server refused the request ({})", "the server failed ({})"
-_FAILED = "network", _SERVER.format("5xx")
 
 # The first match wins, so subclasses and errno values stand before their bases.
 _BY_TYPE: tuple[tuple[type[BaseException], str, str], ...] = (
@@ -34,7 +33,7 @@ _BY_TYPE: tuple[tuple[type[BaseException], str, str], ...] = (
     (av.error.HTTPTooManyRequestsError, *_BY_STATUS[429]),
     (av.error.HTTPBadRequestError, *_BY_STATUS[400]),
     (av.error.HTTPOtherClientError, "network", _OTHER_CLIENT.format("4xx")),
-    (av.error.HTTPServerError, *_FAILED),
+    (av.error.HTTPServerError, "network", _SERVER.format("5xx")),
     (av.error.ConnectionRefusedError, "refused", "connection refused: nothing listens at that host and port"),
     (av.error.ConnectionResetError, "network", "the connection was reset"),
     (av.error.ConnectionAbortedError, "network", "the connection was aborted"),
@@ -75,6 +74,10 @@ _RTSP_ELSEWHERE = (
 )
 _RTSP_ANSWER = ("network", "the server hung up, or what it answers is not RTSP")
 
+_SAME_CAUSES = frozenset({"refused", "auth", "not_found", "certificate"})
+_UNREACHABLE = (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN, errno.EADDRNOTAVAIL)
+_SAME = frozenset({_EIO_UNKNOWN_HOST, _RTSP_ELSEWHERE, *(_BY_ERRNO[number] for number in _UNREACHABLE)})
+
 STALL_SHARE = 0.9
 """A failure after this share of its time limit counts as the time limit, whatever FFmpeg calls it."""
 
@@ -110,6 +113,17 @@ def explain(
         return _BY_ERRNO[number]
     # strerror, not str(): the latter holds the address.
     return "error", str(getattr(error, "strerror", None) or type(error).__name__)
+
+
+def whatever_transport(failure: tuple[str, str]) -> bool:
+    """Whether a failure to open an RTSP address would be the same over the other transport: the media alone
+    take it, the dialogue is over TCP with both.
+
+    In doubt it is not. Of the refusals of a transport FFmpeg 8.1 tells 461 alone; cameras say 400, 406, or
+    500, which it does not tell from the same at another step, nor from 453 and 503. And one error is all that
+    it has for a server that answers TCP's request with UDP, one that hangs up, and what is no RTSP.
+    """
+    return failure[0] in _SAME_CAUSES or failure in _SAME
 
 
 def of_status(status: int) -> tuple[str, str] | None:
