@@ -7,9 +7,16 @@ take.
 
 So it is tried, in windows of two seconds. Where the 99th percentile of ages exceeds the target, frames are
 left out, as many as take the rate to four fifths of what came through. Where it stays well below the target
-for some windows, some more are let in. A try that fails makes the next one wait twice as long: so the line
-settles instead of swinging, and still finds out when there is room again. Where fewer frames are no
-fresher, they are let in again.
+for some windows, some more are let in. A try that fails, of either kind, is taken back and makes the next
+one wait twice as long: so the line settles instead of swinging, and still finds out when there is room
+again, or when what could not be had can be.
+
+A search for the target is given up where two steps, a third fewer frames, did not bring ages half of the
+way to it: what they come of then is not the line's load. (One step may be too small to tell from chance.)
+Ages are compared with those before every earlier step, the first among them: if only the last were looked
+at, a single window that happens to be fresh would hide what was before it, and each loss would be small.
+Whether frames are still dropped for want of time is not asked, for some always are where others use the
+machine. Then as many are let in as before the first step since which nothing has grown fresher.
 
 Frames are left out by ``every_nth``, one stream after the other: of the one that has most of its frames let
 in, and let in again of the one that has fewest. So no stream is thinned out more than it takes, and steps
@@ -19,6 +26,7 @@ are small with many.
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections import deque
@@ -35,20 +43,20 @@ ENOUGH = 20
 """Results that make a window, unless that takes too long."""
 ROOM = 0.7
 """Share of the target under which there may be room for more: between the two nothing is changed."""
-AT_ONCE = 1.5
-"""Times the target from which one window is enough to leave out frames; else it takes two."""
+OVER = 2
+"""Windows above the target, one after the other, that it takes to leave out frames."""
 FEWER, MORE = 0.8, 1.25
 """Shares of the rate that it is changed to, if steps as small as that can be had."""
+FRESHER = 0.85
+"""Times the ages before, where they have grown fresher and it is not chance."""
 PATIENCE, MOST_PATIENCE = 3, 96
 """Windows of room before more is let in; doubled by each try that failed."""
+RESIGNED, MOST_RESIGNED = 32, 1024
+"""Windows before frames are left out again after a search in vain; doubled by each."""
 TRIAL = 8
 """Windows that a try has to hold."""
-CHANGED = 0.6
-"""Share of the usual age under which something has changed for the better, and patience is at an end."""
-KEEPS_UP = 0.9
-"""Share of the frames let in that come out where none is dropped for want of time."""
-FRESHER = 0.85
-"""Times the ages before, where it helped to leave out frames."""
+CHANGED, LATELY = 0.6, 5
+"""Share of the usual age, and windows below it, or as far above: another load, of which no failure tells."""
 
 
 class Adaptive:
@@ -61,16 +69,21 @@ class Adaptive:
         self._lanes: list[Lane] = []
         self._began = clock()
         self._due = self._began + WINDOW_SECONDS
-        self._settling = False
-        self._over = self._calm = self._better = self._trial = 0
-        self._patience = PATIENCE
+        self._settling = self._told = False
+        self._held = self._calm = 0
         self._before_trial: dict[Lane, int] = {}
-        self._usual: float | None = None
-        self._seen: deque[float] = deque(maxlen=5)
-        """p99 of the last windows, since it exceeds the target and since the last change."""
-        self._reference: tuple[float, float, dict[Lane, int]] | None = None
-        """Usual p99, frames let in per second and ``every_nth`` since which nothing has grown fresher."""
-        self._in_vain, self._in_vain_for, self._told = 0.0, 0, False
+        self._seen: deque[float] = deque(maxlen=4 * LATELY)
+        """p99 of the windows since the last change; infinite where nothing came out, for long."""
+        self._steps: list[tuple[float, dict[Lane, int]]] = []
+        """p99 and ``every_nth`` before each step of this search for the target."""
+        self._begin_anew()
+
+    def _begin_anew(self) -> None:
+        """With another load: what failed may succeed now."""
+        self._patience, self._resigned, self._resignation = PATIENCE, 0, RESIGNED
+        self._steps.clear()
+        while len(self._seen) > LATELY:
+            self._seen.popleft()
 
     def add(self, lane: Lane) -> None:
         """Choose for that one, too; again does no harm."""
@@ -79,6 +92,7 @@ class Adaptive:
                 lane.begin(1.0)
                 self._lanes.append(lane)
                 lane.tick = self.tick
+                self._begin_anew()
 
     def remove(self, lane: Lane) -> None:
         """Nothing more comes by that one."""
@@ -87,7 +101,7 @@ class Adaptive:
                 self._lanes.remove(lane)
                 lane.tick = None
                 self._before_trial.pop(lane, None)
-                self._reference = None
+                self._begin_anew()
 
     def tick(self) -> None:
         """A frame came, of any stream: decide, where that is due."""
@@ -114,83 +128,66 @@ class Adaptive:
         if self._settling:
             self._settling = False
         else:
-            self._decide(ages.quantile(0.99), ages.count / seconds)
+            p99 = ages.quantile(0.99)
+            self._decide(math.inf if p99 is None else p99, ages.count / seconds)
 
-    def _decide(self, p99: float | None, through: float) -> None:
-        """``p99`` seconds of age (None: nothing came out, for long), ``through`` results per second."""
-        self._in_vain_for -= self._in_vain_for > 0
-        if p99 is None or p99 > self.target:
-            self._calm, self._over = 0, self._over + 1
-            if p99 is not None:
-                self._seen.append(p99)
-            if self._over > 1 or p99 is None or p99 > AT_ONCE * self.target:
-                self._let_in_fewer(p99, through)
-            return
-        self._over = 0
-        self._seen.clear()
-        if self._trial:
-            self._trial -= 1
-            if not self._trial:
-                self._patience = max(PATIENCE, self._patience // 2)
-        self._compare(p99)
+    def _decide(self, p99: float, through: float) -> None:
+        """``p99`` seconds of age, ``through`` results per second."""
+        self._seen.append(p99)
+        self._resigned -= self._resigned > 0
+        if self._is_other():
+            self._begin_anew()
         self._calm = self._calm + 1 if p99 <= ROOM * self.target else 0
-        if self._calm >= self._patience:
-            self._let_in_more(p99)
+        if p99 <= self.target:
+            self._held += 1
+            if self._held >= TRIAL and self._before_trial:
+                self._before_trial, self._patience = {}, max(PATIENCE, self._patience // 2)
+                self._steps.clear()
+            if self._calm >= self._patience:
+                self._let_in_more(p99)
+        elif len(self._seen) >= OVER and (age := min(list(self._seen)[-OVER:])) > self.target:
+            self._let_in_fewer(age, through)
 
-    def _compare(self, p99: float) -> None:
-        """Lose no patience with tries that failed while the machine had other things to do."""
-        usual = self._usual if self._usual is not None else p99
-        self._better = self._better + 1 if p99 < CHANGED * usual else 0
-        if self._better >= PATIENCE:
-            self._patience, self._usual, self._better = PATIENCE, p99, 0
-        elif not self._better:
-            self._usual = usual + 0.1 * (p99 - usual)
+    def _is_other(self) -> bool:
+        """Whether all ages of late are far from what they were before."""
+        before, lately = list(self._seen)[:-LATELY], list(self._seen)[-LATELY:]
+        if len(before) < LATELY:
+            return False
+        usual = median(before)
+        return max(lately) < CHANGED * usual or CHANGED * min(lately) > usual
 
-    def _let_in_fewer(self, p99: float | None, through: float) -> None:
-        before = self._every_nth()
-        if self._trial:
+    def _let_in_fewer(self, p99: float, through: float) -> None:
+        before, held, self._held = self._every_nth(), self._held, 0
+        # The target held, and ages as old as these are new: another search. Those that were there before the
+        # last one belong to it; else ages that rise now and then would have ever more frames left out.
+        if held >= TRIAL and all(age < FRESHER * p99 for age, _ in self._steps):
+            self._steps.clear()
+        if self._before_trial:
             self._patience = min(2 * self._patience, MOST_PATIENCE)
             self._set(self._before_trial)
-            self._reference = None
-        elif self._is_in_vain(p99, through):
+        elif self._resigned:
             return
+        elif any(p99 > (age + self.target) / 2 for age, _ in self._steps[:-1]):
+            self._set(next((nth for age, nth in self._steps if p99 > FRESHER * age), before))
+            self._resigned, self._resignation = self._resignation, min(2 * self._resignation, MOST_RESIGNED)
+            self._steps.clear()
+            self._complain(p99, "fewer frames are no fresher")
         else:
-            let_in = self._let_in()
-            wanted = FEWER * (let_in if p99 is None else min(let_in, through))
-            while self._let_in() > wanted:
+            let_in = FEWER * min(self._let_in(), through or math.inf)
+            while self._let_in() > let_in:
                 lane = max(self._lanes, key=lambda each: each.kept_fps if each.every_nth < each.most else 0)
                 if lane.every_nth >= lane.most:
                     break
                 lane.every_nth += 1
             if self._every_nth() == before:
                 self._complain(p99, "and hardly any frame is let in")
+            else:
+                self._steps.append((p99, before))
         self._changed(before, p99)
 
-    def _complain(self, p99: float | None, why: str) -> None:
+    def _complain(self, p99: float, why: str) -> None:
         level, self._told = logging.DEBUG if self._told else logging.WARNING, True
         log.log(level, "%s, target %.0f ms: not to be had, %s", _age(p99), 1000 * self.target, why)
-
-    def _is_in_vain(self, p99: float | None, through: float) -> bool:
-        """Whether half as many frames made nothing fresher: then those are let in again."""
-        let_in = self._let_in()
-        # Frames that are still dropped for want of time make ages what they are.
-        if p99 is None or through < KEEPS_UP * let_in:
-            return False
-        if self._in_vain_for and p99 <= AT_ONCE * self._in_vain:
-            return True
-        usual = median(self._seen)
-        if self._reference is None or usual <= FRESHER * self._reference[0]:
-            self._reference = usual, let_in, self._every_nth()
-            return False
-        _, before, every_nth = self._reference
-        if let_in > before / 2:
-            return False
-        current = self._every_nth()
-        self._set(every_nth)
-        self._changed(current, p99)
-        self._reference, self._in_vain, self._in_vain_for = None, usual, MOST_PATIENCE
-        self._complain(p99, "fewer frames are no fresher")
-        return True
 
     def _every_nth(self) -> dict[Lane, int]:
         return {lane: lane.every_nth for lane in self._lanes}
@@ -211,22 +208,22 @@ class Adaptive:
                 break
         self._changed(before, p99)
         if self._settling:
-            self._trial, self._before_trial = TRIAL, before
+            self._before_trial = before
 
     def _let_in(self) -> float:
         """Frames per second, of all lanes."""
         return sum(lane.kept_fps for lane in self._lanes)
 
-    def _changed(self, before: dict[Lane, int], p99: float | None) -> None:
+    def _changed(self, before: dict[Lane, int], p99: float) -> None:
         changed = [lane for lane in self._lanes if lane.every_nth != before[lane]]
         if not changed:
             return
-        self._settling, self._usual = True, None
+        self._settling, self._before_trial = True, {}
+        self._held = self._calm = 0
         self._seen.clear()
-        self._over = self._calm = self._better = self._trial = 0
         told = ", ".join(f"{lane.stream} {before[lane]} → {lane.every_nth}" for lane in changed)
         log.info("%s, target %.0f ms: every_nth of %s", _age(p99), 1000 * self.target, told)
 
 
-def _age(p99: float | None) -> str:
-    return "no results" if p99 is None else f"p99 age {1000 * p99:.0f} ms"
+def _age(p99: float) -> str:
+    return "no results" if math.isinf(p99) else f"p99 age {1000 * p99:.0f} ms"
