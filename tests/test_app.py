@@ -701,9 +701,9 @@ def test_a_frame_that_gets_lost_is_an_error(cheap_model: str, monkeypatch: pytes
 
     real = StreamAccount.emitted
 
-    def forgets(self: StreamAccount, seq: int, labels: list[str]) -> None:
+    def forgets(self: StreamAccount, seq: int, labels: list[str], at: float) -> None:
         if seq != 7:
-            real(self, seq, labels)
+            real(self, seq, labels, at)
 
     monkeypatch.setattr(StreamAccount, "emitted", forgets)
     with pytest.raises(ExceptionGroup) as raised, Pipeline(SOURCE, model=cheap_model) as line:
