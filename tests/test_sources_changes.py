@@ -7,6 +7,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
+import cv2
 import numpy as np
 import pytest
 
@@ -95,3 +96,40 @@ def test_what_is_refused_behind_the_last_picture_is_counted(tmp_path: Path) -> N
     frames = list(Capture(parse_source(str(path)), StreamConfig(source=str(path)), account)())
     assert len(frames) >= 40 and account.ending == "changed"
     assert account.corrupt_packets >= 50
+
+
+def counted(url: str) -> tuple[int, int]:
+    """Packets that are counted as corrupt, and pictures that are damaged."""
+    account = StreamAccount("cam")
+    stream = StreamConfig(source=url, stall_timeout=1, reconnect=False)
+    for _ in Capture(parse_source(url), stream, account)():
+        pass
+    return account.corrupt_packets, account.damaged
+
+
+def test_a_lost_packet_that_pictures_tell_of_is_counted_once(tmp_path: Path) -> None:
+    whole, path = (
+        make_clip(tmp_path / "whole.ts", frames=50, gop=10, options={"bf": "0"}),
+        tmp_path / "lost.ts",
+    )
+    with av.open(str(whole)) as source, av.open(str(path), "w") as out:
+        track = out.add_stream_from_template(source.streams.video[0])
+        for number, packet in enumerate(source.demux(video=0)):
+            if packet.size and number not in (13, 34):
+                packet.stream = track
+                out.mux(packet)
+    for clip, lost in ((whole, 0), (path, 2)):
+        with sent(parts(clip.read_bytes()), 0.005) as url:
+            packets, pictures = counted(url)
+        assert packets == lost
+        assert (pictures > 0) == (lost > 0)
+
+
+def test_a_jpeg_that_is_cut_off_is_a_packet_that_lacks_data(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (12, 48, 64, 3), dtype=np.uint8)
+    jpegs = [cv2.imencode(".jpg", image)[1].tobytes() for image in noise]
+    path = tmp_path / "cut.mjpeg"
+    path.write_bytes(
+        b"".join(jpeg[: len(jpeg) // 2] if n in (4, 5, 9) else jpeg for n, jpeg in enumerate(jpegs))
+    )
+    assert counted(str(path)) == (3, 3)

@@ -378,7 +378,8 @@ def test_the_login_goes_nowhere_else(live: Live, site: Site, tmp_path: Path, way
     if way == "own login":
         assert found is None  # FFmpeg would have said it; nobody knows what came of that
     else:
-        assert found == ("auth", f"its segments: {segments.of_status(401)[1]}")  # type: ignore[index]
+        refused = segments.of_status(401)
+        assert refused is not None and found == ("auth", f"its segments: {refused[1]}")
 
 
 def test_another_kind_of_login_is_left_to_ffmpeg(site: Site) -> None:

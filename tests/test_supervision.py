@@ -18,6 +18,7 @@ from pipeline import Pipeline, chaos
 from pipeline.config import Config
 from pipeline.frame import Result
 from pipeline.link import State
+from pipeline.metrics import readiness
 from pipeline.sources import read_number
 from tests.clips import make_clip, need_encoder
 from tests.servers import free_port, gst_rtsp_server, http_server, silent_server
@@ -258,6 +259,17 @@ def test_a_pipe_that_is_being_opened_when_the_line_is_stopped_did_not_fail(
         run.end()
         account = run.line.accounts.streams["cam"]
         assert (account.ending, account.error) == ("stopped", None)
+
+
+def test_an_error_that_was_got_over_is_none_of_a_stream_that_is_stopped(cheap_model: str, clip: Path) -> None:
+    with chaos.serve([clip]) as kit, running(cheap_model, cam(kit.rtsp)) as run:
+        run.until_results("cam", 5)
+        kit.inject("reset")
+        run.until(lambda: run.line.accounts.streams["cam"].link.reconnects)
+        run.end()
+        (state,) = readiness(run.line)[1]["streams"].values()
+        assert state["ending"] == "stopped" and run.line.accounts.streams["cam"].link.status().error
+        assert state["error"] is None
 
 
 def test_what_the_config_calls_live_is_tried_again_from_the_start(cheap_model: str) -> None:

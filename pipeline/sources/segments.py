@@ -69,10 +69,12 @@ def refusal(cause: str, address: str, stream: StreamConfig, stop: threading.Even
     enquiry = _Enquiry(address, stream)
     # In a thread of its own, since nothing else bounds a name server, or an answer that comes byte by byte.
     name = f"{threading.current_thread().name}:segments"
-    threading.Thread(target=enquiry.run, name=name, daemon=True).start()
+    asking = threading.Thread(target=enquiry.run, name=name, daemon=True)
+    asking.start()
     while not (enquiry.over.wait(_TURN_SECONDS) or stop.is_set() or enquiry.late):
         pass
     enquiry.give_up()
+    asking.join(_TURN_SECONDS)  # one that waits for a name server ends by itself, and says nothing
     return enquiry.refused
 
 
