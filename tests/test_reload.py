@@ -355,7 +355,6 @@ def test_an_edit_that_fails_half_way_is_told_and_made_up_for(
     cheap_model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any
 ) -> None:
     """An output that takes nothing holds up the frames of files, so that their streams cannot be changed."""
-    monkeypatch.setattr("pipeline.streams.DRAIN_SECONDS", 0.3)
     go_on, held = threading.Event(), threading.Event()
 
     class Slow(Null):
@@ -381,8 +380,10 @@ def test_an_edit_that_fails_half_way_is_told_and_made_up_for(
         until(lambda: all(line.accounts.streams[name].counts().in_flight for name in "fg"))
         with Reloader(line, lambda: load_config(path), str(path), watch=False) as reader:
             write({**f, "decode_threads": 3}, h, conf_threshold=0.4)  # f is changed, g removed, h is added
-            reader.ask()
-            until(lambda: reader.refused)
+            with monkeypatch.context() as patch:
+                patch.setattr("pipeline.streams.DRAIN_SECONDS", 0.3)
+                reader.ask()
+                until(lambda: reader.refused)
             assert "stream 'f' is paused, but its frames did not leave" in str(reader.refused)
             assert "stream 'g' is removed, but its frames did not leave" in str(reader.refused)
             assert "not all of the edit could be done (conf_threshold changed; stream h added)" in caplog.text

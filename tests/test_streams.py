@@ -444,7 +444,6 @@ def test_a_stream_whose_frames_do_not_leave_is_paused_all_the_same(
 def test_a_stream_that_a_change_stranded_may_be_paused(
     cheap_model: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.streams.DRAIN_SECONDS", 0.3)
     go_on = threading.Event()
 
     class Slow(Null):
@@ -457,7 +456,8 @@ def test_a_stream_that_a_change_stranded_may_be_paused(
         thread.start()
         while line.accounts.streams["a"].counts().in_flight < 3:
             time.sleep(0.01)
-        with pytest.raises(PipelineError, match="its frames did not leave"):
+        with monkeypatch.context() as patch, pytest.raises(PipelineError, match="its frames did not leave"):
+            patch.setattr("pipeline.streams.DRAIN_SECONDS", 0.3)
             line.change_stream("a", open_timeout=5)
         assert line.accounts.streams["a"].ending == "stranded"
         go_on.set()
