@@ -123,7 +123,8 @@ class StreamConfig(_Strict):
     stall_timeout: Annotated[float, Field(gt=0, le=3600)] = 10.0
     """Seconds without a picture after which a camera or network source counts as lost."""
     reconnect: bool | None = None
-    """Open a lost source again; None: one that is live (a camera, RTSP, a live HTTP address)."""
+    """Open a lost source again; None: one that is live (a camera, RTSP, a live HTTP address, and before it
+    is open one that does not look like a recording)."""
     backoff: Annotated[float, Field(gt=0, le=3600)] = 1.0
     """Seconds before the first new try, doubled with each failure, half of each wait at random."""
     backoff_max: Annotated[float, Field(gt=0, le=86400)] = 30.0

@@ -272,15 +272,54 @@ def test_an_error_that_was_got_over_is_none_of_a_stream_that_is_stopped(cheap_mo
         assert state["error"] is None
 
 
-def test_what_the_config_calls_live_is_tried_again_from_the_start(cheap_model: str) -> None:
-    """HTTP tells only when it is open whether it is live; a camera may be off when the line starts."""
-    address = f"http://127.0.0.1:{free_port()}/stream.ts"
-    with running(cheap_model, cam(address, live=True), OTHER) as run:
+@pytest.mark.parametrize(
+    ("path", "more"),
+    [
+        ("video.mjpg?size=a.mp4", {}),
+        ("stream.ts", {}),
+        ("index.m3u8", {}),
+        ("", {}),
+        ("clip.mp4", {"live": True}),
+        ("clip.mp4", {"reconnect": True}),
+    ],
+)
+def test_a_camera_over_http_that_is_off_at_the_start_is_tried_again(
+    cheap_model: str, path: str, more: dict[str, object]
+) -> None:
+    """HTTP tells only when it is open whether it is live: what does not look like a recording may be."""
+    with running(cheap_model, cam(f"http://127.0.0.1:{free_port()}/{path}", **more), OTHER) as run:
         run.until(lambda: run.line.accounts.streams["cam"].link.failures["refused"] >= 2)
         assert run.line.accounts.streams["cam"].ending is None
-    with running(cheap_model, cam(address), OTHER) as run:
+
+
+@pytest.mark.parametrize(
+    ("path", "more"),
+    [
+        ("clip.MP4?token=x", {}),
+        ("snapshot.jpg", {}),
+        ("stream.ts", {"live": False}),
+        ("stream.ts", {"loop": True}),
+        ("stream.ts", {"pace": 25}),
+        ("stream.ts", {"reconnect": False}),
+    ],
+)
+def test_a_recording_over_http_that_is_not_there_ends(
+    cheap_model: str, path: str, more: dict[str, object]
+) -> None:
+    with running(cheap_model, cam(f"http://127.0.0.1:{free_port()}/{path}", **more), OTHER) as run:
         run.until(lambda: run.line.accounts.streams["cam"].ending == "refused")
         run.until_results("other", 3)
+
+
+def test_a_camera_over_http_that_is_switched_on_later_is_live(cheap_model: str, tmp_path: Path) -> None:
+    clip = make_clip(tmp_path / "a.mp4", frames=100, fps=25, size=(128, 96))
+    port, path = free_port(), "stream.mjpeg"
+    with running(cheap_model, cam(f"http://127.0.0.1:{port}/{path}"), OTHER) as run:
+        run.until(lambda: run.line.accounts.streams["cam"].link.failures["refused"] >= 2)
+        with chaos.serve([clip], listen=f"127.0.0.1:{port}") as kit:
+            assert kit.mjpeg.endswith(path)
+            run.until_results("cam", 3)
+            assert run.line.accounts.streams["cam"].link.reconnects == {}
 
 
 @pytest.mark.parametrize(("over", "cause"), [("rtsp", "ended"), ("ts", "changed")])

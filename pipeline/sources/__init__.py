@@ -19,7 +19,7 @@ from pipeline.sources.timestamps import Timestamps
 
 if TYPE_CHECKING:
     from pipeline.config import StreamConfig
-    from pipeline.sources.address import local_files, parse_source
+    from pipeline.sources.address import local_files, names_recording, parse_source
     from pipeline.sources.fflog import route_ffmpeg_log
     from pipeline.sources.synthetic import encode_number, read_number
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "encode_number": "synthetic",
     "local_files": "address",
+    "names_recording": "address",
     "parse_source": "address",
     "read_number": "synthetic",
     "route_ffmpeg_log": "fflog",
@@ -76,6 +77,7 @@ __all__ = [
     "Unreadable",
     "encode_number",
     "local_files",
+    "names_recording",
     "open_source",
     "parse_source",
     "read_number",

@@ -35,6 +35,9 @@ _URL = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<rest>.*)", re.DOTA
 _NOT_IN_A_NAME = re.compile(r"[\x00-\x1f/\\{}]+")
 _MAGIC = re.compile(r"[*?\[]")
 _VIDEO_DEVICE = re.compile(r"/dev/video\d+")
+_RECORDINGS = SUFFIXES | {
+    ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".wmv", ".mpg", ".mpeg", ".3gp", ".ogv", ".gif",
+}  # fmt: skip
 
 
 def parse_source(text: str) -> SourceSpec:
@@ -181,6 +184,11 @@ def _file_name(text: str, path: Path, otherwise: str) -> str:
     with its slashes."""
     said = Path(redact(text)).name
     return _name(said if MASK in said else Path(redact(str(path))).name, otherwise)
+
+
+def names_recording(address: str) -> bool:
+    """Whether a web address ends as those of recordings and pictures do; cameras and gateways have others."""
+    return os.path.splitext(urlsplit(address).path)[1].lower() in _RECORDINGS
 
 
 def local_files(spec: SourceSpec) -> list[str]:

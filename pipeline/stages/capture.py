@@ -29,6 +29,7 @@ from pipeline.sources import (
     SourceSpec,
     Timestamps,
     Unreadable,
+    names_recording,
     open_source,
 )
 
@@ -166,10 +167,18 @@ class Capture:
         self._account.health.watch(
             bool(asked), stream.frozen_seconds, stream.black_seconds, stream.not_ready_when
         )
-        # HTTP tells only when it is opened whether it is live, unless the config says so.
-        wanted = stream.reconnect if stream.reconnect is not None else stream.live if live is None else live
+        wanted = stream.reconnect
+        if wanted is None:
+            wanted = self._presumed_live() if live is None else live
         backoff = Backoff(stream.backoff, max(stream.backoff, stream.backoff_max))
         self._account.link.backoff = backoff if wanted else None
+
+    def _presumed_live(self) -> bool:
+        """HTTP tells only when it is opened whether it is live, and a camera may be off until then."""
+        stream = self._stream
+        if stream.live is not None:
+            return stream.live
+        return stream.pace is None and not stream.loop and not names_recording(self._spec.address)
 
     def _may_log_in(self, stop: threading.Event) -> bool:
         """Whether to open the source, after what is left of the wait for which a refused password rests."""
