@@ -205,6 +205,10 @@ def told(account: StreamAccount) -> dict[str, Any]:
         "lost_for": None if link.lost_for is None else round(link.lost_for, 3),
         "last_error": link.error,
         "since_picture": None if link.since_picture is None else round(link.since_picture, 3),
+        "state_episodes": {
+            state: {"times": held.times, "seconds": round(held.seconds, 3)}
+            for state, held in link.episodes.items()
+        },
         "reconnects": dict(account.link.reconnects),
         "failures": dict(account.link.failures),
         "captured": counts.captured,

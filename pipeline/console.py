@@ -25,6 +25,12 @@ log = logging.getLogger(__name__)
 
 REFRESH_SECONDS = 0.2
 _MOST_LABELS = 12
+_WITHOUT_PICTURES = {
+    "stalled": "stalled",
+    "backing_off": "waiting for its next try",
+    "auth_failed": "waiting since its password was refused",
+    "paused": "paused",
+}
 
 
 class ProgressDisplay:
@@ -157,9 +163,11 @@ def print_summary(summary: dict[str, Any], console: Console) -> None:
             )
         if stream["reconnects"]:
             further.append(f"{name} was lost and came back: {_each(stream['reconnects'])}")
-        for state, held in stream["health_episodes"].items():
-            times = "once" if held["times"] == 1 else f"{held['times']} times"
-            further.append(f"{name} was {WORDS[state]} {times}, for {held['seconds']:.1f} s in all")
+        for states, words in (("state_episodes", _WITHOUT_PICTURES), ("health_episodes", WORDS)):
+            for state, held in stream[states].items():
+                if state in words:
+                    times = "once" if held["times"] == 1 else f"{held['times']} times"
+                    further.append(f"{name} was {words[state]} {times}, for {held['seconds']:.1f} s in all")
         if stream["captured"] and stream["ending"] in ("stopped", "abandoned") and stream["lost_for"]:
             further.append(
                 f"{name} had been lost for {stream['lost_for']:.1f} s at the end: {stream['last_error']}"

@@ -22,7 +22,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 from pipeline.errors import SourceError
 
@@ -63,6 +63,13 @@ class Backoff:
         return max(drawn, _AUTH_SECONDS) if cause == "auth" else drawn
 
 
+class Episodes(NamedTuple):
+    """How often a state was entered, and for how many seconds in all it held up to now."""
+
+    times: int
+    seconds: float
+
+
 @dataclass(frozen=True, slots=True)
 class LinkStatus:
     """A link at one moment. Times are seconds; ``retry_in`` is None unless it waits."""
@@ -79,6 +86,8 @@ class LinkStatus:
     """Since the last picture came; None before the first."""
     error: str | None
     """Why it was lost last; redacted."""
+    episodes: dict[State, Episodes]
+    """Of each state that it has been in."""
 
 
 class Link:
@@ -101,6 +110,9 @@ class Link:
         self._lock = threading.Lock()
         self._state: State = "connecting"
         self._since = clock()
+        self._times: Counter[State] = Counter(["connecting"])
+        self._seconds: dict[State, float] = {}
+        """Of both, what was before the state that it is in."""
         self._live_since: float | None = None
         self._lost_at: float | None = None
         self._lost_for = ""
@@ -160,6 +172,8 @@ class Link:
         if self._state == "live":  # the one that runs for each picture
             assert self._last_picture is not None
             took = now - self._last_picture
+            if took >= STALLED_SECONDS and self._watched:
+                self._look_for_stall(now)
             if self._interval is None:  # the first pictures may come in one burst
                 self._interval = max(took, self._declared or 0.0)
             else:
@@ -244,15 +258,40 @@ class Link:
                 None if self._lost_at is None else until - self._lost_at,
                 None if self._last_picture is None else now - self._last_picture,
                 self._error,
+                self._episodes(now),
             )
 
+    def _episodes(self, now: float) -> dict[State, Episodes]:
+        times, seconds = Counter(self._times), dict(self._seconds)
+        self._spent(now, times, seconds)
+        return {state: Episodes(times[state], seconds.get(state, 0.0)) for state in STATES if times[state]}
+
+    def _spent(self, now: float, times: Counter[State], seconds: dict[State, float]) -> None:
+        """Add what the present state has taken; a stall is part of what began as live."""
+        state, since = self._at(now)
+        if state != self._state:
+            times[state] += 1
+            seconds[self._state] = seconds.get(self._state, 0.0) + since - self._since
+        seconds[state] = seconds.get(state, 0.0) + now - since
+
+    def _look_for_stall(self, now: float) -> None:
+        """A picture came late: where that was a stall, it is live from now."""
+        with self._lock:
+            if self._at(now)[0] == "stalled":
+                self._spent(now, self._times, self._seconds)
+                self._times["live"] += 1
+                self._since = now
+
     def _now(self) -> tuple[State, float]:
+        return self._at(self._clock())
+
+    def _at(self, now: float) -> tuple[State, float]:
         """The state, and since when."""
         if self._state == "live" and self._watched and self._last_picture is not None:
             interval = self._declared if self._interval is None else self._interval
             wait = self._patience if interval is None else max(STALLED_SECONDS, 10 * interval)
             stalls_at = self._last_picture + wait
-            if self._clock() >= stalls_at:
+            if now >= stalls_at:
                 return "stalled", stalls_at
         return self._state, self._since
 
@@ -263,4 +302,6 @@ class Link:
             now = self._clock()
             if self._state in ("paused", "ended") and self._lost_at is not None:
                 self._lost_at = min(now, self._lost_at + now - self._since)  # nobody missed it meanwhile
+            self._spent(now, self._times, self._seconds)
+            self._times[state] += 1
             self._state, self._since = state, now

@@ -159,6 +159,16 @@ class Collector:
             "Times that a source was lost or could not be opened.",
             labels=["stream", "cause"],
         )
+        entered = CounterMetricFamily(
+            "framerail_stream_state_entered",
+            "Times that the stream came into a state.",
+            labels=["stream", "state"],
+        )
+        spent = CounterMetricFamily(
+            "framerail_stream_state_seconds",
+            "For how long the stream was in a state.",
+            labels=["stream", "state"],
+        )
         wellness = GaugeMetricFamily(
             "framerail_stream_health",
             "1 for what holds of the stream's pictures; all are 0 while none come, or none are looked at.",
@@ -174,16 +184,20 @@ class Collector:
                 reconnects.add_metric([name, cause], count)
             for cause, count in dict(account.link.failures).items():
                 failures.add_metric([name, cause], count)
+            link = account.link.status()
+            for each in STATES:  # all from the start, so that the first stall is an increase
+                times, seconds = link.episodes.get(each, (0, 0.0))
+                entered.add_metric([name, each], times)
+                spent.add_metric([name, each], seconds)
             if account.removed:
                 continue
             thinned.add_metric([name], account.lane.every_nth)
-            now = account.link.state
             for each in STATES:
-                state.add_metric([name, each], each == now)
+                state.add_metric([name, each], each == link.state)
             holding = account.health_now
             for kind in HEALTHS:
                 wellness.add_metric([name, kind], kind in holding)
-        yield from (state, reconnects, failures, wellness, thinned)
+        yield from (state, entered, spent, reconnects, failures, wellness, thinned)
 
     def _stages(self) -> Iterator[Metric]:
         seconds = HistogramMetricFamily(

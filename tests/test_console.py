@@ -31,6 +31,8 @@ def summary(cheap_model: str) -> dict[str, Any]:
     found["streams"][NAME]["seconds"] = 4.0
     found["streams"][NAME]["reconnects"] = {"timeout": 2, "ended": 1}
     found["streams"][NAME]["corrupt_packets"] = 21
+    assert set(found["streams"][NAME]["state_episodes"]) == {"connecting", "live", "ended"}
+    found["streams"][NAME]["state_episodes"]["stalled"] = {"times": 1, "seconds": 12.51}
     found["streams"][NAME]["health_episodes"] = {"frozen": {"times": 2, "seconds": 31.04}}
     return found
 
@@ -51,6 +53,8 @@ def test_in_a_log_nothing_is_cut_off(summary: dict[str, Any]) -> None:
     damage = "21 packets came damaged or not at all, 0 pictures are spoilt"
     assert f"{NAME} was damaged: {damage}" in lines
     assert f"{NAME} was frozen 2 times, for 31.0 s in all" in lines
+    assert f"{NAME} was stalled once, for 12.5 s in all" in lines
+    assert not [line for line in lines if f"{NAME} was live" in line or f"{NAME} was ended" in line]
 
 
 def test_in_a_log_that_may_be_coloured_neither(

@@ -116,6 +116,43 @@ def test_a_picture_that_had_come_before_the_silence_does_not_end_it():
     assert link.status().since_picture == pytest.approx(STALLED_SECONDS + 1)
 
 
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["picture", "lost", "auth", "connecting", "ended", "paused"]),
+            st.floats(0.001, 30).map(lambda seconds: round(seconds, 3)),
+        ),
+        max_size=30,
+    )
+)
+def test_the_seconds_of_all_states_are_its_life_and_each_what_was_seen(steps):
+    """Against looking at its state each 5 ms."""
+    clock = Clock()
+    link = a_link(clock)
+    seen, entered, before = dict.fromkeys(STATES, 0.0), dict.fromkeys(STATES, 0), None
+    do = {
+        "picture": lambda: link.picture(live=True),
+        "lost": lambda: link.failed(lost()),
+        "auth": lambda: link.failed(lost("auth")),
+        "connecting": link.connecting,
+        "ended": link.ended,
+        "paused": link.paused,
+    }
+    for what, seconds in [("connecting", 0.005), *steps]:
+        do[what]()
+        until = clock.now + seconds
+        while clock.now < until:
+            state, step = link.state, min(0.005, until - clock.now)
+            entered[state] += state != before
+            before, seen[state] = state, seen[state] + step
+            clock.now += step
+    told = link.status().episodes
+    assert sum(held.seconds for held in told.values()) == pytest.approx(clock.now - 1000.0)
+    assert {state: held.times for state, held in told.items()} == {s: n for s, n in entered.items() if n}
+    for state, held in told.items():  # a stall begins between two looks
+        assert held.seconds == pytest.approx(seen[state], abs=0.006 * (len(steps) + 1))
+
+
 def test_for_how_long_it_has_been_lost():
     clock = Clock()
     link = a_link(clock)

@@ -37,6 +37,8 @@ PROMISED = {
     "framerail_stream_up": {"stream"},
     "framerail_stream_reconnects_total": {"stream", "cause"},
     "framerail_stream_failures_total": {"stream", "cause"},
+    "framerail_stream_state_entered_total": {"stream", "state"},
+    "framerail_stream_state_seconds_total": {"stream", "state"},
     "framerail_stream_state": {"stream", "state"},
     "framerail_stream_health": {"stream", "state"},
     "framerail_adaptive_every_nth": {"stream"},

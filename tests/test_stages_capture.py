@@ -55,6 +55,7 @@ def all_told(account: StreamAccount, timestamps: Timestamps) -> dict[str, Any]:
     passes = {"for_seconds", "since_picture", "retry_in", "lost_for"}
     said = {key: value for key, value in told(account).items() if key not in passes}
     health = account.health
+    said["state_episodes"] = {state: held["times"] for state, held in said["state_episodes"].items()}
     return said | {
         "error": account.error,
         "frame_count": account.frame_count,
