@@ -116,7 +116,7 @@ class Collector:
         )
         corrupt = CounterMetricFamily(
             "framerail_corrupt_packets",
-            "Packets that the decoder refused, that lack data, or did not come: as far as is told.",
+            "Packets that the decoder refused, lacked data, did not come or came twice, as far as is told.",
             labels=["stream"],
         )
         damaged = CounterMetricFamily(

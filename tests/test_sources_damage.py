@@ -114,17 +114,19 @@ def with_losses(clip: Path, path: Path, seed: int) -> Path:
     return path
 
 
-def remuxed(clip: Path, path: Path, change: Callable[[int, bytes, bool], list[bytes]]) -> Path:
-    """``clip`` in another container; of each packet ``change`` makes some, of its number, data, and whether
-    it is a key frame's."""
+def remuxed(
+    clip: Path, path: Path, change: Callable[[int, bytes, bool], list[bytes]], apart: int = 1
+) -> Path:
+    """``clip`` in another container; of each packet ``change`` makes some, ``apart`` ticks from one another,
+    of its number, data, and whether it is a key frame's."""
     with av.open(str(clip)) as given, av.open(str(path), "w") as out:
         stream = out.add_stream_from_template(given.streams.video[0])
         for number, packet in enumerate(given.demux(given.streams.video[0])):
             made = change(number, bytes(packet), packet.is_keyframe) if packet.size else []
             for at, data in enumerate(made):
                 part = av.Packet(data)
-                part.pts, part.dts, part.time_base = packet.pts + at, packet.dts + at, packet.time_base
-                part.stream = stream
+                part.pts, part.dts = packet.pts + at * apart, packet.dts + at * apart
+                part.stream, part.time_base = stream, packet.time_base
                 out.mux(part)
     return path
 
@@ -141,6 +143,22 @@ def packets(path: Path) -> int:
 
 def grey(picture: Picture) -> np.ndarray:
     return picture.image[..., 0].astype(int)
+
+
+def test_a_packet_that_comes_twice_is_one_picture_and_spoils_nothing(clip: Path, tmp_path: Path) -> None:
+    whole = [(picture.pts, grey(picture)) for picture in opened(clip)]
+
+    def some_twice(number: int, data: bytes, key: bool) -> list[bytes]:
+        return [data] * (3 if number == 30 else 2 if number % 7 == 0 else 1)
+
+    path = remuxed(clip, tmp_path / "twice.mkv", some_twice, apart=0)
+    count = sum(len(some_twice(number, b"", False)) - 1 for number in range(len(whole)))
+    with opened(path) as source:
+        pictures = list(source)
+        assert source.corrupt_packets == count
+    assert len(pictures) == len(whole) and not any(picture.damaged for picture in pictures)
+    for picture, (_, grey_before) in zip(pictures, whole, strict=True):
+        assert np.array_equal(grey(picture), grey_before)
 
 
 def test_what_is_spoilt_is_marked_and_comes_all_the_same(clip: Path, tmp_path: Path) -> None:

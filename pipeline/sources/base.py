@@ -70,7 +70,7 @@ class Source(Protocol):
 
     @property
     def corrupt_packets(self) -> int:
-        """Packets that the decoder refused, or that lack data."""
+        """Packets that the decoder refused, that lack data, or came twice."""
         ...
 
     def __iter__(self) -> Iterator[Picture | Unreadable | Missed]:

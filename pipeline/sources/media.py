@@ -156,7 +156,7 @@ class MediaSource(Once):
 
     @property
     def corrupt_packets(self) -> int:
-        """Packets that the decoder refused, that lack data, or have not come, as far as that can be told."""
+        """Packets that the decoder refused, that lack data, did not come or came twice, as far as is told."""
         return self._sieve.damaged + self._damage.found
 
     def settle(self) -> None:

@@ -45,8 +45,9 @@ class Sieve:
         self._whole = WholeJpegs() if name == "mjpeg" else None
         self._refused = 0
         """Packets in a row that were."""
+        self._last: Packet[Stream] | None = None
         self.damaged = 0
-        """Packets that lack data, or that the decoder refused."""
+        """Packets that lack data, that the decoder refused, or that came twice."""
 
     def takes(self, packet: Packet[Stream]) -> bool:
         """Whether a packet is for the decoder. Raises SourceReadError where for too long none was."""
@@ -56,6 +57,9 @@ class Sieve:
         if self._could_be is not None and packet.size and not self._could_be(memoryview(packet)):
             self._damage.lost()
             self._refuse()
+            return False
+        if self._came_before(packet):
+            self.damaged += 1
             return False
         if packet.is_corrupt and not self._flagged_early:
             # Such as the half packet at the end of a file cut short: decoded, it would be a
@@ -71,6 +75,15 @@ class Sieve:
             if self._numbers.gap_before(memoryview(packet)):
                 self._damage.lacks_picture()
         return True
+
+    def _came_before(self, packet: Packet[Stream]) -> bool:
+        """Whether it is the packet before once more, as some senders have it: decoded, it would be a picture
+        that was never taken, and would spoil what is coded as a difference from it."""
+        last, self._last = self._last, packet if packet.size else None
+        if last is None or packet.pts is None or packet.pts != last.pts:
+            return False
+        # Of pictures that stand alone it spoils nothing, and a camera's clock may stand still.
+        return self._whole is None and memoryview(packet) == memoryview(last)
 
     def lacked_data(self) -> None:
         """The packet that the decoder was given last did."""
