@@ -48,6 +48,13 @@ def clip(folder: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
+def reordered(folder: Path) -> Path:
+    """With B-frames, which are sent after the picture that they are shown before."""
+    options = {"bf": "3", "preset": "medium", "b_strategy": "0"}
+    return make_clip(folder / "reordered.mp4", frames=FRAMES, fps=FPS, gop=GOP, options=options)
+
+
+@pytest.fixture(scope="module")
 def wide(folder: Path) -> Path:
     return make_clip(folder / "wide.mp4", frames=FRAMES, fps=FPS, gop=GOP, size=(128, 96))
 
@@ -342,6 +349,18 @@ def test_times_jump_and_are_repaired_as_often(clip, form, by):
     for n, picture in enumerate(got):
         repaired(picture.pts, picture.time_base, n / FPS)
     assert repaired.repaired["jump"] == kit.injected["jump"] == 1
+
+
+@pytest.mark.parametrize("form", ["rtsp", "ts"])
+@pytest.mark.parametrize("by", [100, -20])
+@pytest.mark.parametrize("picture", range(9, 14))
+def test_times_jump_between_two_pictures_as_they_are_shown(reordered, form, by, picture):
+    with chaos.serve(reordered, [f"jump@{picture / FPS}:by={by},of=connection"]) as kit:
+        got = pictures(getattr(kit, form), 40)
+    repaired = Timestamps()
+    for n, each in enumerate(got):
+        repaired(each.pts, each.time_base, n / FPS)
+    assert repaired.repaired == {"jump": 1} and kit.injected["jump"] == 1
 
 
 @pytest.mark.parametrize("form", ["rtsp", "ts"])

@@ -86,7 +86,7 @@ class Reel:
 
     def _played(self) -> Iterator[Shot]:
         victim = self._victim
-        dts = shift = pts = 0
+        dts = shift = pts = jumped = jumps_behind = 0
         self._due = victim.played = victim.script.now
         empty = False
         while True:
@@ -95,9 +95,10 @@ class Reel:
                 self._begin()
             if victim.once_hit("rewind", self._due):
                 self._begin()
-                dts, shift, self._latest = 0, 0, -1
+                dts, shift, jumped, self._latest = 0, 0, 0, -1
             if fault := victim.once_hit("jump", self._due):
-                shift += round(fault["by"] * TICKS)
+                # A camera's clock jumps between two pictures as they are shown, not as they are sent.
+                jumped, jumps_behind = jumped + round(fault["by"] * TICKS), self._latest
             one = next(self._coded, None)
             if one is None:
                 if not self._loop:
@@ -114,6 +115,8 @@ class Reel:
                 slow = round(TICKS / fault["fps"])
                 one = replace(one, late=one.late * slow // one.step, step=slow)
             shown = self._shown(one, dts)
+            if jumped and dts + shown.late > jumps_behind:
+                shift, jumped = shift + jumped, 0
             if fault := victim.lasting("repeat", self._due):
                 victim.hit(fault)
             else:
