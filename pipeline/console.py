@@ -190,6 +190,8 @@ def print_summary(summary: dict[str, Any], console: Console) -> None:
         lines.append(ways(summary["settings"]))
     if summary["second"] is not None:
         lines.append(f"second model {_really_used(summary['second'])}")
+    if times := summary["model_restarts"]:
+        lines.append(f"model opened afresh {times} time{'s' * (times != 1)} after a fault of its provider")
     if summary["model"]["task"] != "classify":
         lines.append(f"detections: {_counted(summary)}")
     for name, output in summary["outputs"].items():

@@ -49,6 +49,7 @@ def summarize(pipeline: Pipeline) -> dict[str, Any]:
         "cpu_seconds": round(accounts.process_cpu(), 3),
         "provider": _provider(pipeline, model),
         "model": _model(model, pipeline.config.model),
+        "model_restarts": pipeline.restarts,
         "settings": _settings(pipeline, model),
         "profile": str(pipeline.profile.path) if pipeline.profile is not None else None,
         "second": second and {"provider": _provider(pipeline, second), "model": _model(second, None)},

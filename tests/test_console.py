@@ -54,6 +54,9 @@ def test_in_a_log_nothing_is_cut_off(summary: dict[str, Any]) -> None:
     assert f"{NAME} was damaged: {damage}" in lines
     assert f"{NAME} was frozen 2 times, for 31.0 s in all" in lines
     assert f"{NAME} was stalled once, for 12.5 s in all" in lines
+    assert not [line for line in lines if line.startswith("model opened afresh")]
+    again = shown(summary | {"model_restarts": 2}).splitlines()
+    assert "model opened afresh 2 times after a fault of its provider" in again
     assert not [line for line in lines if f"{NAME} was live" in line or f"{NAME} was ended" in line]
 
 

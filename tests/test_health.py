@@ -344,7 +344,7 @@ def test_where_there_is_no_plane_of_luma_the_picture_is_converted(pix_fmt: str) 
 
 
 def luma_of(pix_fmt: str) -> tuple[np.ndarray, Image | Decoded]:
-    frame, converter = VideoFrame.from_ndarray(GREY, "bgr24").reformat(format=pix_fmt), Converter()
+    frame, converter = VideoFrame.from_ndarray(GREY, "bgr24").reformat(format=pix_fmt), Converter("x")
     converter.pixels(frame)  # the first of its kind is converted at once
     picture = converter.pixels(frame)
     found = luma_grid(picture)

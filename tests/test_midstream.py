@@ -78,6 +78,12 @@ def test_another_rotation_is_followed(tmp_path: Path, degrees: int) -> None:
     assert [n for a, n in pairwise(numbers) if n < a] == [0, 0] and len(numbers) >= 3 * 28
 
 
+def test_a_slanted_rotation_is_said_with_the_source(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    clip = turned(make_clip(tmp_path / "a.ts", frames=10, size=(128, 96), format="mpegts"), 45)
+    assert len(read(clip)) == 10
+    assert f"{clip}: rotation by 45° is no multiple of 90°: pictures stay as stored" in caplog.text
+
+
 def turned(clip: Path, degrees: int) -> Path:
     """The clip with a message beside its first picture that it is to be turned by so much."""
     path = clip.with_name(f"turned{degrees}.ts")

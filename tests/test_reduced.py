@@ -43,7 +43,7 @@ def noise(width: int, height: int, kind: str, seed: int) -> av.VideoFrame:
 def test_it_is_the_resized_picture(factor, width, height, kind, space, reach, seed):
     frame = noise(factor * width, factor * height, kind, seed)
     frame.colorspace, frame.color_range = space, reach
-    converter = Converter()
+    converter = Converter("clip")
     whole = converter.to_bgr(frame)
     wanted = cv2.resize(whole, (width, height), interpolation=cv2.INTER_LINEAR)
     found = converter._reduced(frame, height, width)
@@ -66,7 +66,7 @@ def test_it_is_the_resized_picture(factor, width, height, kind, space, reach, se
 )
 def test_anything_else_is_converted_whole(size, kind, to):
     frame = noise(*size, kind, 1)
-    assert Converter()._reduced(frame, to[1], to[0]) is None
+    assert Converter("clip")._reduced(frame, to[1], to[0]) is None
 
 
 @pytest.mark.parametrize("rotation", [None, 90, 180])

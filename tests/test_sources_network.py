@@ -13,6 +13,7 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import islice
 from pathlib import Path
 
@@ -830,12 +831,37 @@ def test_the_same_name_early_on_is_not_a_stall():
     [
         ("http://no-such-host.invalid/v.ts", "host not found"),
         (f"http://{'x' * 70}.invalid/v.ts", "host not found"),
-        ("http://127.0.0.1:1/v.ts", "the server closed the connection, or does not speak this protocol"),
+        ("http://127.0.0.1:1/v.ts", "does not speak this protocol, or redirects in a circle"),
+        ("rtmp://127.0.0.1:1/v", "the server closed the connection, or does not speak this protocol"),
     ],
 )
 def test_a_host_that_is_found_is_not_said_to_be_unknown(address, said):
     error = av.error.OSError(errno.EIO, "said", address)
-    assert explain(error, remote=True, opening=address, waited=0.1, limit=10) == ("network", said)
+    cause, phrase = explain(error, remote=True, opening=address, waited=0.1, limit=10)
+    assert cause == "network" and phrase.endswith(said)
+
+
+def test_a_redirection_in_a_circle_is_said():
+    class Circle(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(302)
+            self.send_header("Location", self.path)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *args):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Circle) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            with pytest.raises(SourceOpenError, match="or redirects in a circle") as caught:
+                opened(f"http://127.0.0.1:{server.server_port}/a.ts")
+        finally:
+            server.shutdown()
+            thread.join()
+    assert caught.value.cause == "network"
 
 
 @pytest.mark.parametrize(

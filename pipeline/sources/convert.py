@@ -34,7 +34,9 @@ LOG = logging.getLogger(__name__)
 class Converter:
     """Converts the frames of one source, from any thread, one at a time; keeps its swscale context."""
 
-    def __init__(self) -> None:
+    def __init__(self, shown: str) -> None:
+        """``shown`` is the source's name in the log."""
+        self._shown = shown
         self._lock = threading.Lock()
         self._reformatter = VideoReformatter()
         self._proven: set[tuple[object, ...]] = set()
@@ -119,11 +121,11 @@ class Converter:
             rotation = self._turned_by
         known = self._orientations.get(rotation)
         if known is None:
-            known = self._orientations[rotation] = _read_orientation(frame)
+            known = self._orientations[rotation] = _read_orientation(frame, self._shown)
         return known
 
 
-def _read_orientation(frame: VideoFrame) -> Orientation:
+def _read_orientation(frame: VideoFrame, shown: str) -> Orientation:
     # As frame.side_data, which the frame would hold for ever as that holds it: a cycle that keeps a picture's
     # memory, and all that its decoder put around it, until the collector comes by.
     held = SideDataContainer(frame)  # type: ignore[call-arg]  # PyAV's stub says nothing of it
@@ -132,7 +134,9 @@ def _read_orientation(frame: VideoFrame) -> Orientation:
         return UPRIGHT
     orientation = from_display_matrix(bytes(matrix))
     if orientation is None:
-        LOG.warning("rotation by %s° is no multiple of 90°: pictures stay as stored", frame.rotation)
+        LOG.warning(
+            "%s: rotation by %s° is no multiple of 90°: pictures stay as stored", shown, frame.rotation
+        )
         return UPRIGHT
     return orientation
 

@@ -67,6 +67,7 @@ _BY_ERRNO: dict[int, tuple[str, str]] = {
 _EIO_LOCAL = ("error", "the disk or device failed to read (input/output error)")
 _EIO_UNKNOWN_HOST = ("network", "host not found")
 _EIO_OPENING = ("network", "the server closed the connection, or does not speak this protocol")
+_EIO_OPENING_HTTP = (_EIO_OPENING[0], f"{_EIO_OPENING[1]}, or redirects in a circle")
 _EIO_READING = ("network", "the connection broke or was closed")
 _RTSP_ELSEWHERE = (
     "network",
@@ -108,7 +109,9 @@ def explain(
             return _EIO_LOCAL
         if opening is None:
             return _EIO_READING
-        return _EIO_OPENING if _is_known(opening) else _EIO_UNKNOWN_HOST
+        if not _is_known(opening):
+            return _EIO_UNKNOWN_HOST
+        return _EIO_OPENING_HTTP if opening.lower().startswith("http") else _EIO_OPENING
     if number in _BY_ERRNO:
         return _BY_ERRNO[number]
     # strerror, not str(): the latter holds the address.

@@ -186,7 +186,7 @@ class MediaSource(Once):
         yield from self._rest
 
     def _decoded(self) -> Iterator[Picture | Missed]:
-        converter, feed, clock = Converter(), self._feed, time.perf_counter
+        converter, feed, clock = Converter(self._shown), self._feed, time.perf_counter
         spent = 0.0
         for packet in self._packets():
             for _ in range(feed.left_out()):

@@ -46,7 +46,7 @@ class IsolatedSource(Once):
         super().__init__()
         self._shown, self._stop, self._remembered = redact(spec.address), stop, remembered
         self._count = 0
-        self._converter = Converter()
+        self._converter = Converter(self._shown)
         self._lender: Lender | None = None
         self._generation = 0
         # Twice its time-out is what opening may take by itself, see connect(); and the child has to start.
