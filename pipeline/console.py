@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import Counter
+from collections.abc import Iterator
 from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self
@@ -24,6 +25,7 @@ from pipeline.summary import ways
 log = logging.getLogger(__name__)
 
 REFRESH_SECONDS = 0.2
+PLAIN_MOST = 600.0
 _MOST_LABELS = 12
 _WITHOUT_PICTURES = {
     "stalled": "stalled",
@@ -34,7 +36,7 @@ _WITHOUT_PICTURES = {
 
 
 class ProgressDisplay:
-    """Frames, FPS and drops while the line runs: bars on a terminal, a log line every 5 s elsewhere.
+    """Frames, FPS and drops while the line runs: bars on a terminal, elsewhere log lines, ever fewer.
 
     A terminal that has gone (EIO), or takes nothing (Ctrl-S), is no failure of the line: nobody looks.
     """
@@ -74,9 +76,10 @@ class ProgressDisplay:
 
     def _tick(self) -> None:
         if self._bars is None:
-            while not self._done.wait(PLAIN_SECONDS):
+            for seconds in _waits():
+                if self._done.wait(seconds):
+                    return
                 self._show()
-            return
         with suppress(OSError):
             self._bars.start()
             try:  # bars that did not begin cannot be ended
@@ -113,6 +116,14 @@ class ProgressDisplay:
                 numbers=_numbers(account, accounts.on_line(name)),
             )
         self._bars.refresh()
+
+
+def _waits() -> Iterator[float]:
+    """Seconds before each log line: a line that runs for months should not fill its log with them."""
+    seconds = PLAIN_SECONDS
+    while True:
+        yield seconds
+        seconds = min(2 * seconds, PLAIN_MOST)
 
 
 def _progress(account: StreamAccount) -> int:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
+import logging
 import os
 import sys
+import time
 from typing import Any
 
 import pytest
@@ -14,7 +17,7 @@ from rich.console import Console
 from pipeline import Pipeline
 from pipeline.cli.common import stdout
 from pipeline.config import make_config
-from pipeline.console import ProgressDisplay, print_summary
+from pipeline.console import ProgressDisplay, _waits, print_summary
 from pipeline.summary import summarize
 from tests.screen import Screen
 from tests.servers import free_port
@@ -58,6 +61,25 @@ def test_in_a_log_nothing_is_cut_off(summary: dict[str, Any]) -> None:
     again = shown(summary | {"model_restarts": 2}).splitlines()
     assert "model opened afresh 2 times after a fault of its provider" in again
     assert not [line for line in lines if f"{NAME} was live" in line or f"{NAME} was ended" in line]
+
+
+def test_a_log_has_a_line_of_progress_after_5_s_and_ever_fewer_up_to_one_in_ten_minutes(
+    cheap_model: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    waits = list(itertools.islice(_waits(), 12))
+    assert waits == [5, 10, 20, 40, 80, 160, 320, 600, 600, 600, 600, 600]
+    monkeypatch.setattr("pipeline.console.PLAIN_SECONDS", 0.1)
+    caplog.set_level(logging.INFO)
+    source = {"source": "synthetic:64x48@25", "live": True, "pace": 25}
+    with Pipeline(make_config({"streams": [source], "model": cheap_model})) as line:
+        with ProgressDisplay(line, Console(file=io.StringIO()), plain=True):
+            results = iter(line)
+            begun = time.monotonic()
+            while time.monotonic() < begun + 1:
+                next(results)
+        results.close()
+    lines = [told for told in caplog.messages if "in flight" in told]
+    assert 1 <= len(lines) <= 4  # after 0.1, 0.3 and 0.7 s, on an idle machine
 
 
 def test_in_a_log_that_may_be_coloured_neither(
