@@ -75,20 +75,22 @@ class ProgressDisplay:
         return self._done.is_set() and self._thread.is_alive()
 
     def _tick(self) -> None:
-        if self._bars is None:
+        bars = self._bars
+        if bars is None:
             for seconds in _waits():
                 if self._done.wait(seconds):
-                    return
+                    break
                 self._show()
+            return
         with suppress(OSError):
-            self._bars.start()
+            bars.start()
             try:  # bars that did not begin cannot be ended
                 self._show()
                 while not self._done.wait(REFRESH_SECONDS):
                     self._show()
                 self._show()
             finally:
-                self._bars.stop()
+                bars.stop()
 
     def _show(self) -> None:
         accounts = self._pipeline.accounts

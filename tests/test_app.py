@@ -782,7 +782,8 @@ def test_summary_has_what_is_promised(cheap_model: str) -> None:
         line.run()
     summary = json.loads(json.dumps(summarize(line)))
     own = sum(stage["cpu_seconds"] for stage in summary["stages"].values())
-    assert 0.9 * own <= summary["cpu_seconds"] <= time.process_time() - before
+    rounding = 0.0005 * (len(summary["stages"]) + 1)  # each is told in whole milliseconds
+    assert 0.9 * own - rounding <= summary["cpu_seconds"] <= time.process_time() - before + 0.0005
     stream = summary["streams"]["synthetic"]
     keys = ("captured", "emitted", "dropped", "in_flight", "width", "height")
     assert {key: stream[key] for key in keys} == {
