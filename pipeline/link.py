@@ -20,7 +20,8 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, get_args
 
@@ -133,6 +134,11 @@ class Link:
         """The same, as the source says; None: it does not."""
         self._patience = STALLED_SECONDS
         """For how long a second picture is waited for where nothing is declared."""
+        self._goes_elsewhere = False
+        """Renewed, while pictures of the old one came: what is known of those holds until it is left."""
+        self._held = self._changing = False
+        self._put_off: State | None = None
+        """What it is at the end of a change that leads to no other connection."""
 
     @property
     def state(self) -> State:
@@ -158,7 +164,19 @@ class Link:
     def connecting(self) -> None:
         """The source is being opened."""
         with self._lock:
+            self._put_off = None
             self._enter("connecting")
+
+    @contextmanager
+    def changing(self) -> Iterator[None]:
+        """Within the block its connection is ended for the sake of another one: no end, and no pause, unless
+        there is no other one."""
+        with self._lock:
+            self._changing, self._put_off = True, None
+        try:
+            yield
+        finally:
+            self._changed()
 
     def expect(self, declared_fps: float | None, stall_timeout: float) -> None:
         """The source is open: what it declares of its pictures, and for how long it may be silent."""
@@ -192,6 +210,13 @@ class Link:
             # None since it was changed, though it had been lost before.
             failures = f" and {tries} failure{'s' * (tries != 1)}" if tries else ""
             log.info("stream %s: %s, after %.1f s%s", self.stream, word, now - lost_at, failures)
+
+    def holds(self, held: bool) -> None:
+        """No other picture is asked for until the line has taken the last one, which is no stall."""
+        with self._lock:
+            self._held = held
+            if not held and self._last_picture is not None:
+                self._last_picture = self._clock()
 
     def failed(self, error: SourceError) -> float | None:
         """It could not be opened, or was lost: the seconds to wait; None where no try is to be made."""
@@ -232,17 +257,29 @@ class Link:
         with self._lock:
             self._in_a_row = self._auth_in_a_row = self._tries = 0
             self._lost_at = self._clock() if self._lost_at is not None else None
-            self._error = self._interval = self._refused_until = None
+            self._error = self._refused_until = None
+            self._goes_elsewhere = self._state == "live"
+            if not self._goes_elsewhere:
+                self._interval = None
 
     def ended(self) -> None:
         """It is over."""
-        with self._lock:
-            self._enter("ended")
+        self._close("ended")
 
     def paused(self) -> None:
         """It is closed until it is resumed."""
+        self._close("paused")
+
+    def _changed(self) -> None:
         with self._lock:
-            self._enter("paused")
+            self._changing = False
+            if self._put_off is not None:
+                self._enter(self._put_off)
+
+    def _close(self, state: State) -> None:
+        with self._lock:
+            self._put_off = state if self._changing else None
+            self._enter("connecting" if self._changing else state)
 
     def status(self) -> LinkStatus:
         """A consistent snapshot."""
@@ -287,7 +324,7 @@ class Link:
 
     def _at(self, now: float) -> tuple[State, float]:
         """The state, and since when."""
-        if self._state == "live" and self._watched and self._last_picture is not None:
+        if self._state == "live" and self._watched and not self._held and self._last_picture is not None:
             interval = self._declared if self._interval is None else self._interval
             wait = self._patience if interval is None else max(STALLED_SECONDS, 10 * interval)
             stalls_at = self._last_picture + wait
@@ -304,4 +341,6 @@ class Link:
                 self._lost_at = min(now, self._lost_at + now - self._since)  # nobody missed it meanwhile
             self._spent(now, self._times, self._seconds)
             self._times[state] += 1
+            if self._goes_elsewhere:
+                self._goes_elsewhere, self._interval = False, None
             self._state, self._since = state, now

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from pipeline.accounts import Accounts
+from pipeline.accounts import Accounts, StreamAccount
 from pipeline.config import StreamConfig
 from pipeline.decide import Depths
 from pipeline.errors import ConfigError, PipelineError
@@ -182,7 +182,8 @@ class Streams:
         """
         with self._alone():
             known = self._known(name)
-            kept = not _reconnects(known.stream, stream)
+            account = self._accounts.streams[name]
+            kept = not (_reconnects(known.stream, stream) or _tries_again(account, known.stream, stream))
             if not (kept or known.paused):
                 self._check_who_waits("change", name, known)
             known.spec, known.stream = spec, stream
@@ -194,13 +195,14 @@ class Streams:
                 return
             self._hold("change", name, known)
             known.stranded = True
-            try:
-                self._halt(name, known)
-                self._begin_again(name, known)
-            except PipelineError as error:
-                if not self._stopped.is_set():  # nobody wanted that: it is not ready
-                    self._accounts.streams[name].ended("stranded", error)
-                raise
+            with account.link.changing():
+                try:
+                    self._halt(name, known)
+                    self._begin_again(name, known)
+                except PipelineError as error:
+                    if not self._stopped.is_set():  # nobody wanted that: it is not ready
+                        account.ended("stranded", error)
+                    raise
 
     def stop(self) -> None:
         """Ask every stream to end, also those that are paused. Does not wait, for a change that is under way
@@ -361,6 +363,11 @@ class Streams:
             raise ConfigError(
                 f"there is no stream {name!r}; there are: {', '.join(self._streams) or 'none'}"
             ) from None
+
+
+def _tries_again(account: StreamAccount, old: StreamConfig, new: StreamConfig) -> bool:
+    """Whether a source that failed, and ended by it, is to be tried after all."""
+    return account.error is not None and new.reconnect is not False and new.reconnect != old.reconnect
 
 
 def _reconnects(old: StreamConfig, new: StreamConfig) -> bool:

@@ -141,7 +141,8 @@ def test_the_seconds_of_all_states_are_its_life_and_each_what_was_seen(steps):
     for what, seconds in [("connecting", 0.005), *steps]:
         do[what]()
         until = clock.now + seconds
-        while clock.now < until:
+        step = 1.0
+        while step > 0:  # at its end, too: a stall may begin there
             state, step = link.state, min(0.005, until - clock.now)
             entered[state] += state != before
             before, seen[state] = state, seen[state] + step
@@ -239,6 +240,62 @@ def test_of_a_camera_that_sends_one_picture_it_is_said_when_its_time_is_up() -> 
     assert link.state == "live"
     clock.now += 0.2
     assert link.state == "stalled"
+
+
+def test_a_stall_is_counted_also_when_the_camera_is_another_one_then() -> None:
+    """What is known of the old one's pace holds until it is left: a camera that declares no rate."""
+    clock = Clock()
+    link = a_link(clock)
+    link.expect(None, stall_timeout=10)
+    run(link, clock, 3)
+    clock.now += STALLED_SECONDS + 1
+    stalled = link.status().episodes["stalled"]
+    assert stalled.times == 1
+    link.renewed()
+    assert link.status().episodes["stalled"] == stalled
+    clock.now += 1
+    with link.changing():
+        link.ended()
+        link.connecting()
+    assert link.status().episodes["stalled"] == (1, pytest.approx(stalled.seconds + 1))
+    link.picture(live=True)
+    clock.now += 9  # of the new one no pace is known
+    assert link.state == "live"
+
+
+def test_a_connection_that_is_changed_for_another_neither_ends_nor_pauses() -> None:
+    link = a_link(Clock())
+    link.picture(live=True)
+    with link.changing():
+        link.ended()
+        link.paused()
+        assert link.state == "connecting" and not link.up
+        link.connecting()
+    link.picture(live=True)
+    assert {state: held.times for state, held in link.status().episodes.items()} == {
+        "connecting": 2,
+        "live": 2,
+    }
+    with link.changing():  # and there is no other one
+        link.ended()
+        link.paused()
+    assert link.state == "paused"
+    assert link.status().episodes["paused"].times == 1 and "ended" not in link.status().episodes
+
+
+def test_what_the_line_holds_up_is_no_stall() -> None:
+    clock = Clock()
+    link = a_link(clock)
+    run(link, clock, 2)
+    link.holds(True)
+    clock.now += 60
+    assert link.state == "live"
+    link.holds(False)
+    assert link.state == "live"
+    clock.now += 0.1
+    link.picture(live=True)
+    clock.now += STALLED_SECONDS + 0.1
+    assert link.state == "stalled"  # the long wait was not the camera's pace
 
 
 def test_of_another_camera_nothing_is_known() -> None:

@@ -127,6 +127,7 @@ def remuxed(
                 part = av.Packet(data)
                 part.pts, part.dts = packet.pts + at * apart, packet.dts + at * apart
                 part.stream, part.time_base = stream, packet.time_base
+                part.is_keyframe = packet.is_keyframe
                 out.mux(part)
     return path
 
@@ -149,16 +150,31 @@ def test_a_packet_that_comes_twice_is_one_picture_and_spoils_nothing(clip: Path,
     whole = [(picture.pts, grey(picture)) for picture in opened(clip)]
 
     def some_twice(number: int, data: bytes, key: bool) -> list[bytes]:
-        return [data] * (3 if number == 30 else 2 if number % 7 == 0 else 1)
+        often = 1 if key else 3 if number == 31 else 2 if number % 7 == 0 else 1
+        doubled.append(often - 1)
+        return [data] * often
 
+    doubled: list[int] = []
     path = remuxed(clip, tmp_path / "twice.mkv", some_twice, apart=0)
-    count = sum(len(some_twice(number, b"", False)) - 1 for number in range(len(whole)))
+    count = sum(doubled)
+    assert count > 10
     with opened(path) as source:
         pictures = list(source)
         assert source.corrupt_packets == count
     assert len(pictures) == len(whole) and not any(picture.damaged for picture in pictures)
     for picture, (_, grey_before) in zip(pictures, whole, strict=True):
         assert np.array_equal(grey(picture), grey_before)
+
+
+def test_the_same_key_picture_while_the_clock_stands_still_is_a_picture_each_time(
+    clip: Path, tmp_path: Path
+) -> None:
+    """So a camera may be that has stuck: its pictures come, and are to be seen as frozen."""
+    path = remuxed(clip, tmp_path / "still.mkv", lambda n, data, _: [data] * 30 if n == 0 else [], apart=0)
+    with opened(path) as source:
+        pictures = list(source)
+        assert (len(pictures), source.corrupt_packets) == (30, 0)
+    assert not any(picture.damaged for picture in pictures)
 
 
 def test_what_is_spoilt_is_marked_and_comes_all_the_same(clip: Path, tmp_path: Path) -> None:

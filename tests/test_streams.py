@@ -15,7 +15,7 @@ import av
 import numpy as np
 import pytest
 
-from pipeline import Pipeline
+from pipeline import Pipeline, chaos
 from pipeline.accounts import StreamAccount, told
 from pipeline.config import make_config
 from pipeline.errors import ConfigError, PipelineError, SinkOpenError, SourceOpenError
@@ -272,6 +272,62 @@ def test_a_file_that_is_added_loses_nothing(cheap_model: str, tmp_path: Path) ->
         run.until(lambda: run.line.accounts.streams[name].counts().in_flight == 0)
         assert [read_number(result.frame.image) for result in run.of(name)] == list(range(60))
         assert run.line.add_stream(clip) != name
+
+
+def test_a_change_is_no_end_and_no_pause(cheap_model: str) -> None:
+    with running(cheap_model, {"source": ENDLESS, "name": "a", "live": True}, OTHER) as run:
+        for number in range(3):
+            run.until_results("a", 3)
+            run.line.change_stream("a", open_timeout=3.0 + number)
+        run.until(lambda: run.line.accounts.streams["a"].up)
+        episodes = told(run.line.accounts.streams["a"])["state_episodes"]
+        assert {state: held["times"] for state, held in episodes.items()} == {"connecting": 4, "live": 4}
+
+
+def test_a_source_that_failed_is_tried_after_all_where_that_is_wanted_now(cheap_model: str) -> None:
+    off = {"source": f"rtsp://127.0.0.1:{free_port()}/x", "name": "off", "reconnect": False, "backoff": 0.1}
+    with running(cheap_model, off, OTHER) as run:
+        account = run.line.accounts.streams["off"]
+        run.until(lambda: account.ending == "refused")
+        run.line.change_stream("off", every_nth=2)
+        assert account.ending == "refused"
+        run.line.change_stream("off", reconnect=None)
+        run.until(lambda: account.link.failures["refused"] >= 3)
+        assert account.ending is None
+
+
+def test_a_camera_that_the_line_holds_up_is_live(cheap_model: str, tmp_path: Path) -> None:
+    """Of one that is read as a file each picture counts, so it waits for the outputs."""
+    clip = make_clip(tmp_path / "a.mp4", frames=100, fps=25, size=(64, 48))
+    held, go_on = threading.Event(), threading.Event()
+
+    class Slow(Null):
+        def write(self, result, dropped_before) -> None:
+            held.set()
+            go_on.wait(20)
+
+    with chaos.serve([clip]) as kit, contextlib.ExitStack() as stack:
+        config = make_config(
+            {"streams": [{"source": kit.mjpeg, "name": "a", "live": False}], "model": cheap_model}
+        )
+        line = stack.enter_context(Pipeline(config, sinks=[Slow()]))
+        thread = threading.Thread(target=line.run)
+        thread.start()
+        stack.callback(thread.join)
+        stack.callback(line.stop)
+        stack.callback(go_on.set)
+        assert held.wait(10)
+        account = line.accounts.streams["a"]
+        deadline = time.monotonic() + 15
+        while (account.link.status().since_picture or 0) < 3 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert account.link.status().since_picture >= 3
+        assert account.link.state == "live" and readiness(line)[0]
+        before = account.counts().emitted
+        go_on.set()
+        while account.counts().emitted < before + 100 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert "stalled" not in account.link.status().episodes
 
 
 def test_what_cannot_be_is_refused_and_changes_nothing(cheap_model: str, tmp_path: Path) -> None:

@@ -45,6 +45,9 @@ class Sieve:
         self._whole = WholeJpegs() if name == "mjpeg" else None
         self._refused = 0
         """Packets in a row that were."""
+        # What they code as a difference has a number that no other picture's has close by. What stands alone,
+        # or has none, may be the same picture of a camera whose clock stands still; and it spoils nothing.
+        self._numbered = name in ("h264", "hevc")
         self._last: Packet[Stream] | None = None
         self.damaged = 0
         """Packets that lack data, that the decoder refused, or that came twice."""
@@ -79,11 +82,12 @@ class Sieve:
     def _came_before(self, packet: Packet[Stream]) -> bool:
         """Whether it is the packet before once more, as some senders have it: decoded, it would be a picture
         that was never taken, and would spoil what is coded as a difference from it."""
-        last, self._last = self._last, packet if packet.size else None
-        if last is None or packet.pts is None or packet.pts != last.pts:
+        if not self._numbered:
             return False
-        # Of pictures that stand alone it spoils nothing, and a camera's clock may stand still.
-        return self._whole is None and memoryview(packet) == memoryview(last)
+        last, self._last = self._last, packet if packet.size else None
+        if last is None or packet.pts is None or packet.pts != last.pts or packet.is_keyframe:
+            return False
+        return memoryview(packet) == memoryview(last)
 
     def lacked_data(self) -> None:
         """The packet that the decoder was given last did."""

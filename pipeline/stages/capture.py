@@ -221,6 +221,7 @@ class Capture:
         name, account, link = self._account.name, self._account, self._account.link
         live, lane, health = self._is_live(source), account.lane, account.health
         thinned = live and lane.tick is not None
+        waits = source.live and not live  # for the line, which a live one never does
         with self._lock:
             if stop is not self.stop:
                 return
@@ -249,7 +250,11 @@ class Capture:
                 frame = self._frame(seq, picture, pauses=not source.live)
                 if thinned and isinstance(frame, Frame) and not lane.admits(seq // self._stream.every_nth):
                     frame = Dropped(frame, "adaptive")
+                if waits:
+                    link.holds(True)
                 yield frame
+                if waits:
+                    link.holds(False)
             else:
                 reason = "overrun"
                 if isinstance(picture, Unreadable):
