@@ -170,11 +170,17 @@ def set_up(log_format: str, *, quiet: bool, debug: bool, console: Console, behin
         handler = logging.StreamHandler(sys.stderr)
         handler.setFormatter(JsonFormatter())
     elif on_terminal(console):
-        handler = RichHandler(console=console, show_path=False, markup=False, omit_repeated_times=False)
+        handler = RichHandler(
+            console=console,
+            show_path=False,
+            markup=False,
+            omit_repeated_times=False,
+            log_time_format="%H:%M:%S",
+        )
         handler.setFormatter(TextFormatter("%(message)s"))
     else:
         handler = logging.StreamHandler(sys.stderr)
-        handler.setFormatter(TextFormatter("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S"))
+        handler.setFormatter(TextFormatter("%(asctime)s %(levelname)-7s %(message)s", "%Y-%m-%d %H:%M:%S"))
     root = logging.getLogger()
     end()
     root.handlers[:] = [Behind(handler) if behind else handler]

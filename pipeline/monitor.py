@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import sys
 import threading
 import time
@@ -13,7 +14,7 @@ from typing import Protocol, Self
 
 from pipeline.accounts import Accounts
 from pipeline.flow import Busy, Flow
-from pipeline.link import State
+from pipeline.link import LinkStatus, State
 from pipeline.notify import notify, watchdog_seconds
 
 log = logging.getLogger(__name__)
@@ -25,6 +26,8 @@ HEALING_SECONDS = 600.0
 """So much longer a call may take in which the model is opened afresh: an engine is built for minutes."""
 AGES_SECONDS = 5.0
 """So long may no result be young enough before the log says so."""
+STALLS_SECONDS = 3600.0
+"""After so long without one that was told, a stall is told whatever their number is."""
 UNDAMAGED_SECONDS = 60.0
 """After so long without a damaged picture, those of before are told of as over."""
 
@@ -69,7 +72,7 @@ class Monitor:
         self._warned = self._told_of_ages = False
         self._ages, self._ages_at = (0, 0), time.monotonic()
         """Results, and frames that were too old for one, when that was looked at last."""
-        self._states: dict[str, State] = {}
+        self._stalls: dict[str, Stalls] = {}
         self._damage: dict[str, Damages] = {}
         self._thread = threading.Thread(target=self._run, name="monitor", daemon=True)
 
@@ -130,12 +133,7 @@ class Monitor:
 
     def _look_at_streams(self) -> None:
         for name, account in list(self._line.accounts.streams.items()):
-            status = account.link.status()
-            before, self._states[name] = self._states.get(name), status.state
-            if status.state == "stalled" and before != "stalled":
-                log.warning("stream %s: stalled: no picture for %.1f s", name, status.since_picture or 0.0)
-            elif status.state == "live" and before == "stalled":
-                log.info("stream %s: pictures come again", name)
+            self._stalls.setdefault(name, Stalls(name)).look(account.link.status())
 
     def _look_at_damage(self) -> None:
         for name, account in list(self._line.accounts.streams.items()):
@@ -159,6 +157,30 @@ class Monitor:
                 AGES_SECONDS,
                 old - old_before,
             )
+
+
+class Stalls:
+    """Those of a stream: of many the 1st, 2nd, 4th, 8th … is told, and one an hour."""
+
+    def __init__(self, stream: str, clock: Callable[[], float] = time.monotonic) -> None:
+        self._stream, self._clock = stream, clock
+        self._before: State = "connecting"
+        self._told, self._told_at = False, -math.inf
+        """Whether the log has told of the last one, and when it told of one last."""
+
+    def look(self, status: LinkStatus) -> None:
+        """What its link is now."""
+        before, self._before = self._before, status.state
+        if status.state == "stalled" and before != "stalled":
+            now, times = self._clock(), status.episodes["stalled"].times
+            self._told = times & (times - 1) == 0 or now - self._told_at >= STALLS_SECONDS
+            if self._told:
+                self._told_at = now
+                so_far = f" (stall {times} so far)" if times > 1 else ""
+                silent = status.since_picture or 0.0
+                log.warning("stream %s: stalled: no picture for %.1f s%s", self._stream, silent, so_far)
+        elif status.state == "live" and before == "stalled" and self._told:
+            log.info("stream %s: pictures come again", self._stream)
 
 
 class Damages:

@@ -10,6 +10,7 @@ too much is masked.
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from urllib.parse import unquote
 
 MASK = "***"
@@ -84,5 +85,12 @@ def redact(text: str) -> str:
         text = pattern.sub(rf"\g<key>{MASK}", text)
     text = _HEADER.sub(rf"\g<name>{MASK}", text)
     for secret in sorted(_secrets, key=len, reverse=True):
-        text = text.replace(secret, MASK)
+        if secret in text:
+            # A word is one by itself: "right" in "brighter" is none, and what is left of that would tell it.
+            text = _word(secret).sub(MASK, text) if secret.isalpha() else text.replace(secret, MASK)
     return text
+
+
+@lru_cache(1000)
+def _word(secret: str) -> re.Pattern[str]:
+    return re.compile(rf"(?<![^\W\d_]){re.escape(secret)}(?![^\W\d_])")

@@ -684,7 +684,7 @@ def test_a_log_file_that_may_be_coloured_is_a_log_file(cheap_model: str) -> None
     run = ["run", "synthetic:64x48@50?frames=25", "--live", "--model", cheap_model]
     coloured = fresh(*run, env={**os.environ, "FORCE_COLOR": "1"})
     assert coloured.returncode == 0
-    assert re.match(r"\d\d:\d\d:\d\d INFO +", coloured.stderr)
+    assert re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d INFO +", coloured.stderr)
     assert not re.search(r"\x1b\[(\?25|\d*[A-K])", coloured.stderr)  # the cursor is hidden, moved
 
 

@@ -16,8 +16,9 @@ import pytest
 from pipeline import Pipeline, chaos
 from pipeline.flow import Busy
 from pipeline.frame import Result
+from pipeline.link import Link
 from pipeline.metrics import health
-from pipeline.monitor import HEALING_SECONDS, Damages, Monitor
+from pipeline.monitor import HEALING_SECONDS, Damages, Monitor, Stalls
 from pipeline.notify import notify, watchdog_seconds
 from pipeline.sinks import Sink
 from tests.clips import make_clip
@@ -145,6 +146,32 @@ def test_a_limit_that_no_result_keeps_to_is_told(
     with Pipeline("synthetic:64x48@100?frames=100", max_age_ms=10_000, **options) as line:
         line.run()
     assert "young enough" not in caplog.text
+
+
+def test_of_many_stalls_ever_fewer_are_told_and_one_an_hour(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    now = 0.0
+
+    def clock() -> float:
+        return now
+
+    link, stalls = Link("cam", None, clock), Stalls("cam", clock)
+    for _ in range(2500):  # each 6 s, as seen twice a second
+        for _ in range(20):
+            link.picture(live=True)
+            now += 0.1
+        stalls.look(link.status())
+        for _ in range(8):
+            now += 0.5
+            stalls.look(link.status())
+    assert link.status().episodes["stalled"].times == 2500
+    begun, over = caplog.messages[::2], caplog.messages[1::2]
+    assert all("stream cam: stalled: no picture for 2." in each for each in begun)
+    assert set(over) == {"stream cam: pictures come again"} and len(over) == len(begun)
+    told = [int(found[1]) if (found := re.search(r"\(stall (\d+) so far\)", each)) else 1 for each in begun]
+    hourly = told.pop(11)
+    assert told == [2**n for n in range(12)]
+    assert hourly - 1024 == pytest.approx(600, abs=1)
 
 
 def test_damage_is_told_when_it_begins_and_when_it_is_over(caplog: pytest.LogCaptureFixture) -> None:

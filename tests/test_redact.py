@@ -113,6 +113,17 @@ def test_the_secrets_of_a_given_address_go_from_any_text() -> None:
     assert redact("401 for p@ss0815, p%40ss0815 and t0ken4711") == "401 for ***, *** and ***"
 
 
+def test_a_password_that_is_a_word_goes_where_it_stands_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Within another word it is none: what is left of that would tell it to who knows the text."""
+    monkeypatch.setattr("pipeline.redact._secrets", set())
+    protect("rtsp://admin:right@cam/x")
+    assert redact("nothing brighter than 16: right, (right1) or x_right") == (
+        "nothing brighter than 16: ***, (***1) or x_***"
+    )
+    protect("rtsp://admin:right7@cam/x")
+    assert redact("bright7 and right77") == "b*** and ***7"
+
+
 @given(st.text(st.characters(blacklist_categories=("Z", "C"), blacklist_characters="'\"<>"), min_size=1))
 def test_any_password_quoted_or_not(password: str) -> None:
     for written in (password, quote(password, safe="")):
