@@ -113,6 +113,11 @@ class StreamAccount:
         return self.ending == "removed"
 
     @property
+    def done(self) -> bool:
+        """Whether it ended as it should: its file is read, or it had its ``max_frames``."""
+        return self.ending == "end" and self.error is None
+
+    @property
     def health_now(self) -> tuple[Health, ...]:
         """What holds of its pictures; empty while none come, or none are looked at."""
         return self.health.states if self.up else ()

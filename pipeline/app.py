@@ -98,6 +98,8 @@ class Pipeline:
         self.accounts = Accounts(list(self.sources), stages)
         self._model: Model | None = None
         self._second: Model | None = None
+        self.config_refused: str | None = None
+        """Why the latest edit of its config file was refused; None where it was not, or there is none."""
         self.profile: Profile | None = None
         self.metrics: MetricsServer | None = None
         self._sinks: list[Sink] = [completed(sink) for sink in sinks]

@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Self
 from wsgiref.simple_server import make_server
 
-from prometheus_client import CollectorRegistry, make_wsgi_app
+from prometheus_client import CollectorRegistry, ProcessCollector, make_wsgi_app
 from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
@@ -23,6 +23,7 @@ from prometheus_client.core import (
     Metric,
 )
 
+from pipeline import __version__
 from pipeline.access import admits
 from pipeline.accounts import PTS_REPAIRS, Accounts, told
 from pipeline.config import host_and_port
@@ -69,6 +70,10 @@ class Observed(Protocol):
         """Times that a model was opened afresh after a fault."""
 
     @property
+    def config_refused(self) -> str | None:
+        """Why the latest edit of the config file was refused; None where it was not."""
+
+    @property
     def stuck(self) -> list[str]:
         """Threads that make no progress."""
 
@@ -95,6 +100,14 @@ class Collector:
             "Times that a model was opened afresh after a fault of its provider.",
             value=self._pipeline.restarts,
         )
+        yield GaugeMetricFamily(
+            "framerail_config_last_reload_successful",
+            "0 where the latest edit of the config file was refused, or not all of it could be done.",
+            value=self._pipeline.config_refused is None,
+        )
+        build = InfoMetricFamily("framerail_build", "The version that runs.", labels=["version"])
+        build.add_metric([__version__], {})
+        yield build
 
     def _streams(self) -> Iterator[Metric]:
         captured = CounterMetricFamily("framerail_frames_captured", "Frames decoded.", labels=["stream"])
@@ -136,7 +149,7 @@ class Collector:
             _add_histogram(latency, [name], account.latency)
             for label, count in account.detections().items():
                 detections.add_metric([name, label], count)
-            if not account.removed:
+            if not (account.removed or account.done):
                 up.add_metric([name], account.up)
             corrupt.add_metric([name], account.corrupt_packets)
             damaged.add_metric([name], account.damaged)
@@ -280,7 +293,7 @@ def health(pipeline: Observed) -> tuple[bool, dict[str, Any]]:
 def readiness(pipeline: Observed) -> tuple[bool, dict[str, Any]]:
     """Whether results can be expected: the model is loaded and every stream up, and none in a bad state.
 
-    A stream that was removed or paused on purpose keeps nobody waiting.
+    A stream that was removed or paused on purpose, or has ended as it should, keeps nobody waiting.
     """
     streams = {
         name: {
@@ -293,11 +306,13 @@ def readiness(pipeline: Observed) -> tuple[bool, dict[str, Any]]:
         for name, account in list(pipeline.accounts.streams.items())
         if not account.removed
     }
+    done = {name for name, account in list(pipeline.accounts.streams.items()) if account.done}
     alive, _ = health(pipeline)
     loaded = alive and pipeline.model is not None and not pipeline.healing
-    wanted = [each for each in streams.values() if each["state"] != "paused"]
+    wanted = [each for name, each in streams.items() if each["state"] != "paused" and name not in done]
     ready = loaded and all(each["up"] and not each["unfit"] for each in wanted)
-    return ready, {"ready": ready, "model_loaded": loaded, "streams": streams}
+    refused = None if pipeline.config_refused is None else redact(pipeline.config_refused)
+    return ready, {"ready": ready, "model_loaded": loaded, "config_refused": refused, "streams": streams}
 
 
 def streams(pipeline: Observed) -> tuple[bool, dict[str, Any]]:
@@ -318,6 +333,7 @@ class MetricsServer:
         host, port = host_and_port(address)
         registry = CollectorRegistry()
         registry.register(Collector(pipeline))
+        ProcessCollector(registry=registry)  # its memory, CPU time, descriptors and start
         metrics = make_wsgi_app(registry)
         answers = {"/healthz": health, "/readyz": readiness, "/streams": streams}
 

@@ -182,13 +182,16 @@ class Reloader:
     ) -> None:
         """``read`` reads the file as at the start, with what the command line says beside it; ``seen`` is its
         stamp from before that was done first (None: as of now)."""
-        self.refused: str | None = None
-        """Why the latest edit was refused; None where it was not."""
         self._line, self._read, self._path, self._poll = line, read, path, poll if watch else None
         self._current, self._again = line.config_as_given, frozenset[str]()
         self._asked, self._over = threading.Event(), False
         self._seen = stamp(path) if seen is None else seen
         self._thread = threading.Thread(target=self._run, name="config", daemon=True)
+
+    @property
+    def refused(self) -> str | None:
+        """Why the latest edit was refused; None where it was not."""
+        return self._line.config_refused
 
     def ask(self) -> None:
         """Read the file again now. From any thread."""
@@ -244,7 +247,7 @@ class Reloader:
                 "config %s: not all of the edit could be done%s; the next edit, or SIGHUP, tries the rest "
                 "again: %s", self._path, done_so_far, error,
             )  # fmt: skip
-            self.refused = str(error)
+            self._line.config_refused = str(error)
             return
         except (PipelineError, OSError) as error:
             why = str(error) if isinstance(error, PipelineError) else error.strerror
@@ -252,11 +255,11 @@ class Reloader:
                 log.info("config %s: the line ends before the edit was taken: %s", self._path, why)
                 return
             log.error("config %s: the edit is refused, all stays as it is: %s", self._path, why)
-            self.refused = why
+            self._line.config_refused = why
             return
         except Exception as error:  # nobody has thought of it: the line goes on, and later edits are heard
-            self.refused = f"{type(error).__name__}: {error}"
+            self._line.config_refused = f"{type(error).__name__}: {error}"
             log.exception("config %s: the edit could not be taken", self._path)
             return
-        self._current, self._again, self.refused = new, frozenset(), None
+        self._current, self._again, self._line.config_refused = new, frozenset(), None
         log.info("config %s: %s", self._path, "; ".join(done) or "nothing has changed")

@@ -111,7 +111,8 @@ def test_dashboard_is_whole() -> None:
 def test_no_panel_is_empty_while_everything_runs(tmp_path: Path) -> None:
     """Prometheus evaluates each panel over one series of each metric: a wrong matching shows as absent."""
     inputs = []
-    for name, labels in series().items():
+    process = {"process_resident_memory_bytes": {"job", "instance"}}
+    for name, labels in (series() | process).items():
         bounds: tuple[str | None, ...] = ("0.1", "+Inf") if "le" in labels else (None,)
         for bound in bounds:
             values = dict.fromkeys(labels - {"le"}, "x") | ({"le": bound} if bound else {})

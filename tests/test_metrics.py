@@ -16,7 +16,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from benchmarks.cheap_model import write_cheap_model
-from pipeline import Pipeline
+from pipeline import Pipeline, __version__
 from pipeline.config import make_config
 from pipeline.errors import SinkOpenError
 from pipeline.histogram import BUCKETS
@@ -46,6 +46,8 @@ PROMISED = {
     "framerail_damaged_frames_total": {"stream"},
     "framerail_pts_repaired_total": {"stream", "kind"},
     "framerail_model_restarts_total": set(),
+    "framerail_config_last_reload_successful": set(),
+    "framerail_build_info": {"version"},
     "framerail_sink_written_total": {"sink", "stream"},
     "framerail_sink_dropped_total": {"sink", "stream"},
     "framerail_sink_up": {"sink"},
@@ -87,8 +89,10 @@ def test_every_promised_metric_has_its_labels(cheap_model: str) -> None:
         }
     )
     with Pipeline(config) as line:
-        line.run()
-        families = {family.name + SUFFIX.get(family.type, ""): family for family in Collector(line).collect()}
+        for number, _ in enumerate(line):
+            if number == 5:  # of one that has ended as it should there is less
+                collected = list(Collector(line).collect())
+    families = {family.name + SUFFIX.get(family.type, ""): family for family in collected}
     assert set(families) == set(PROMISED)
     for name, labels in PROMISED.items():
         for sample in families[name].samples:
@@ -167,6 +171,30 @@ def test_ready_means_model_loaded_and_streams_up(cheap_model: str, tmp_path: Pat
         assert answer["streams"]["synthetic"]["up"] is True
         assert answer["streams"]["broken"]["ending"] == "format"
         assert scrape(port)["framerail_stream_up"] == {("synthetic",): 1, ("broken",): 0}
+
+
+def test_a_stream_that_has_ended_as_it_should_is_not_missed(cheap_model: str, tmp_path: Path) -> None:
+    streams = [
+        {"source": "synthetic:64x48@100?frames=5", "name": "file"},
+        {"source": "synthetic:64x48@100", "name": "some", "live": True, "max_frames": 5},
+        {"source": "synthetic:64x48@100", "name": "cam", "live": True},
+    ]
+    with running(cheap_model, *streams, metrics="127.0.0.1:0") as run:
+        accounts, port = run.line.accounts.streams, run.line.metrics.port
+        run.until(lambda: accounts["file"].ending == accounts["some"].ending == "end" and accounts["cam"].up)
+        status, text = fetch(port, "/readyz")
+        assert status == 200 and json.loads(text)["streams"]["file"]["ending"] == "end"
+        assert scrape(port)["framerail_stream_up"] == {("cam",): 1}
+
+
+def test_the_process_and_its_version(cheap_model: str) -> None:
+    with Pipeline("synthetic:64x48?frames=5", model=cheap_model, metrics="127.0.0.1:0") as line:
+        assert line.metrics is not None
+        scraped = scrape(line.metrics.port)
+        assert scraped["framerail_build_info"] == {(__version__,): 1}
+        for name in ("resident_memory_bytes", "cpu_seconds_total", "open_fds", "start_time_seconds"):
+            assert scraped[f"process_{name}"][()] > 0
+        line.run()
 
 
 def test_health_tells_a_failed_line(cheap_model: str) -> None:

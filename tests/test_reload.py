@@ -26,6 +26,7 @@ from pipeline import Pipeline
 from pipeline.config import make_config
 from pipeline.configfile import load_config
 from pipeline.errors import ConfigError, PipelineError, SinkOpenError, SourceOpenError
+from pipeline.metrics import Collector, readiness
 from pipeline.reload import HalfDoneError, Reloader, apply, named, with_names
 from pipeline.runtime.session import usable_cores
 from pipeline.sinks import Null, VideoFile
@@ -235,6 +236,12 @@ def test_a_video_that_cannot_be_made_refuses_the_edit_and_ends_nothing(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.mp4", "b.mp4"]
 
 
+def told_of_reload(line: Pipeline) -> float:
+    name = "framerail_config_last_reload_successful"
+    (family,) = [each for each in Collector(line).collect() if each.name == name]
+    return family.samples[0].value
+
+
 def test_a_watched_file(cheap_model: str, tmp_path: Path) -> None:
     path = tmp_path / "f.yaml"
 
@@ -251,10 +258,14 @@ def test_a_watched_file(cheap_model: str, tmp_path: Path) -> None:
             path.write_text("streams: [")  # not even YAML
             run.until(lambda: reader.refused)
             assert "not valid YAML" in str(reader.refused)
+            assert "not valid YAML" in readiness(run.line)[1]["config_refused"]
+            assert told_of_reload(run.line) == 0
             run.until_results("b", 3)
             write(streams=[B])
             run.until(lambda: run.line.accounts.streams["a"].ending == "removed")
             run.until(lambda: reader.refused is None)
+            assert readiness(run.line)[1]["config_refused"] is None
+            assert told_of_reload(run.line) == 1
             replacement = tmp_path / "new.yaml"  # as editors do
             replacement.write_text(yaml.safe_dump({"model": cheap_model, "streams": [B, A]}))
             replacement.replace(path)
