@@ -231,6 +231,7 @@ class Pipeline:
             with self.admitted({name: spec}):
                 line.streams.add(name, spec, stream)
                 self.sources[name] = spec, stream
+        log.info("stream %s: added", name)
         return name
 
     @contextmanager
@@ -269,14 +270,17 @@ class Pipeline:
                 if name not in streams.names:
                     self.sources.pop(name, None)
             self.outputs.release(name)
+        log.info("stream %s: removed", name)
 
     def pause_stream(self, name: str) -> None:
         """Close a stream's source until :meth:`resume_stream`; frames and their PTS count on then."""
         self._running("pause a stream").streams.pause(name)
+        log.info("stream %s: paused", name)
 
     def resume_stream(self, name: str) -> None:
         """Open the source of a paused stream again."""
         self._running("resume a stream").streams.resume(name)
+        log.info("stream %s: resumed", name)
 
     def change_stream(self, name: str, /, **options: Any) -> None:
         """Change keys of a stream's :class:`StreamConfig` (None: the default); its source is opened again
@@ -300,6 +304,7 @@ class Pipeline:
             with self.admitted({name: spec}):
                 line.streams.change(name, spec, stream)
             self.sources[name] = spec, stream
+        log.info("stream %s: changed: %s", name, ", ".join(options))
 
     def reload_model(self, model: str | None = None, **options: Any) -> None:
         """Open a model beside the one that runs (None: the same again), and go over to it.

@@ -79,6 +79,8 @@ def test_a_scheme_error_hides_the_password():
         ("rtsp:cam/x", "did you mean 'rtsp://'"),
         ("synthtic:64x48", "did you mean 'synthetic:'"),
         ("7", "camera:7"),
+        ("192.168.1.64:554/stream", "an address begins with its scheme, such as rtsp://"),
+        ("cam.lan:80/a.mjpg", "an address begins with its scheme, such as rtsp://"),
     ],
 )
 def test_missing_paths(text, hint, tmp_path, monkeypatch):

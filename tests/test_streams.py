@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import random
+import re
 import sys
 import threading
 import time
@@ -273,6 +275,48 @@ def test_a_file_that_is_added_loses_nothing(cheap_model: str, tmp_path: Path) ->
         run.until(lambda: run.line.accounts.streams[name].counts().in_flight == 0)
         assert [read_number(result.frame.image) for result in run.of(name)] == list(range(60))
         assert run.line.add_stream(clip) != name
+
+
+def test_what_is_done_with_a_stream_is_logged(cheap_model: str, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    with running(cheap_model, OTHER) as run:
+        run.line.add_stream(ENDLESS, name="a", live=True)
+        run.line.pause_stream("a")
+        run.line.resume_stream("a")
+        run.line.change_stream("a", every_nth=2, open_timeout=3)
+        run.line.remove_stream("a")
+    told = [
+        each
+        for each in caplog.messages
+        if re.match(r"stream a: (added|paused|resumed|changed|removed)", each)
+    ]
+    assert told == [
+        f"stream a: {what}"
+        for what in ("added", "paused", "resumed", "changed: every_nth, open_timeout", "removed")
+    ]
+
+
+def test_what_means_nothing_to_a_source_is_said(
+    cheap_model: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    clip = make_clip(tmp_path / "a.mp4", frames=50, fps=25, size=(64, 48))
+    size = {"camera": {"width": 640, "height": 480}}
+    with chaos.serve([clip]) as kit:
+        streams = [
+            {"source": kit.rtsp, "name": "both", "pace": 5, "loop": True, **size},
+            {"source": kit.mjpeg, "name": "one", "pace": 5},
+            {"source": str(clip), "name": "file", "pace": 50, "loop": True},
+        ]
+        with running(cheap_model, *streams) as run:
+            for each in streams:
+                run.until_results(each["name"], 3)
+    assert [each for each in caplog.messages if "nothing to it" in each and "stream file" in each] == []
+    said = sorted(each for each in caplog.messages if "nothing to it" in each)
+    assert said == [
+        "stream both: camera settings mean nothing to it: it is no local camera (camera:0)",
+        "stream both: pace and loop mean nothing to it: it is live by itself; every_nth takes fewer",
+        "stream one: pace means nothing to it: it is live by itself; every_nth takes fewer",
+    ]
 
 
 def test_a_change_is_no_end_and_no_pause(cheap_model: str) -> None:

@@ -173,7 +173,7 @@ class JsonLines(Sink):
                 else:
                     start += written
         except OSError as error:
-            written_so_far = f"{self._lines} lines were written"
+            written_so_far = self._so_far
             if start and self._cuttable:
                 try:
                     self._file.truncate(self._file.tell() - start)
@@ -181,14 +181,16 @@ class JsonLines(Sink):
                     written_so_far += ", and a part of another"
             raise SinkWriteError(f"cannot write {self._name}: {reason(error)}; {written_so_far}") from error
 
+    @property
+    def _so_far(self) -> str:
+        return f"{self._lines} line{' was' if self._lines == 1 else 's were'} written"
+
     def close(self) -> None:
         """Close the file. Raises SinkWriteError where the file system reports a failure only now."""
         try:
             self._file.close()
         except OSError as error:
-            raise SinkWriteError(
-                f"cannot finish {self._name}: {reason(error)}; {self._lines} lines were written"
-            ) from error
+            raise SinkWriteError(f"cannot finish {self._name}: {reason(error)}; {self._so_far}") from error
 
     def abort(self) -> None:
         """The same as closing: there are only whole lines."""

@@ -163,8 +163,10 @@ def _hint(text: str) -> str:
     """A guess at what was meant by a path that is not there."""
     if text.isdecimal():
         return f"; a camera is given as camera:{text}"
-    prefix, colon, _ = text.partition(":")
+    prefix, colon, rest = text.partition(":")
     known = [*_PREFIXES, *SCHEMES]
+    if colon and "." in prefix and rest[:1].isdecimal():  # a host and a port
+        return "; an address begins with its scheme, such as rtsp:// or http://"
     if colon and len(prefix) > 1 and "/" not in prefix:
         near = nearest(prefix, known)
         return f"; did you mean '{near}:'?" if near in _PREFIXES else f"; did you mean '{near}://'?"

@@ -50,4 +50,5 @@ def too_large(width: int, height: int, most: int) -> str:
     """What to say of a picture of more than ``most`` pixels; "" for one that is not."""
     if width * height <= most:
         return ""
-    return f"its picture of {width}x{height} has more pixels than max_picture allows ({most:,})"
+    allowed = f"max_picture allows ({most:,}; raise it for a source that is to be trusted)"
+    return f"its picture of {width}x{height} has more pixels than {allowed}"

@@ -14,7 +14,7 @@ from zlib import crc32
 import numpy as np
 
 from pipeline.accounts import StreamAccount
-from pipeline.config import StreamConfig
+from pipeline.config import CameraConfig, StreamConfig
 from pipeline.errors import SourceError
 from pipeline.flow import Dropped
 from pipeline.frame import Frame
@@ -127,12 +127,8 @@ class Capture:
                     for frame in self._frames(source, stop):
                         if opened is not None and not told and isinstance(frame, Frame):
                             told, live = True, self._is_live(source)
-                            if account.lane.tick is not None and not live:
-                                log.warning(
-                                    "stream %s: target_age_ms means nothing to it: it is not live, so every "
-                                    "frame is kept",
-                                    account.name,
-                                )
+                            for words in self._without_effect(source, live):
+                                log.warning("stream %s: %s", account.name, words)
                             opened(live, frame.pixels.nbytes)
                         yield frame
             except SourceError as error:
@@ -207,6 +203,18 @@ class Capture:
     def _is_live(self, source: Source) -> bool:
         asked = self._stream.asked_live(self._spec.live)
         return source.live if asked is None else asked
+
+    def _without_effect(self, source: Source, live: bool) -> Iterator[str]:
+        """What was asked for that means nothing to this source, in words."""
+        stream = self._stream
+        if self._account.lane.tick is not None and not live:
+            yield "target_age_ms means nothing to it: it is not live, so every frame is kept"
+        unfit = [key for key, given in (("pace", stream.pace), ("loop", stream.loop)) if given]
+        if unfit and source.live:
+            mean = "mean" if len(unfit) > 1 else "means"
+            yield f"{' and '.join(unfit)} {mean} nothing to it: it is live by itself; every_nth takes fewer"
+        if stream.camera != CameraConfig() and self._spec.kind != "camera":
+            yield "camera settings mean nothing to it: it is no local camera (camera:0)"
 
     def _described(self, source: Source) -> str:
         return f"{source.description}, {self._kind(source)}"
