@@ -74,3 +74,18 @@ def test_the_recipe_for_crops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, c
     assert "{'person': 1}" in capsys.readouterr().out
     crops = [cv2.imread(str(path)) for path in (tmp_path / "crops").iterdir()]
     assert len(crops) > 5 and all(min(crop.shape[:2]) > 20 for crop in crops)
+
+
+def test_the_causes_and_messages_that_have_a_remedy_are_those_that_are_said() -> None:
+    page = (ROOT / "docs/operating.md").read_text(encoding="utf-8")
+    causes = page.partition("## A stream is down")[2].partition("\n## ")[0]
+    listed = re.findall(r"^\| `(\w+)` \|", causes, re.MULTILINE)
+    metrics = (ROOT / "docs/metrics.md").read_text(encoding="utf-8")
+    said = metrics.partition("- `cause` of a failure")[2].partition("\n- ")[0]
+    assert sorted(listed) == sorted(re.findall(r"`(\w+)`", said))
+    code = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "pipeline").rglob("*.py"))
+    code = re.sub(r'"\s+f?"', "", code)  # texts that go on in the next line
+    for first in re.findall(r"^\| (.*?) \|", page, re.MULTILINE):
+        for message in re.findall(r"`([a-z]+ [^`]*)`", first):
+            parts = [part.strip() for part in message.replace("is frozen", "frozen").split("…")]
+            assert all(part.removeprefix("is ") in code for part in parts), message
