@@ -136,7 +136,9 @@ class Link:
         """For how long a second picture is waited for where nothing is declared."""
         self._goes_elsewhere = False
         """Renewed, while pictures of the old one came: what is known of those holds until it is left."""
-        self._held = self._changing = False
+        self._held = False
+        self._changing: State | None = None
+        """What it is from the end of its connection on, within a change."""
         self._put_off: State | None = None
         """What it is at the end of a change that leads to no other connection."""
 
@@ -168,11 +170,11 @@ class Link:
             self._enter("connecting")
 
     @contextmanager
-    def changing(self) -> Iterator[None]:
-        """Within the block its connection is ended for the sake of another one: no end, and no pause, unless
-        there is no other one."""
+    def changing(self, to: State) -> Iterator[None]:
+        """Within the block its connection is ended to have it paused, or for the sake of another one
+        (connecting): no end, and no pause, unless there is no other one."""
         with self._lock:
-            self._changing, self._put_off = True, None
+            self._changing, self._put_off = to, None
         try:
             yield
         finally:
@@ -272,14 +274,14 @@ class Link:
 
     def _changed(self) -> None:
         with self._lock:
-            self._changing = False
+            self._changing = None
             if self._put_off is not None:
                 self._enter(self._put_off)
 
     def _close(self, state: State) -> None:
         with self._lock:
             self._put_off = state if self._changing else None
-            self._enter("connecting" if self._changing else state)
+            self._enter(self._changing or state)
 
     def status(self) -> LinkStatus:
         """A consistent snapshot."""

@@ -346,12 +346,15 @@ class MetricsServer:
                 start_response("401 Unauthorized", headers)
                 return [b"framerail: expected the header Authorization: Bearer TOKEN\n"]
             path = environ.get("PATH_INFO", "/")
+            if environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
+                start_response("405 Method Not Allowed", [("Allow", "GET, HEAD"), ("Content-Length", "0")])
+                return []
             if path in answers:
                 good, body = answers[path](pipeline)
                 start_response(
                     "200 OK" if good else "503 Service Unavailable", [("Content-Type", "application/json")]
                 )
-                return [json.dumps(body).encode() + b"\n"]
+                return [] if environ["REQUEST_METHOD"] == "HEAD" else [json.dumps(body).encode() + b"\n"]
             if path == "/metrics":
                 served: Iterable[bytes] = metrics(environ, start_response)
                 return served

@@ -84,13 +84,24 @@ def redact(text: str) -> str:
     for pattern in (_QUERY, _NAMED):
         text = pattern.sub(rf"\g<key>{MASK}", text)
     text = _HEADER.sub(rf"\g<name>{MASK}", text)
+    escaped = "%" in text or "\\" in text
     for secret in sorted(_secrets, key=len, reverse=True):
-        if secret in text:
-            # A word is one by itself: "right" in "brighter" is none, and what is left of that would tell it.
-            text = _word(secret).sub(MASK, text) if secret.isalpha() else text.replace(secret, MASK)
+        text = text.replace(secret, MASK)
+        if escaped:
+            text = _escaped(secret).sub(MASK, text)
     return text
 
 
 @lru_cache(1000)
-def _word(secret: str) -> re.Pattern[str]:
-    return re.compile(rf"(?<![^\W\d_]){re.escape(secret)}(?![^\W\d_])")
+def _escaped(secret: str) -> re.Pattern[str]:
+    """The same, each character as it is or as addresses (RFC 3986, 2.1), Python and JSON may write it."""
+    return re.compile("".join(map(_ways, secret)))
+
+
+def _ways(character: str) -> str:
+    data, code = character.encode("utf-8", "surrogateescape"), ord(character)
+    percent, python = "".join(f"%{byte:02x}" for byte in data), "".join(f"\\x{byte:02x}" for byte in data)
+    units = character.encode("utf-16-be", "surrogatepass").hex()
+    json = "".join(f"\\u{units[at : at + 4]}" for at in range(0, len(units), 4))
+    hexadecimal = {percent, python, json, f"\\x{code:02x}", f"\\U{code:08x}"}
+    return f"(?:{re.escape(character)}|(?i:{'|'.join(map(re.escape, sorted(hexadecimal)))}))"

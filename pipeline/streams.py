@@ -165,7 +165,8 @@ class Streams:
                 return
             self._check_who_waits("pause", name, known)
             self._hold("pause", name, known)
-            self._halt(name, known)
+            with self._accounts.streams[name].link.changing("paused"):
+                self._halt(name, known)
 
     def resume(self, name: str) -> None:
         """Start a paused stream again."""
@@ -195,7 +196,7 @@ class Streams:
                 return
             self._hold("change", name, known)
             known.stranded = True
-            with account.link.changing():
+            with account.link.changing("connecting"):
                 try:
                     self._halt(name, known)
                     self._begin_again(name, known)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import secrets
@@ -17,7 +18,7 @@ from pipeline.errors import SinkOpenError, SinkWriteError
 from pipeline.histogram import Histogram
 from pipeline.runtime.model import Model
 from pipeline.sinks import told as outputs_told
-from pipeline.sinks.files import check_folder, open_own, own_descriptor
+from pipeline.sinks.files import check_folder, open_own, own_descriptor, reason, taken, tell_of_old
 
 
 def summarize(pipeline: Pipeline) -> dict[str, Any]:
@@ -140,6 +141,9 @@ def check_writable(path: str) -> None:
         check_folder(final, f"summary {path}")
         if _is_device(final):
             return
+        _check_free(path, final)
+        if final.exists():
+            tell_of_old(final.stat().st_size, f"summary {path}")
         part = _part(final)
         part.touch(exist_ok=False)
         part.unlink()
@@ -162,6 +166,7 @@ def write_summary(path: str, summary: dict[str, Any]) -> None:
         elif _is_device(final):
             final.write_bytes(data)
         else:
+            _check_free(path, final)
             _replace(final, data)
     except SinkOpenError as error:
         raise SinkWriteError(str(error)) from None
@@ -178,6 +183,12 @@ def _replace(final: Path, data: bytes) -> None:
         part.replace(final)
     finally:
         part.unlink(missing_ok=True)
+
+
+def _check_free(path: str, final: Path) -> None:
+    """Raise SinkOpenError where another run is writing that file."""
+    if taken(final):
+        raise SinkOpenError(f"cannot write summary {path}: {reason(BlockingIOError(errno.EWOULDBLOCK, ''))}")
 
 
 def _part(final: Path) -> Path:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import http.client
+import socket
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -61,6 +63,20 @@ def test_every_path_asks_for_the_token(tmp_path: Path, cheap_model: str, path: s
         # A stream that has not begun is not ready, and / is no page: what counts is who is let in.
         assert ask(port, path, f"Bearer {TOKEN}")[0] in (200, 503, 404)
         assert ask(port, path, f"Basic {TOKEN}")[0] == 401
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/readyz", "/streams"])
+def test_states_are_read_and_nothing_else(cheap_model: str, path: str) -> None:
+    with Pipeline(configured("127.0.0.1:0", model=cheap_model)) as line:
+        assert line.metrics is not None
+        connection = http.client.HTTPConnection("127.0.0.1", line.metrics.port, timeout=5)
+        connection.request("POST", path, body=b"{}")
+        assert connection.getresponse().status == 405
+        connection.close()
+        with socket.create_connection(("127.0.0.1", line.metrics.port), timeout=5) as raw:
+            raw.sendall(f"HEAD {path} HTTP/1.0\r\n\r\n".encode())
+            said = b"".join(iter(lambda: raw.recv(4096), b""))
+        assert said.endswith(b"\r\n\r\n") and (b" 200 OK" in said or b" 503 " in said)
 
 
 def test_on_loopback_nobody_is_asked(cheap_model: str) -> None:

@@ -254,7 +254,7 @@ def test_a_stall_is_counted_also_when_the_camera_is_another_one_then() -> None:
     link.renewed()
     assert link.status().episodes["stalled"] == stalled
     clock.now += 1
-    with link.changing():
+    with link.changing("connecting"):
         link.ended()
         link.connecting()
     assert link.status().episodes["stalled"] == (1, pytest.approx(stalled.seconds + 1))
@@ -266,7 +266,7 @@ def test_a_stall_is_counted_also_when_the_camera_is_another_one_then() -> None:
 def test_a_connection_that_is_changed_for_another_neither_ends_nor_pauses() -> None:
     link = a_link(Clock())
     link.picture(live=True)
-    with link.changing():
+    with link.changing("connecting"):
         link.ended()
         link.paused()
         assert link.state == "connecting" and not link.up
@@ -276,11 +276,18 @@ def test_a_connection_that_is_changed_for_another_neither_ends_nor_pauses() -> N
         "connecting": 2,
         "live": 2,
     }
-    with link.changing():  # and there is no other one
+    with link.changing("connecting"):  # and there is no other one
         link.ended()
         link.paused()
     assert link.state == "paused"
     assert link.status().episodes["paused"].times == 1 and "ended" not in link.status().episodes
+    link.connecting()
+    link.picture(live=True)
+    with link.changing("paused"):
+        link.ended()
+        link.paused()
+    assert link.state == "paused"
+    assert link.status().episodes["paused"].times == 2 and "ended" not in link.status().episodes
 
 
 def test_what_the_line_holds_up_is_no_stall() -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import re
 import traceback
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 import pytest
 from hypothesis import given
@@ -11,7 +13,7 @@ from hypothesis import strategies as st
 
 from pipeline.config import make_config
 from pipeline.errors import ConfigError, SourceOpenError
-from pipeline.redact import protect, redact
+from pipeline.redact import MASK, conceal, protect, redact
 from pipeline.sources import parse_source
 
 SECRET = "hunter2canary"
@@ -113,15 +115,26 @@ def test_the_secrets_of_a_given_address_go_from_any_text() -> None:
     assert redact("401 for p@ss0815, p%40ss0815 and t0ken4711") == "401 for ***, *** and ***"
 
 
-def test_a_password_that_is_a_word_goes_where_it_stands_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Within another word it is none: what is left of that would tell it to who knows the text."""
+@pytest.mark.parametrize(
+    "secret", ["Zebrafish", "Zebr\u00e4f\u00fcsch", "Wal%72oss%C3%A4", "a b/c?d\U0001f600"]
+)
+def test_a_secret_goes_in_whatever_form_it_comes_back(monkeypatch: pytest.MonkeyPatch, secret: str) -> None:
     monkeypatch.setattr("pipeline.redact._secrets", set())
-    protect("rtsp://admin:right@cam/x")
-    assert redact("nothing brighter than 16: right, (right1) or x_right") == (
-        "nothing brighter than 16: ***, (***1) or x_***"
-    )
-    protect("rtsp://admin:right7@cam/x")
-    assert redact("bright7 and right77") == "b*** and ***7"
+    conceal(secret)
+    plain = unquote(secret)
+    quoted = quote(plain, safe="")
+    forms = [
+        secret,
+        plain,
+        quoted,
+        re.sub("%..", lambda found: found[0].lower(), quoted),
+        quote(plain),
+        "".join(f"%{b:02X}" for b in plain.encode()),
+    ]
+    forms += [ascii(plain)[1:-1], repr(plain.encode())[2:-1], json.dumps(plain)[1:-1]]
+    for form in forms:
+        for text in (f"GET /x/{form}/y", f"glued{form}glued", f"%2F{form}", f"\\n{form}"):
+            assert redact(text) == text.replace(form, MASK), form
 
 
 @given(st.text(st.characters(blacklist_categories=("Z", "C"), blacklist_characters="'\"<>"), min_size=1))

@@ -327,6 +327,13 @@ def test_a_change_is_no_end_and_no_pause(cheap_model: str) -> None:
         run.until(lambda: run.line.accounts.streams["a"].up)
         episodes = told(run.line.accounts.streams["a"])["state_episodes"]
         assert {state: held["times"] for state, held in episodes.items()} == {"connecting": 4, "live": 4}
+        run.line.pause_stream("a")
+        episodes = told(run.line.accounts.streams["a"])["state_episodes"]
+        assert {state: held["times"] for state, held in episodes.items()} == {
+            "connecting": 4,
+            "live": 4,
+            "paused": 1,
+        }
 
 
 def test_a_source_that_failed_is_tried_after_all_where_that_is_wanted_now(cheap_model: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -88,3 +89,20 @@ def test_one_that_fails_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(TypeError):
         write_summary(str(tmp_path / "t.json"), {"no": object()})
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="locks are not kept there")
+def test_what_another_run_is_writing_is_refused_and_stays(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    sink = JsonLines(tmp_path / "o.jsonl")
+    for refused in (check_writable, lambda path: write_summary(path, FIGURES)):
+        with pytest.raises(
+            (SinkOpenError, SinkWriteError), match="another run is writing it; choose another name"
+        ):
+            refused(str(tmp_path / "o.jsonl"))
+    sink.close()
+    assert (tmp_path / "o.jsonl").read_bytes() == b""
+    (tmp_path / "old.json").write_text("{}")
+    check_writable(str(tmp_path / "old.json"))
+    assert "old.json, 2 bytes of an earlier run, is replaced by this one's" in caplog.text
