@@ -45,6 +45,7 @@ from pipeline.sources.playlist import Flags, Repeats
 from pipeline.sources.readahead import Steps, UnheardError
 from pipeline.sources.segments import refusal
 from pipeline.sources.sieve import Sieve
+from pipeline.sources.slices import joined
 
 if TYPE_CHECKING:
     from pipeline.config import StreamConfig
@@ -138,7 +139,10 @@ class MediaSource(Once):
         self._sieve = Sieve(self._video, name, numbers, self._damage, flagged_early=early, shown=self._shown)
         self._progress = Progress(self._container, self._video, sized=not self.live, remote=self._remote)
         index = self._video.index
-        flags = Flags(demuxed(self._container, self._progress.watched), index, segments=segments)
+        packets = demuxed(self._container, self._progress.watched)
+        if h264 and opened.scheme in ("rtsp", "rtsps"):
+            packets = joined(packets, self._video)
+        flags = Flags(packets, index, segments=segments)
         self._feed = Feed(flags)
         limit = self._stall_timeout
         steps = Steps(index, limit)
