@@ -120,6 +120,29 @@ def test_another_codec_is_said(parts: dict[str, bytes], tmp_path: Path) -> None:
     assert caught.value.cause == "changed"
 
 
+@pytest.mark.parametrize("codec", ["libx264", "libx265"])
+@pytest.mark.parametrize(("length", "threads"), [(1, 1), (3, 1), (3, None)])
+def test_pictures_before_another_codec_come_also_those_that_were_held_back(
+    parts: dict[str, bytes], tmp_path: Path, codec: str, length: int, threads: int | None
+) -> None:
+    """Also where there are few packets of the other one; that at the seam is of both."""
+    options = {"preset": "medium", "bf": "4"} if codec == "libx264" else {"preset": "medium"}
+    first = make_clip(
+        tmp_path / "first.ts", codec=codec, frames=50, size=(128, 96), options=options, format="mpegts"
+    )
+    path = tmp_path / "codecs.ts"
+    path.write_bytes(first.read_bytes() + length * parts["mpeg2"])
+    stream, numbers = StreamConfig(source=str(path), decode_threads=threads), []
+    with (
+        open_source(parse_source(str(path)), stream, threading.Event()) as source,
+        pytest.raises(SourceReadError, match="packets in a row are no") as caught,
+    ):
+        for picture in source:
+            numbers.append(read_number(picture.image))
+    assert caught.value.cause == "changed"
+    assert len(set(numbers) & set(range(50))) >= 49
+
+
 @pytest.mark.parametrize(("first", "second"), [("small", "mpeg2"), ("hevc", "mpeg2"), ("hevc", "small")])
 def test_no_picture_is_made_of_another_codec(
     parts: dict[str, bytes], tmp_path: Path, first: str, second: str

@@ -213,7 +213,7 @@ class MediaSource(Once):
                 spent += clock() - begun
             if large:
                 raise self._error("format", f"{large}{self._after()}")
-            if frames:
+            if frames and packet is not None and packet.size:  # at the end come those of before
                 self._sieve.decoded()
             for n, frame in enumerate(frames):
                 if self._damage.hides(frame):
@@ -260,6 +260,9 @@ class MediaSource(Once):
         reason is raised."""
         feed, came, limit = self._feed, time.monotonic(), self._stall_timeout
         while not self._stop.is_set():
+            if self._sieve.over is not None:
+                yield None
+                raise self._sieve.over
             failure: tuple[str, str] | None = None
             packet = None
             try:

@@ -51,9 +51,11 @@ class Sieve:
         self._last: Packet[Stream] | None = None
         self.damaged = 0
         """Packets that lack data, that the decoder refused, or that came twice."""
+        self.over: SourceReadError | None = None
+        """What ends the reading, where for too long no packet was for the decoder."""
 
     def takes(self, packet: Packet[Stream]) -> bool:
-        """Whether a packet is for the decoder. Raises SourceReadError where for too long none was."""
+        """Whether a packet is for the decoder."""
         # The stream, not stream_index: that is 0 on the empty packets that flush the decoders.
         if packet.stream.index != self._video.index:
             return False
@@ -95,7 +97,7 @@ class Sieve:
         self._damage.lost(within=True)
 
     def refused(self, packet: Packet[Stream], error: av.error.FFmpegError) -> None:
-        """The decoder has refused it. Raises SourceReadError where for too long it took none."""
+        """The decoder has refused it."""
         self._damage.refused()
         self._refuse()
         LOG.debug("%s: packet at %s skipped: %s", self._shown, packet.dts, error.strerror)
@@ -118,7 +120,7 @@ class Sieve:
         self.damaged += 1
         self._refused += 1
         if self._refused == _CHANGED:
-            raise self._changed()
+            self.over = self._changed()
 
     def _changed(self) -> SourceReadError:
         name = self._video.codec_context.name
