@@ -398,7 +398,7 @@ class Pipeline:
         if self._iteration is not None:
             raise RuntimeError("a pipeline can be iterated once; make another one")
         line = build(self.config, self.sources, self.model, self.accounts, self.outputs, self._second)
-        emit = Emit(self.outputs, self.accounts.streams, line.live)
+        emit = Emit(self.outputs.in_turn, self.accounts.streams, line.live)
         self._iteration = Iteration(self._run(line, emit, limit))
         return self._iteration
 

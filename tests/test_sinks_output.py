@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from typing import Any
 
@@ -93,3 +94,26 @@ def test_the_limit_on_age_holds_between_outputs(cheap_model: str) -> None:
         line.run()
     assert "write" in slow.calls and next_one.calls == ["close"]
     assert line.outputs[1].dropped.total() == line.accounts.totals().emitted
+
+
+@pytest.mark.timeout(20)
+def test_an_output_with_a_thread_has_each_result_before_one_that_takes_its_time(cheap_model: str) -> None:
+    """Whatever their order is: what the emitting thread does for one makes a result older for the others."""
+    came = threading.Event()
+
+    class Slow(Heard):
+        def write(self, result: Any, dropped_before: int) -> None:
+            assert came.wait(10)
+            came.clear()
+
+    class Threaded(Heard):
+        own_thread = True
+
+        def write(self, result: Any, dropped_before: int) -> None:
+            came.set()
+
+    with Pipeline(
+        "synthetic:64x48?frames=5", model=cheap_model, sinks=[Slow(False), Threaded(False)]
+    ) as line:
+        line.run()
+    assert [output.written.total() for output in line.outputs] == [5, 5]

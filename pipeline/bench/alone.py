@@ -98,7 +98,9 @@ def _stages(config: Config, model: Model, frames: Sequence[Frame]) -> dict[str, 
         "preprocess": Preprocess(model.spec, pool),
         "infer": Infer(model.session.bound(size, model.spec), pool),
         "postprocess": Postprocess(model, thresholds(config, model)),
-        "emit": Emit(Outputs([Null()]), {frame.stream: StreamAccount(frame.stream) for frame in frames}),
+        "emit": Emit(
+            Outputs([Null()]).in_turn, {frame.stream: StreamAccount(frame.stream) for frame in frames}
+        ),
     }
     batches = [list(islice(cycle(frames), start, start + size)) for start in range(0, len(frames), size)]
     cpu, wall = dict.fromkeys(stages, 0.0), dict.fromkeys(stages, 0.0)

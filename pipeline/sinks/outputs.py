@@ -46,6 +46,8 @@ class Outputs(Sequence[Output]):
             name = name if names[name] == 1 else f"{name}-{names[name]}"
             self._outputs.append(self._made(name, sink, timeout if len(sinks) > 1 else None))
         self._with_thread = [each for each in self._outputs if isinstance(each, HandOff)]
+        self.in_turn: list[Output] = sorted(self._outputs, key=lambda each: not isinstance(each, HandOff))
+        """As they are given results: those with a thread first, since the others take their time here."""
 
     def _made(self, name: str, sink: Sink, timeout: float | None) -> Output:
         def fails(error: Exception) -> None:
@@ -107,9 +109,8 @@ class Outputs(Sequence[Output]):
         self._ended = True
         interrupt: BaseException | None = None
         # Those with threads first: they finish while the others do.
-        order = sorted(self._outputs, key=lambda each: not isinstance(each, HandOff))
-        steps: list[Callable[[], None]] = [partial(each.begin_end, abort) for each in order]
-        for step in [*steps, *(each.end for each in order)]:
+        steps: list[Callable[[], None]] = [partial(each.begin_end, abort) for each in self.in_turn]
+        for step in [*steps, *(each.end for each in self.in_turn)]:
             try:
                 step()
             except BaseException as raised:  # Ctrl-C in one's close: the others are finished all the same
