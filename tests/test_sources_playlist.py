@@ -256,6 +256,27 @@ def test_a_jump_of_the_time_is_none_to_be_slept_through_nor_is_the_next() -> Non
     assert stepped(5, 5.04, 1, 1.04) == [None, 0.04, None, 0.04]
 
 
+def test_a_hole_before_a_key_picture_is_time_that_passed_and_its_pictures_are_counted() -> None:
+    def holes(
+        *at: float, keys: frozenset[float] = frozenset(), hole: float = 9
+    ) -> list[tuple[float | None, int]]:
+        steps, found = Steps(0, 10, hole), list[tuple[float | None, int]]()
+        for seconds in at:
+            made = SimpleNamespace(
+                pts=round(seconds * 1000), dts=round(seconds * 1000), time_base=Fraction(1, 1000),
+                is_keyframe=seconds in keys, stream=SimpleNamespace(index=0),
+            )  # fmt: skip
+            step = steps.after(made)  # type: ignore[arg-type]
+            found.append((step and round(step, 3), steps.missing))
+        return found[2:]
+
+    at = 0, 0.04, 0.08, 2.12, 2.16, 4.2
+    assert holes(*at, keys=frozenset({0, 2.12})) == [(0.04, 0), (2.04, 50), (0.04, 0), (None, 0)]
+    assert holes(*at, keys=frozenset({0, 2.12}), hole=2) == [(0.04, 0), (None, 0), (0.04, 0), (None, 0)]
+    assert holes(0, 2, 4, 6, 20, keys=frozenset(range(21))) == [(2, 0), (2, 0), (None, 0)]  # a slow camera
+    assert holes(0, 5, 5.04, keys=frozenset({0, 5})) == [(0.04, 0)]  # at first nothing is known
+
+
 def test_no_step_is_longer_than_silence_may_be() -> None:
     steps = [0.9 * 3.5**n for n in range(8)]
     at = [sum(steps[:n]) for n in range(len(steps) + 1)]

@@ -21,7 +21,8 @@ import pytest
 from pipeline.accounts import StreamAccount
 from pipeline.config import StreamConfig
 from pipeline.errors import SourceError
-from pipeline.sources import open_source, parse_source, segments
+from pipeline.sources import Remembered, open_source, parse_source, read_number, segments
+from pipeline.sources.readahead import MOST_RATE
 from pipeline.sources.segments import refusal
 from pipeline.stages.capture import Capture
 from tests.servers import silent_server
@@ -184,6 +185,33 @@ def test_segments_that_are_refused_from_the_start(
     assert path == "/2.ts"  # the last one
     agents = {each["user-agent"] for _, each in site.asked}
     assert len(agents) == 1 and headers["user-agent"].startswith("Lavf/")
+
+
+@isolated
+def test_segments_that_are_refused_in_the_middle_are_counted_and_their_time_passes(
+    tmp_path: Path, isolate: bool
+) -> None:
+    """FFmpeg skips them: what is held is not given out at once for that."""
+    live = Live(tmp_path, target=1, claimed=0.4)
+    live.add(3)
+    live.show()
+    numbers, times = list[int](), list[float]()
+    with serving(tmp_path) as site:
+        site.refuse(r"/[3-5]\.ts", 404)
+        url = site.at("list.m3u8")
+        config = StreamConfig(source=url, isolate=isolate)
+        with open_source(parse_source(url), config, threading.Event(), Remembered()) as source:
+            for picture in source:
+                numbers.append(read_number(picture.image))
+                times.append(time.monotonic())
+                if len(numbers) == EACH:
+                    live.add(6)
+                    live.show()
+                if numbers[-1] >= 8 * EACH:
+                    break
+            assert source.corrupt_packets == 3 * EACH
+    assert numbers == [*range(3 * EACH), *range(6 * EACH, 8 * EACH + 1)]
+    assert times[3 * EACH] - times[3 * EACH - 1] > 3 * EACH / 25 / MOST_RATE
 
 
 @isolated

@@ -70,7 +70,7 @@ class Damage:
         """The last of them."""
         self.found = 0
         """Losses that nobody counted when packets came: a picture is marked, or is missing, though nothing
-        was known to be."""
+        was known to be; and what is found by others."""
 
     def decodes(self, packet: Packet[Stream] | None) -> None:
         """The decoder is given a packet now; None, or an empty one: the end."""

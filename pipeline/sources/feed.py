@@ -61,6 +61,10 @@ class Feed:
         """How many pictures were since this was asked last."""
         return 0
 
+    def never_came(self) -> int:
+        """How many pictures did not, before the last packet, as far as that is told."""
+        return 0
+
     def decodes(self, packet: Packet[Stream] | None) -> None:
         """The decoder is given the packet now, by whose time its picture will be known; None: the end."""
 
@@ -187,15 +191,22 @@ class LivePlaylist(LiveFeed):
         """See LiveFeed."""
         super().__init__(flags, steps, stop, shown, limit=limit, skips=skips)
         self._repeats = repeats
+        self._never_came = 0
 
     def await_turn(self, packet: Packet[Stream]) -> None:
         """Return when the packet, the last one and the video's, is due: at once where it is nothing new."""
         if self._reader is None or not packet.size:
             return
         again = self._repeats.again(packet, self._reader.step)
+        self._never_came = 0 if again else self._reader.missing
         self.stale = _NOT_RENEWED if self._repeats.only else ""
         if not again:
             self._reader.wait()
+
+    def never_came(self) -> int:
+        """Segments that FFmpeg was refused, or that broke off; asked once."""
+        count, self._never_came = self._never_came, 0
+        return count
 
     def decodes(self, packet: Packet[Stream] | None) -> None:
         """The decoder is given the packet, the last one, now."""

@@ -42,7 +42,7 @@ from pipeline.sources.limits import too_large
 from pipeline.sources.opened import Once
 from pipeline.sources.picturesize import picture_size
 from pipeline.sources.playlist import Flags, Repeats
-from pipeline.sources.readahead import Steps, UnheardError
+from pipeline.sources.readahead import SKIP_SECONDS, Steps, UnheardError
 from pipeline.sources.segments import refusal
 from pipeline.sources.sieve import Sieve
 from pipeline.sources.slices import joined
@@ -145,7 +145,7 @@ class MediaSource(Once):
         flags = Flags(packets, index, segments=segments)
         self._feed = Feed(flags)
         limit = self._stall_timeout
-        steps = Steps(index, limit)
+        steps = Steps(index, limit, SKIP_SECONDS if playlist else 0.0)
         # Where each picture counts nothing is skipped: whoever takes them may take his time.
         skips = self.live and stream.live is not False
         if playlist and self.live:
@@ -290,6 +290,7 @@ class MediaSource(Once):
                 if self._sieve.takes(packet):
                     broken = feed.lacks_data(packet)
                     feed.await_turn(packet)
+                    self._damage.found += feed.never_came()
                     if feed.resumes():
                         self._damage.lost()  # of an open group: what is shown before its key picture
                     yield packet

@@ -174,9 +174,12 @@ class Unpaced:
 class Steps:
     """How far the stream's time goes from one packet of the video to the next."""
 
-    def __init__(self, index: int, longest: float) -> None:
-        """``index`` is the video's. A step of more than ``longest`` seconds is always a jump."""
-        self._index, self._longest = index, longest
+    def __init__(self, index: int, longest: float, hole: float = 0.0) -> None:
+        """``index`` is the video's. A step of more than ``longest`` seconds is always a jump. One of up to
+        ``hole`` before a key picture is none: what was taken then has not come, such as a segment."""
+        self._index, self._longest, self._hole = index, longest, hole
+        self.missing = 0
+        """Pictures that a hole before the last packet lacks, as far as the time tells."""
         self._last: float | None = None
         self._steps: deque[float] = deque(maxlen=2)
         """The last ones forward, jumps too: a slow camera's are as long each time."""
@@ -190,6 +193,7 @@ class Steps:
         as of an encoder that begins anew, or forward, past segments that left the list before they were read.
         """
         at = packet.pts if packet.dts is None else packet.dts  # dts: packets come in the order of decoding
+        self.missing = 0
         if not self.counts(packet):
             return 0.0
         if at is None or packet.time_base is None:
@@ -204,6 +208,10 @@ class Steps:
         if packet.dts is None and -most <= step < 0:  # a B-frame, shown before the one that it is made from
             self._last = before
             return 0.0
+        usual = min(self._steps) if len(self._steps) == 2 else math.inf
+        if most < step <= min(self._hole, self._longest) and packet.is_keyframe and 4 * usual < step:
+            self.missing = round(step / usual) - 1
+            return step
         if step > 0:
             self._steps.append(step)
         return step if 0 <= step <= min(most, self._longest) else None
@@ -215,6 +223,7 @@ class _Read:
     broken: bool
     waited: float
     step: float | None
+    missing: int
 
     @property
     def seconds(self) -> float:
@@ -248,6 +257,8 @@ class Ahead:
         self.skipped: list[Packet[Stream]] = []
         """The video's packets before what was given last that are left out: decoding is too slow for them."""
         self.skipped_seconds = 0.0
+        self.missing = 0
+        """Pictures that have not come, before what was given last; see :class:`Steps`."""
         self._packets, self._steps, self._stop, self._skips = packets, steps, stop, skips
         self._pace, self._longest = pace, longest
         self._changed = threading.Condition()
@@ -290,7 +301,7 @@ class Ahead:
             read = self._pop()
             self._changed.notify()
             self._given = None if self.skipped else read.step, self._seconds
-        self.waited, self._broken = read.waited, read.broken
+        self.waited, self._broken, self.missing = read.waited, read.broken, read.missing
         return read.packet
 
     def _pop(self) -> _Read:
@@ -369,9 +380,8 @@ class Ahead:
         over: BaseException = StopIteration()
         try:
             for packet in self._packets:
-                read = _Read(
-                    packet, self._packets.counts(packet), self._packets.waited, self._steps.after(packet)
-                )
+                broken, step = self._packets.counts(packet), self._steps.after(packet)
+                read = _Read(packet, broken, self._packets.waited, step, self._steps.missing)
                 with self._changed:
                     self._changed.wait_for(lambda: self._closed or self._bytes < MOST_BYTES)
                     if self._closed:
