@@ -216,9 +216,9 @@ class Link:
     def holds(self, held: bool) -> None:
         """No other picture is asked for until the line has taken the last one, which is no stall."""
         with self._lock:
-            self._held = held
-            if not held and self._last_picture is not None:
+            if self._held and not held and self._last_picture is not None:
                 self._last_picture = self._clock()
+            self._held = held
 
     def failed(self, error: SourceError) -> float | None:
         """It could not be opened, or was lost: the seconds to wait; None where no try is to be made."""
@@ -343,6 +343,7 @@ class Link:
                 self._lost_at = min(now, self._lost_at + now - self._since)  # nobody missed it meanwhile
             self._spent(now, self._times, self._seconds)
             self._times[state] += 1
+            self._held = False  # whoever held it up may have been given up in the middle of that
             if self._goes_elsewhere:
                 self._goes_elsewhere, self._interval = False, None
             self._state, self._since = state, now

@@ -305,6 +305,23 @@ def test_what_the_line_holds_up_is_no_stall() -> None:
     assert link.state == "stalled"  # the long wait was not the camera's pace
 
 
+def test_a_new_connection_is_held_up_by_nothing_of_the_last_one() -> None:
+    """Its capture may have been closed while the line held it up, and need not wait for the line any more."""
+    clock = Clock()
+    link = a_link(clock)
+    run(link, clock, 2)
+    link.holds(True)
+    with link.changing("connecting"):
+        link.ended()
+        link.connecting()
+    run(link, clock, 2)
+    came = link.status().since_picture
+    link.holds(False)  # of the last one, late
+    assert link.status().since_picture == came
+    clock.now += STALLED_SECONDS + 0.1
+    assert link.state == "stalled"
+
+
 def test_of_another_camera_nothing_is_known() -> None:
     clock = Clock()
     link = a_link(clock)
