@@ -3,7 +3,7 @@
 ``python -m benchmarks.reliability`` writes them; ``--check`` says with its exit code whether they are
 up to date. Each result holds ``limits``: what was promised, what was measured, and whether it holds; and some
 more of what was done, for the line above the table. That of ``overload`` is one of ``benchmarks.live``, with
-a ``max_age_ms``.
+a ``max_age_ms``; that of ``adaptive``, which promises nothing, has a table of its own.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import re
 import sys
 from typing import Any
 
+from benchmarks import adaptive
 from benchmarks.readme import ROOT, newest
 
 DOCS = ROOT / "docs" / "reliability.md"
@@ -25,9 +26,10 @@ def table(found: dict[str, Any]) -> str:
     """Markdown of a result's limits, with the machine, the date, and what was done."""
     about = found["machine"]
     done = "".join(f"; {each}" for each in details(found))
-    rows = [
-        f"{about['cores']} cores of an {about['cpu']}, {about['date'][:10]}{done}:",
-        "",
+    rows = [f"{about['cores']} cores of an {about['cpu']}, {about['date'][:10]}{done}:", ""]
+    if "limits" not in found:
+        return "\n".join(rows) + "\n" + adaptive.table(found)
+    rows += [
         "| | measured | limit | |",
         "|---|---|---|---|",
     ]

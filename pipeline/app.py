@@ -304,7 +304,10 @@ class Pipeline:
             with self.admitted({name: spec}):
                 line.streams.change(name, spec, stream)
             self.sources[name] = spec, stream
-        log.info("stream %s: changed: %s", name, ", ".join(options))
+        if stream.paused != running.paused:
+            log.info("stream %s: %s", name, "paused" if stream.paused else "resumed")
+        if others := [key for key in options if key != "paused"]:
+            log.info("stream %s: changed: %s", name, ", ".join(others))
 
     def reload_model(self, model: str | None = None, **options: Any) -> None:
         """Open a model beside the one that runs (None: the same again), and go over to it.

@@ -150,6 +150,8 @@ class StreamConfig(_Strict):
     camera: CameraConfig = CameraConfig()
     isolate: Isolate | None = None
     """Read the source in a process of its own; None: as `isolate_sources` says."""
+    paused: bool = False
+    """Known to the line, which waits for it, but closed: not opened until it is resumed."""
 
     @model_validator(mode="after")
     def _paced_is_live(self) -> StreamConfig:

@@ -110,12 +110,15 @@ class Streams:
         return list(self._streams)
 
     def config(self, name: str) -> StreamConfig:
-        """What stream ``name`` goes by. Raises ConfigError for one that is not there."""
-        return self._known(name).stream
+        """What stream ``name`` goes by, and whether it is paused, however it came to be. Raises ConfigError
+        for one that is not there."""
+        known = self._known(name)
+        return known.stream.model_copy(update={"paused": known.paused and not known.stranded})
 
     def add(self, name: str, spec: SourceSpec, stream: StreamConfig) -> None:
-        """Start a stream. Raises ConfigError for a name that is taken, PipelineError after the line's end, or
-        where no thread is to be had; nothing is remembered of it then."""
+        """Start a stream, unless it is to be paused. Raises ConfigError for a name that is taken,
+        PipelineError after the line's end, or where no thread is to be had; nothing is remembered of it then.
+        """
         with self._alone():
             if name in self._streams:
                 raise ConfigError(
@@ -129,7 +132,11 @@ class Streams:
                         each(name)
                     timestamps = self._timestamps.setdefault(name, Timestamps())
                     capture = Capture(spec, stream, account, timestamps=timestamps)
-                    self._start(name, _Stream(spec, stream, capture), entrance)
+                    added = _Stream(spec, stream, capture)
+                    if stream.paused:
+                        self._wait_for(name, added, entrance)
+                    else:
+                        self._start(name, added, entrance)
                 except BaseException:
                     self._forget(name)
                     if new:
@@ -176,7 +183,8 @@ class Streams:
                 self._begin_again(name, known)
 
     def change(self, name: str, spec: SourceSpec, stream: StreamConfig) -> None:
-        """Let a stream go by another config: at once where that needs no new connection.
+        """Let a stream go by another config: at once where that needs no new connection. One that is to be
+        ``paused`` is closed, and one that was, and is not to be any more, started.
 
         Frames and their PTS count on. Raises ConfigError for one that is not there, PipelineError where its
         frames do not leave, or no thread is to be had; it is paused then, until it is changed or resumed.
@@ -185,14 +193,17 @@ class Streams:
             known = self._known(name)
             account = self._accounts.streams[name]
             kept = not (_reconnects(known.stream, stream) or _tries_again(account, known.stream, stream))
-            if not (kept or known.paused):
+            if not known.paused and (stream.paused or not kept):
                 self._check_who_waits("change", name, known)
             known.spec, known.stream = spec, stream
             known.capture.change(spec, stream)
-            if known.stranded:
+            if stream.paused:
+                self.pause(name)
+                return
+            if known.paused:
                 self._begin_again(name, known)
                 return
-            if kept or known.paused:
+            if kept:
                 return
             self._hold("change", name, known)
             known.stranded = True
@@ -290,6 +301,17 @@ class Streams:
         if self._stopped.is_set():
             raise PipelineError(f"cannot start stream {name!r}: the line is being stopped")
 
+    def _wait_for(self, name: str, each: _Stream, channel: Channel[Any]) -> None:
+        """Have a stream there that is paused from the beginning."""
+        self._hold("add", name, each)
+        account = self._accounts.streams[name]
+        with account.link.changing("paused"):
+            account.begun()
+            account.paused()
+        self._streams[name] = each
+        channel.close()
+        log.info("stream %s: paused until it is resumed", name)
+
     def _start(self, name: str, each: _Stream, channel: Channel[Any]) -> None:
         account = self._accounts.streams[name]
         # An event of its own for each run: one that answers late must not hear of the next.
@@ -375,6 +397,6 @@ def _reconnects(old: StreamConfig, new: StreamConfig) -> bool:
     """Whether the source has to be opened again to go from one config to the other."""
     light = {
         "every_nth", "max_frames", "damaged", "reconnect", "backoff", "backoff_max", "name",
-        "health", "frozen_seconds", "black_seconds", "not_ready_when",
+        "health", "frozen_seconds", "black_seconds", "not_ready_when", "paused",
     }  # fmt: skip
     return old.model_dump(exclude=light) != new.model_dump(exclude=light)

@@ -107,7 +107,7 @@ def test_a_key_is_named_by_a_flag_that_there_is() -> None:
     assert {key for key in keys if flag((key,)) not in flags} == {
         "streams", "source", "camera", "isolate", "watchdog", "restarts", "restart_minutes",
         "infer_spinning", "preprocess_workers", "postprocess_workers", "decode_threads", "channel_capacity",
-        "backoff", "backoff_max",
+        "backoff", "backoff_max", "paused",
     }  # fmt: skip
 
 

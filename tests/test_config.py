@@ -130,7 +130,7 @@ def defaults_and_others() -> list[tuple[str, object]]:
         "open_timeout": 3.0, "stall_timeout": 4.0, "health": True, "frozen_seconds": 3.0,
         "black_seconds": 4.0, "decode_threads": 3, "isolate": True, "not_ready_when": ["black"],
         "max_picture": 4096, "tls_verify": False, "tls_ca_file": "ca.pem", "hwdecode": "auto",
-        "camera": CameraConfig(width=640),
+        "camera": CameraConfig(width=640), "paused": True,
     }  # fmt: skip
     assert others.keys() == StreamConfig.model_fields.keys() - {"source"}
     return list(others.items())

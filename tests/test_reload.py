@@ -64,6 +64,29 @@ def test_streams_are_added_changed_and_removed(cheap_model: str) -> None:
         assert opened == {}
 
 
+def test_streams_are_paused_and_resumed(cheap_model: str) -> None:
+    """And one that Python has paused stays so, whatever else is edited of it."""
+    with running(cheap_model, A, B) as run:
+        run.until_results("a", 5)
+        first = run.line.config_as_given
+        second = config_of(run, streams=[{**A, "paused": True}, B])
+        assert apply(run.line, first, second) == ["stream a changed"]
+        assert run.state("a") == "paused" and run.state("b") == "live"
+        seen = len(run.of("b"))
+        run.until_results("b", seen + 5)
+        apply(run.line, second, first)
+        run.until(lambda: run.state("a") == "live")
+        run.line.pause_stream("a")
+        third = config_of(run, streams=[{**A, "every_nth": 2}, B])
+        apply(run.line, first, third)
+        assert run.state("a") == "paused"
+        fourth = config_of(run, streams=[{**A, "paused": True}, B])
+        apply(run.line, third, fourth)
+        assert run.state("a") == "paused"
+        apply(run.line, fourth, third)
+        run.until(lambda: run.state("a") == "live")
+
+
 def test_the_model_is_changed(cheap_model: str, tmp_path: Path) -> None:
     other = write_cheap_model(tmp_path / "other.onnx", scores=(0.7,))
     with running(cheap_model, A) as run:

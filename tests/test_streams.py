@@ -222,6 +222,61 @@ def test_paused_and_resumed(cheap_model: str) -> None:
     assert all(a < b for a, b in pairwise(times))
 
 
+def test_paused_from_the_beginning(cheap_model: str, caplog: pytest.LogCaptureFixture) -> None:
+    """It is not opened, and nobody waits for it; all may be, or one that is added, or added once more."""
+    later = {"source": ENDLESS, "name": "later", "live": True}
+    with caplog.at_level(logging.INFO), running(cheap_model, {**later, "paused": True}) as run:
+        account = run.line.accounts.streams["later"]
+        run.until(lambda: run.state("later") == "paused")
+        assert readiness(run.line)[0]
+        run.line.add_stream(ENDLESS, name="other", live=True, paused=True)
+        time.sleep(0.3)
+        assert account.counts().captured == 0 and account.description == ""
+        run.line.change_stream("later", every_nth=2)
+        assert run.state("later") == "paused", "which was not asked for"
+        run.line.change_stream("later", paused=False)
+        run.until_results("later", 10)
+        assert account.counts().dropped["capture", "every_nth"] > 5
+        run.line.remove_stream("later")
+        assert run.line.add_stream(**{**later, "paused": True}) == "later"
+        assert account.ending == "paused" and "later" in readiness(run.line)[1]["streams"]
+        seen = account.counts().captured
+        run.line.resume_stream("other")
+        run.until_results("other", 10)
+        assert account.counts().captured == seen
+        run.line.resume_stream("later")
+        run.until_results("later", 10)
+    assert whole(run, "later") and whole(run, "other")
+    told = [record.getMessage() for record in caplog.records]
+    assert told.count("stream later: paused until it is resumed") == 2
+    assert "stream later: resumed" in told and "stream later: changed: every_nth" in told
+
+
+def test_a_change_pauses_and_resumes(cheap_model: str) -> None:
+    """However it was paused; what else is changed with it holds from when it is resumed."""
+    gone = f"rtsp://127.0.0.1:{free_port()}/gone"
+    with running(cheap_model, {"source": ENDLESS, "name": "cam", "live": True}, OTHER) as run:
+        run.until_results("cam", 5)
+        account = run.line.accounts.streams["cam"]
+        run.line.change_stream("cam", paused=True, source=gone)
+        seen = account.counts().captured
+        assert run.state() == "paused" and not account.link.failures
+        run.line.change_stream("cam", source=ENDLESS)
+        run.line.resume_stream("cam")
+        run.until(lambda: account.counts().captured > seen)
+        run.line.change_stream("cam", paused=False)
+        run.line.change_stream("cam", paused=True)  # after Python resumed what a change had paused
+        assert run.state() == "paused"
+        run.line.change_stream("cam", paused=None)
+        run.until(lambda: run.state() == "live")
+        run.line.pause_stream("cam")
+        run.line.change_stream("cam", paused=False)
+        run.until(lambda: run.state() == "live")
+        assert not account.link.failures
+        assert account.link.status().episodes["paused"].times == 3
+    assert whole(run, "cam") and whole(run, "other")
+
+
 def test_what_has_ended_may_be_paused_and_keeps_how_it_ended(cheap_model: str) -> None:
     """Its error stays in the books, and so in the exit code, until it is tried anew."""
     dead = {"source": "rtsp://127.0.0.1:9/x", "name": "dead", "reconnect": False}
