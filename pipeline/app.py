@@ -302,9 +302,10 @@ class Pipeline:
             if "decode_threads" not in options:
                 stream = stream.model_copy(update={"decode_threads": running.decode_threads})
             with self.admitted({name: spec}):
-                line.streams.change(name, spec, stream)
+                # Who pauses it at the same time is not undone by what leaves that open.
+                line.streams.change(name, spec, stream, paused=stream.paused if "paused" in options else None)
             self.sources[name] = spec, stream
-        if stream.paused != running.paused:
+        if "paused" in options:
             log.info("stream %s: %s", name, "paused" if stream.paused else "resumed")
         if others := [key for key in options if key != "paused"]:
             log.info("stream %s: changed: %s", name, ", ".join(others))

@@ -10,10 +10,10 @@ import logging
 import os
 import stat
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from operator import attrgetter
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any, Self
 
 from pipeline.app import Pipeline
@@ -53,18 +53,22 @@ def with_names(line: Pipeline, old: Config, new: Config) -> Config:
     return new.model_copy(update={"streams": streams})
 
 
+Again = Mapping[str, frozenset[str]]
+"""Streams of which a change failed, and the keys of it: how those are is not known."""
+
+
 class HalfDoneError(PipelineError):
     """Of an edit that can be meant some steps failed. ``done`` are the others, in words; ``now`` is the
-    config that the line goes by, but for the streams in ``again``, whose change failed."""
+    config that the line goes by, but for the streams in ``again``, with the keys whose change failed."""
 
-    def __init__(self, done: list[str], failed: list[str], now: Config, again: frozenset[str]) -> None:
+    def __init__(self, done: list[str], failed: list[str], now: Config, again: Again) -> None:
         super().__init__("; ".join(failed))
         self.done, self.now, self.again = done, now, again
 
 
-def apply(line: Pipeline, old: Config, new: Config, again: frozenset[str] = frozenset()) -> list[str]:
-    """Change the running ``line``, which goes by ``old``, to ``new``; what was done, in words. Streams in
-    ``again`` are changed in any case: how they are is not known.
+def apply(line: Pipeline, old: Config, new: Config, again: Again = MappingProxyType({})) -> list[str]:
+    """Change the running ``line``, which goes by ``old``, to ``new``; what was done, in words. What ``again``
+    names is changed in any case.
 
     Raises PipelineError (ConfigError, ModelError, …) with the reasons why that cannot be, the line unchanged;
     HalfDoneError where it turned out only while streams were changed.
@@ -72,19 +76,20 @@ def apply(line: Pipeline, old: Config, new: Config, again: frozenset[str] = froz
     return _go_over(line, old, new, again)[0]
 
 
-def _go_over(line: Pipeline, old: Config, new: Config, again: frozenset[str]) -> tuple[list[str], Config]:
+def _go_over(line: Pipeline, old: Config, new: Config, again: Again) -> tuple[list[str], Config]:
     """As :func:`apply`; and the config that the line goes by now, with the names that its streams have."""
     before, after = old.model_dump(), new.model_dump()
     differs = [key for key in after if key != "streams" and before[key] != after[key]]
     _refuse(_problems_of(new, differs))
     new = with_names(line, old, new)
     there = line.sources.keys()  # Python may have changed it meanwhile
-    lost = again - there  # and may have taken off what could not be changed
-    was, will, again = named(old), named(new), again & there
+    lost = again.keys() - there  # and may have taken off what could not be changed
+    was, will = named(old), named(new)
+    tried = {name: keys for name, keys in again.items() if name in there}
     was = {name: stream for name, stream in was.items() if name not in lost}
     added, removed = will.keys() - was.keys(), was.keys() - will.keys()
     both = will.keys() & was.keys()
-    changed = {name for name in both if name in again or _said(was[name]) != _said(will[name])}
+    changed = {name for name in both if name in tried or _said(was[name]) != _said(will[name])}
     problems: list[PipelineError] = []
     if gone := sorted((changed | removed) - there):
         told = f"{', '.join(gone)}: no longer a stream of the line, removed by other means"
@@ -111,12 +116,12 @@ def _go_over(line: Pipeline, old: Config, new: Config, again: frozenset[str]) ->
             line.reload_model(**{key: after[key] for key in differs})
         for name in sorted(changed):
             before, after = _said(was[name]), _said(will[name])
-            keys = after if name in again else [key for key in after if after[key] != before[key]]
-            if step(name, "changed", partial(line.change_stream, name, **{key: after[key] for key in keys})):
+            keys = {key for key in after if after[key] != before[key]} | tried.pop(name, frozenset())
+            options = {key: after[key] for key in after if key in keys}
+            if step(name, "changed", partial(line.change_stream, name, **options)):
                 now[name] = will[name]
-                again -= {name}
             else:
-                again |= {name}
+                tried[name] = frozenset(keys)
         for name in sorted(added):
             if step(name, "added", partial(line.add_stream, **{**_said(will[name]), "name": name})):
                 now[name] = will[name]
@@ -129,7 +134,8 @@ def _go_over(line: Pipeline, old: Config, new: Config, again: frozenset[str]) ->
             del now[name]
     if failed:
         streams = [stream.model_copy(update={"name": name}) for name, stream in now.items()]
-        raise HalfDoneError(done, failed, new.model_copy(update={"streams": streams}), again & now.keys())
+        left = {name: keys for name, keys in tried.items() if name in now}
+        raise HalfDoneError(done, failed, new.model_copy(update={"streams": streams}), left)
     return done, new
 
 
@@ -183,7 +189,8 @@ class Reloader:
         """``read`` reads the file as at the start, with what the command line says beside it; ``seen`` is its
         stamp from before that was done first (None: as of now)."""
         self._line, self._read, self._path, self._poll = line, read, path, poll if watch else None
-        self._current, self._again = line.config_as_given, frozenset[str]()
+        self._current: Config = line.config_as_given
+        self._again: Again = {}
         self._asked, self._over = threading.Event(), False
         self._seen = stamp(path) if seen is None else seen
         self._thread = threading.Thread(target=self._run, name="config", daemon=True)
@@ -261,5 +268,5 @@ class Reloader:
             self._line.config_refused = f"{type(error).__name__}: {error}"
             log.exception("config %s: the edit could not be taken", self._path)
             return
-        self._current, self._again, self._line.config_refused = new, frozenset(), None
+        self._current, self._again, self._line.config_refused = new, {}, None
         log.info("config %s: %s", self._path, "; ".join(done) or "nothing has changed")

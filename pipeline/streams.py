@@ -182,9 +182,11 @@ class Streams:
             if known.paused:
                 self._begin_again(name, known)
 
-    def change(self, name: str, spec: SourceSpec, stream: StreamConfig) -> None:
-        """Let a stream go by another config: at once where that needs no new connection. One that is to be
-        ``paused`` is closed, and one that was, and is not to be any more, started.
+    def change(
+        self, name: str, spec: SourceSpec, stream: StreamConfig, *, paused: bool | None = None
+    ) -> None:
+        """Let a stream go by another config: at once where that needs no new connection. ``paused``: what it
+        is to be, whatever the config says of that; None: as it is by then.
 
         Frames and their PTS count on. Raises ConfigError for one that is not there, PipelineError where its
         frames do not leave, or no thread is to be had; it is paused then, until it is changed or resumed.
@@ -193,23 +195,24 @@ class Streams:
             known = self._known(name)
             account = self._accounts.streams[name]
             kept = not (_reconnects(known.stream, stream) or _tries_again(account, known.stream, stream))
-            if not known.paused and (stream.paused or not kept):
+            if paused is None:
+                paused = known.paused and not known.stranded
+            if not known.paused and (paused or not kept):
                 self._check_who_waits("change", name, known)
             known.spec, known.stream = spec, stream
             known.capture.change(spec, stream)
-            if stream.paused:
+            if paused:
                 self.pause(name)
                 return
-            if known.paused:
-                self._begin_again(name, known)
+            if kept and not known.paused:
                 return
-            if kept:
-                return
-            self._hold("change", name, known)
+            if not known.paused:
+                self._hold("change", name, known)
             known.stranded = True
             with account.link.changing("connecting"):
                 try:
-                    self._halt(name, known)
+                    if not known.paused:
+                        self._halt(name, known)
                     self._begin_again(name, known)
                 except PipelineError as error:
                     if not self._stopped.is_set():  # nobody wanted that: it is not ready

@@ -475,6 +475,43 @@ def test_a_change_that_failed_is_made_up_for_also_when_it_is_taken_back(
             run.until(lambda: reader.refused is None)
 
 
+def test_a_resumption_that_fails_is_wanted_and_made_up_for(
+    cheap_model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until then the stream is not there as it should be. And where Python pauses it in between, it stays so:
+    what failed was another key."""
+
+    def short(thread: threading.Thread) -> None:
+        if thread.name.startswith("capture:"):
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    start = threading.Thread.start
+    with running(cheap_model, {**A, "paused": True}, B) as run:
+        run.until_results("b", 3)
+        account = run.line.accounts.streams["a"]
+        first, second = run.line.config_as_given, config_of(run, streams=[A, B])
+        third = config_of(run, streams=[{**A, "decode_threads": 2}, B])
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", short)
+            with pytest.raises(HalfDoneError, match="can't start new thread") as raised:
+                apply(run.line, first, second)
+            assert account.ending == "stranded" and not readiness(run.line)[0]
+        apply(run.line, raised.value.now, second, raised.value.again)
+        run.until_results("a", 3)
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", short)
+            with pytest.raises(HalfDoneError) as raised:
+                apply(run.line, second, third)
+        run.line.pause_stream("a")
+        edit = config_of(run, streams=[{**A, "decode_threads": 2}, {**B, "every_nth": 2}])
+        assert apply(run.line, raised.value.now, edit, raised.value.again) == [
+            "stream a changed",
+            "stream b changed",
+        ]
+        assert run.state("a") == "paused" and readiness(run.line)[0]
+
+
 def test_a_key_that_is_taken_out_goes_back_to_its_default(cheap_model: str, tmp_path: Path) -> None:
     path = tmp_path / "f.yaml"
 
@@ -523,7 +560,7 @@ def test_a_stream_that_cannot_be_added_keeps_the_one_whose_place_it_takes(
         both = config_of(run, streams=[{**A, "name": "z"}, B])
         run.line.add_stream(B["source"], name="b", live=True)
         run.line.remove_stream("b")  # its change had failed before that
-        assert apply(run.line, both, both, frozenset({"b"})) == ["stream b added"]
+        assert apply(run.line, both, both, {"b": frozenset()}) == ["stream b added"]
 
 
 def test_watching_needs_a_file(tmp_path: Path) -> None:

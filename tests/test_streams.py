@@ -277,6 +277,40 @@ def test_a_change_pauses_and_resumes(cheap_model: str) -> None:
     assert whole(run, "cam") and whole(run, "other")
 
 
+@pytest.mark.parametrize("do", ["pause_stream", "resume_stream"])
+def test_a_change_beside_a_pause_does_not_undo_it(cheap_model: str, do: str) -> None:
+    """Pausing waits for frames, and the change for that, with what it had seen of the stream before."""
+    begun, go_on = threading.Event(), threading.Event()
+
+    class Slow(Null):
+        def write(self, result, dropped_before) -> None:
+            if result.stream == "a" and result.frame.seq >= 5:
+                begun.set()
+                go_on.wait(20)
+
+    streams = [{"source": ENDLESS, "name": name, "live": True} for name in "ab"]
+    with Pipeline(make_config({"model": cheap_model, "streams": streams}), sinks=[Slow()]) as line:
+        thread = threading.Thread(target=line.run)
+        thread.start()
+        assert begun.wait(20)
+        others = [threading.Thread(target=line.pause_stream, args=("a",))]
+        if do == "resume_stream":
+            others.append(threading.Thread(target=line.resume_stream, args=("a",)))
+        others.append(threading.Thread(target=line.change_stream, args=("a",), kwargs={"every_nth": 2}))
+        for each in others:
+            each.start()
+            time.sleep(0.2)  # each waits for the one before
+        go_on.set()
+        for each in others:
+            each.join(20)
+            assert not each.is_alive()
+        assert (line.accounts.streams["a"].link.state == "paused") == (do == "pause_stream")
+        line.stop()
+        thread.join(20)
+        assert not thread.is_alive()
+    assert not line.accounts.violations(line.left_in_line())
+
+
 def test_what_has_ended_may_be_paused_and_keeps_how_it_ended(cheap_model: str) -> None:
     """Its error stays in the books, and so in the exit code, until it is tried anew."""
     dead = {"source": "rtsp://127.0.0.1:9/x", "name": "dead", "reconnect": False}
