@@ -273,7 +273,8 @@ class Pipeline:
         log.info("stream %s: removed", name)
 
     def pause_stream(self, name: str) -> None:
-        """Close a stream's source until :meth:`resume_stream`; frames and their PTS count on then."""
+        """Close a stream's source until :meth:`resume_stream`; frames and their PTS count on then, also of a
+        file, which begins again."""
         self._running("pause a stream").streams.pause(name)
         log.info("stream %s: paused", name)
 

@@ -774,6 +774,14 @@ def test_the_remedy_is_at_hand(arguments: list[str], code: int, says: str, tmp_p
     assert_one_line(framerail("run", "sample:", *arguments, cwd=tmp_path), code, says)
 
 
+def test_that_none_came_of_streams_that_are_paused_is_no_error(cheap_model: str, tmp_path: Path) -> None:
+    streams = [{"source": "rtsp://127.0.0.1:9/x", "name": "gate", "paused": True}]
+    config = {"model": cheap_model, "duration": 0.5, "streams": streams}
+    (tmp_path / "c.yaml").write_text(json.dumps(config))
+    done = framerail("run", "--config", "c.yaml", cwd=tmp_path)
+    assert done.returncode == 0 and "gave" not in done.stderr, done.stderr
+
+
 def test_a_run_that_saw_no_picture_says_so(cheap_model: str, tmp_path: Path) -> None:
     done = framerail(
         "run",

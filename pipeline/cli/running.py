@@ -105,7 +105,8 @@ def run_line(
     if failures and not interrupted.is_set():
         # Each was logged when it happened.
         raise typer.Exit(max(error.exit_code for error in failures))
-    if config.duration is not None and not (captured or interrupted.is_set()):
+    asked = any(account.link.state != "paused" for account in pipeline.accounts.streams.values())
+    if config.duration is not None and asked and not (captured or interrupted.is_set()):
         log.error("no source gave a picture in the %g s that were given", config.duration)
         raise typer.Exit(SourceOpenError.exit_code)
 
