@@ -91,16 +91,19 @@ class StreamAccount:
     def ended(self, ending: str, error: PipelineError | None = None) -> None:
         """The source has ended, in one word, and with the error that ended it."""
         self.link.ended()
-        if self.ended_at is None:
-            self.ended_at = time.monotonic()
-        self.ending = ending
-        self.error = error
+        self._over(ending, error)
 
     def paused(self) -> None:
         """It is closed until it is resumed. One that had ended by itself keeps its ending, and the error."""
         if self.ending in (None, "stopped", "stranded"):
-            self.ended("paused")
+            self._over("paused")
         self.link.paused()
+
+    def _over(self, ending: str, error: PipelineError | None = None) -> None:
+        if self.ended_at is None:
+            self.ended_at = time.monotonic()
+        self.ending = ending
+        self.error = error
 
     @property
     def up(self) -> bool:
@@ -122,13 +125,14 @@ class StreamAccount:
         """What holds of its pictures; empty while none come, or none are looked at."""
         return self.health.states if self.up else ()
 
-    def begun(self) -> None:
-        """The stream is started, perhaps once more: it counts on."""
+    def begun(self, *, paused: bool = False) -> None:
+        """The stream is started, perhaps once more: it counts on. Or is there, and ``paused`` until then."""
         self.ending = self.error = self.ended_at = None
         self.leaving = False
         if self.begun_at is None:
             self.begun_at = time.monotonic()
-        self.link.connecting()
+        if not paused:
+            self.link.connecting()
 
     def wait_idle(self, seconds: float) -> bool:
         """Wait until no frame of it is in flight; False where that takes longer. For one thread at a time."""

@@ -29,6 +29,7 @@ from pipeline.decide import (
     MOST_CAPACITY,
     batch_limit,
     class_ids,
+    filled_in,
     name_streams,
     settled,
     thresholds,
@@ -45,7 +46,7 @@ from pipeline.profiles import Profile, applied
 from pipeline.references import files_referred_to
 from pipeline.runtime.model import Model
 from pipeline.sinks import Outputs, Sink, check_outputs, completed, open_sinks
-from pipeline.sources import SourceSpec, local_files
+from pipeline.sources import SourceSpec, local_files, parse_source
 from pipeline.stages.emit import Emit
 from pipeline.streams import STOP_GRACE_SECONDS, in_turn
 
@@ -66,7 +67,8 @@ class Pipeline:
     model and the sinks, iterating starts the threads; it may be iterated once. ``result.frame.image`` is
     uint8 [H, W, 3] BGR, ``result.detections.xyxy`` float32 [N, 4] in pixels of that frame.
 
-    Raises, on construction: ConfigError, SourceOpenError (a path that is not there). On entering:
+    Raises, on construction: ConfigError, SourceOpenError (a path that is not there, unless
+    its stream is paused). On entering:
     ModelError, ProviderError, SinkOpenError. On iterating: an ExceptionGroup of what was raised in
     stages, sources and sinks; a stream whose source dies ends by itself, and
     ``accounts.streams[name].error`` says why; when no stream ever opened, the group holds their
@@ -91,11 +93,13 @@ class Pipeline:
             each = {key: options.pop(key) for key in StreamConfig.model_fields.keys() & options.keys()}
             streams = [{"source": _path(address), **each} for address in addresses]
             self.config = make_config({"streams": streams, **options})
-        self.config_as_given = self.config
-        """Before a profile filled in what it leaves open."""
-        self.sources = name_streams(self.config.streams, isolate=self.config.isolate_sources)
+        self._sources = name_streams(self.config.streams, isolate=self.config.isolate_sources)
+        named = zip(self._sources, self.config.streams, strict=True)
+        with_names = [stream.model_copy(update={"name": name}) for name, stream in named]
+        self.config_as_given = self.config.model_copy(update={"streams": with_names})
+        """Before a profile filled in what it leaves open, with the names that its streams got."""
         stages = [*STAGES[:-1], *(SECOND if self.config.classify else ()), STAGES[-1]]
-        self.accounts = Accounts(list(self.sources), stages)
+        self.accounts = Accounts(list(self._sources), stages)
         self._model: Model | None = None
         self._second: Model | None = None
         self.config_refused: str | None = None
@@ -220,8 +224,8 @@ class Pipeline:
         """Add a stream to the running line, without disturbing the others; its name.
 
         ``options`` are the keys of :class:`StreamConfig`. Raises ConfigError, SourceOpenError (a path that is
-        not there), SinkOpenError (an output that cannot take another stream), PipelineError where the line
-        does not run.
+        not there, unless it is paused), SinkOpenError (an output that cannot take another stream),
+        PipelineError where the line does not run.
         """
         line = self._running("add a stream")
         stream = make_stream({"source": _path(source), **options})
@@ -230,7 +234,6 @@ class Pipeline:
             ((name, (spec, stream)),) = named.items()
             with self.admitted({name: spec}):
                 line.streams.add(name, spec, stream)
-                self.sources[name] = spec, stream
         log.info("stream %s: added", name)
         return name
 
@@ -263,12 +266,7 @@ class Pipeline:
         """Take a stream off the running line, its frames emitted. The line ends with its last stream."""
         line = self._running("remove a stream")
         with in_turn(self._changing, line.flow):
-            streams = line.streams
-            try:
-                streams.remove(name)
-            finally:
-                if name not in streams.names:
-                    self.sources.pop(name, None)
+            line.streams.remove(name)
             self.outputs.release(name)
         log.info("stream %s: removed", name)
 
@@ -285,7 +283,8 @@ class Pipeline:
 
     def change_stream(self, name: str, /, **options: Any) -> None:
         """Change keys of a stream's :class:`StreamConfig` (None: the default); its source is opened again
-        where need be. Raises as :meth:`add_stream` does."""
+        where need be. Raises as :meth:`add_stream` does; that a path is not there matters to one that is
+        resumed, or gets another source."""
         line = self._running("change a stream")
         if "name" in options:
             raise ConfigError(
@@ -297,15 +296,16 @@ class Pipeline:
             running = line.streams.config(name)
             stream = make_stream(changed(running, options))
             stream = stream.model_copy(update={"name": name})
-            others = [other for other in line.streams.names if other != name]
-            ((spec, stream),) = name_streams([stream], others, self.config.isolate_sources).values()
+            spec, _ = line.streams.sources[name]
+            if "source" in options or (running.paused and not stream.paused):
+                spec = parse_source(stream.source, may_be_missing=stream.paused)
+            stream = filled_in(stream, spec, len(line.streams.names), self.config.isolate_sources)
             # A share of the cores is of how many streams there were: not a reason to open it anew.
             if "decode_threads" not in options:
                 stream = stream.model_copy(update={"decode_threads": running.decode_threads})
             with self.admitted({name: spec}):
                 # Who pauses it at the same time is not undone by what leaves that open.
                 line.streams.change(name, spec, stream, paused=stream.paused if "paused" in options else None)
-            self.sources[name] = spec, stream
         if "paused" in options:
             log.info("stream %s: %s", name, "paused" if stream.paused else "resumed")
         if others := [key for key in options if key != "paused"]:
@@ -374,6 +374,11 @@ class Pipeline:
     def stuck(self) -> list[str]:
         """Threads that make no progress: stage, thread and for how long."""
         return self._monitor.stuck
+
+    @property
+    def sources(self) -> Mapping[str, tuple[SourceSpec, StreamConfig]]:
+        """Of each stream, by its name, what its source means, and how it is configured."""
+        return self._line.streams.sources if self._line is not None else self._sources
 
     def _running(self, to_do: str) -> Line:
         if self._line is None or self._stop.is_set():

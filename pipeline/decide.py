@@ -94,25 +94,34 @@ def may_be_live(spec: SourceSpec, stream: StreamConfig) -> bool:
 
 
 def name_streams(
-    streams: Sequence[StreamConfig], taken: Collection[str] = (), isolate: bool = False
+    streams: Sequence[StreamConfig],
+    taken: Collection[str] = (),
+    isolate: bool = False,
+    *,
+    may_be_missing: bool = False,
 ) -> dict[str, tuple[SourceSpec, StreamConfig]]:
     """Sources by stream name: the given one, else the source's own, made unique with -2, -3, …
 
     ``taken`` are the names of further streams that there are, ``isolate`` is for those that leave it open.
+    Raises ConfigError, SourceOpenError (a path that is not there, unless it
+    ``may_be_missing`` or the stream is paused).
     """
     named: dict[str, tuple[SourceSpec, StreamConfig]] = {}
     given = {stream.name for stream in streams}
     for stream in streams:
-        spec = parse_source(stream.source)
+        spec = parse_source(stream.source, may_be_missing=may_be_missing or stream.paused)
         name, number = stream.name or spec.default_name, 1
         while stream.name is None and (name in named or name in given or name in taken):
             number += 1
             name = f"{spec.default_name}-{number}"
-        stream = _sharing(stream, spec, len(streams) + len(taken))
-        if stream.isolate is None:
-            stream = stream.model_copy(update={"isolate": isolate})
-        named[name] = (spec, stream)
+        named[name] = (spec, filled_in(stream, spec, len(streams) + len(taken), isolate))
     return named
+
+
+def filled_in(stream: StreamConfig, spec: SourceSpec, count: int, isolate: bool) -> StreamConfig:
+    """One of ``count`` streams with what it leaves open."""
+    stream = _sharing(stream, spec, count)
+    return stream if stream.isolate is not None else stream.model_copy(update={"isolate": isolate})
 
 
 def _sharing(stream: StreamConfig, spec: SourceSpec, count: int) -> StreamConfig:

@@ -111,9 +111,9 @@ class Link:
         self._lock = threading.Lock()
         self._state: State = "connecting"
         self._since = clock()
-        self._times: Counter[State] = Counter(["connecting"])
+        self._times: Counter[State] = Counter()
         self._seconds: dict[State, float] = {}
-        """Of both, what was before the state that it is in."""
+        """Of both, what was before the state that it is in, which is none before anything was tried."""
         self._live_since: float | None = None
         self._lost_at: float | None = None
         self._lost_for = ""
@@ -258,7 +258,8 @@ class Link:
         that."""
         with self._lock:
             self._in_a_row = self._auth_in_a_row = self._tries = 0
-            self._lost_at = self._clock() if self._lost_at is not None else None
+            if self._state == "ended" and self._lost_at is not None:
+                self._lost_at = self._clock()  # nobody waited for it since
             self._error = self._refused_until = None
             self._goes_elsewhere = self._state == "live"
             if not self._goes_elsewhere:
@@ -336,7 +337,7 @@ class Link:
 
     def _enter(self, state: State) -> None:
         self._retry_at = None
-        if state != self._state:
+        if state != self._state or not self._times:
             log.debug("stream %s: %s → %s", self.stream, self._state, state)
             now = self._clock()
             if self._state in ("paused", "ended") and self._lost_at is not None:

@@ -10,7 +10,7 @@ import logging
 import os
 import stat
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from operator import attrgetter
 from types import MappingProxyType, TracebackType
@@ -32,7 +32,7 @@ POLL_SECONDS = 1.0
 
 def named(config: Config) -> dict[str, StreamConfig]:
     """The streams as they are configured, by the names that they get."""
-    return dict(zip(name_streams(config.streams), config.streams, strict=True))
+    return dict(zip(name_streams(config.streams, may_be_missing=True), config.streams, strict=True))
 
 
 def with_names(line: Pipeline, old: Config, new: Config) -> Config:
@@ -48,7 +48,7 @@ def with_names(line: Pipeline, old: Config, new: Config) -> Config:
             if stream.name is None and (name := next(keeps, None)) is not None:
                 streams[number] = stream.model_copy(update={"name": name})
                 del left[name]
-    names = name_streams(streams, line.sources.keys() - was.keys())
+    names = name_streams(streams, line.sources.keys() - was.keys(), may_be_missing=True)
     streams = [stream.model_copy(update={"name": name}) for name, stream in zip(names, streams, strict=True)]
     return new.model_copy(update={"streams": streams})
 
@@ -80,7 +80,9 @@ def _go_over(line: Pipeline, old: Config, new: Config, again: Again) -> tuple[li
     """As :func:`apply`; and the config that the line goes by now, with the names that its streams have."""
     before, after = old.model_dump(), new.model_dump()
     differs = [key for key in after if key != "streams" and before[key] != after[key]]
-    _refuse(_problems_of(new, differs))
+    # That a file is gone which was read all the time is no matter of this edit.
+    read = {stream.source for stream in old.streams if not stream.paused}
+    _refuse(_problems_of(new, differs, read))
     new = with_names(line, old, new)
     there = line.sources.keys()  # Python may have changed it meanwhile
     lost = again.keys() - there  # and may have taken off what could not be changed
@@ -111,14 +113,16 @@ def _go_over(line: Pipeline, old: Config, new: Config, again: Again) -> tuple[li
         return True
 
     now = dict(was)
-    with line.admitted({name: parse_source(will[name].source) for name in sorted(added | changed)}):
+    specs = {name: parse_source(will[name].source, may_be_missing=True) for name in added | changed}
+    with line.admitted(specs):
         if differs:
             line.reload_model(**{key: after[key] for key in differs})
         for name in sorted(changed):
             before, after = _said(was[name]), _said(will[name])
             keys = {key for key in after if after[key] != before[key]} | tried.pop(name, frozenset())
             options = {key: after[key] for key in after if key in keys}
-            if step(name, "changed", partial(line.change_stream, name, **options)):
+            word = ("paused" if will[name].paused else "resumed") if keys == {"paused"} else "changed"
+            if step(name, word, partial(line.change_stream, name, **options)):
                 now[name] = will[name]
             else:
                 tried[name] = frozenset(keys)
@@ -139,13 +143,16 @@ def _go_over(line: Pipeline, old: Config, new: Config, again: Again) -> tuple[li
     return done, new
 
 
-def _problems_of(new: Config, differs: list[str]) -> list[PipelineError]:
-    """What can be told of a config by itself, all of it."""
+def _problems_of(new: Config, differs: list[str], read: Collection[str]) -> list[PipelineError]:
+    """What can be told of a config by itself, all of it; sources that are ``read`` may be gone."""
     problems: list[PipelineError] = []
     if fixed := [key for key in differs if key not in SERVING_KEYS]:
         told = f"{', '.join(fixed)}: cannot be changed in a running line; start it anew for that"
         problems.append(ConfigError(told))
-    looks: list[Callable[[], object]] = [partial(parse_source, stream.source) for stream in new.streams]
+    looks: list[Callable[[], object]] = [
+        partial(parse_source, stream.source, may_be_missing=stream.paused or stream.source in read)
+        for stream in new.streams
+    ]
     if "model" in differs:
         looks.append(partial(locate, new.model))
     for look in looks:

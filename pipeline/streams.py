@@ -109,6 +109,11 @@ class Streams:
         """Of all that are there, paused ones too."""
         return list(self._streams)
 
+    @property
+    def sources(self) -> dict[str, tuple[SourceSpec, StreamConfig]]:
+        """What each goes by, but for whether it is paused."""
+        return {name: (each.spec, each.stream) for name, each in list(self._streams.items())}
+
     def config(self, name: str) -> StreamConfig:
         """What stream ``name`` goes by, and whether it is paused, however it came to be. Raises ConfigError
         for one that is not there."""
@@ -308,9 +313,8 @@ class Streams:
         """Have a stream there that is paused from the beginning."""
         self._hold("add", name, each)
         account = self._accounts.streams[name]
-        with account.link.changing("paused"):
-            account.begun()
-            account.paused()
+        account.begun(paused=True)
+        account.paused()
         self._streams[name] = each
         channel.close()
         log.info("stream %s: paused until it is resumed", name)

@@ -265,6 +265,7 @@ def test_a_stall_is_counted_also_when_the_camera_is_another_one_then() -> None:
 
 def test_a_connection_that_is_changed_for_another_neither_ends_nor_pauses() -> None:
     link = a_link(Clock())
+    link.connecting()
     link.picture(live=True)
     with link.changing("connecting"):
         link.ended()
@@ -320,6 +321,40 @@ def test_a_new_connection_is_held_up_by_nothing_of_the_last_one() -> None:
     assert link.status().since_picture == came
     clock.now += STALLED_SECONDS + 0.1
     assert link.state == "stalled"
+
+
+def test_one_that_was_never_tried_has_been_in_no_state() -> None:
+    clock = Clock()
+    link = a_link(clock)
+    clock.now += 1
+    assert link.status().episodes == {}
+    link.paused()
+    clock.now += 2
+    assert link.status().episodes == {"paused": (1, pytest.approx(2))}
+
+
+def test_how_long_it_was_lost_counts_on_when_another_address_is_tried(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """But not when it had ended meanwhile, and nobody waited for it."""
+    clock = Clock()
+    link = a_link(clock)
+    run(link, clock, 2)
+    link.failed(lost())
+    clock.now += 60
+    link.renewed()
+    clock.now += 1
+    assert link.status().lost_for == pytest.approx(61.1)
+    with caplog.at_level(logging.INFO):
+        link.picture(live=True)
+    assert "live again, after 61.1 s" in caplog.text
+    link.failed(lost())
+    link.ended()
+    clock.now += 60
+    link.renewed()
+    link.connecting()
+    clock.now += 1
+    assert link.status().lost_for == pytest.approx(1)
 
 
 def test_of_another_camera_nothing_is_known() -> None:

@@ -18,6 +18,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
+import av
+import cv2
 import pytest
 import yaml
 
@@ -70,11 +72,11 @@ def test_streams_are_paused_and_resumed(cheap_model: str) -> None:
         run.until_results("a", 5)
         first = run.line.config_as_given
         second = config_of(run, streams=[{**A, "paused": True}, B])
-        assert apply(run.line, first, second) == ["stream a changed"]
+        assert apply(run.line, first, second) == ["stream a paused"]
         assert run.state("a") == "paused" and run.state("b") == "live"
         seen = len(run.of("b"))
         run.until_results("b", seen + 5)
-        apply(run.line, second, first)
+        assert apply(run.line, second, first) == ["stream a resumed"]
         run.until(lambda: run.state("a") == "live")
         run.line.pause_stream("a")
         third = config_of(run, streams=[{**A, "every_nth": 2}, B])
@@ -85,6 +87,34 @@ def test_streams_are_paused_and_resumed(cheap_model: str) -> None:
         assert run.state("a") == "paused"
         apply(run.line, fourth, third)
         run.until(lambda: run.state("a") == "live")
+
+
+def test_a_file_that_is_gone_is_no_matter_of_an_edit_that_does_not_ask_for_it(
+    cheap_model: str, tmp_path: Path
+) -> None:
+    """Of other streams, or to have its own paused; nor is how a stream is called that got its name of it."""
+    folder = tmp_path / "pictures.of the yard"
+    folder.mkdir()
+    picture = make_clip(tmp_path / "clip.mp4", frames=3).with_suffix(".png")
+    with av.open(str(tmp_path / "clip.mp4")) as container:
+        cv2.imwrite(str(picture), next(container.decode(video=0)).to_ndarray(format="bgr24"))
+    shutil.move(picture, folder)
+    source = {"source": str(folder), "loop": True, "pace": 20}
+    with running(cheap_model, source, B) as run:
+        name = folder.name
+        run.until_results(name, 5)
+        first = run.line.config_as_given
+        shutil.rmtree(folder)
+        second = with_names(run.line, first, config_of(run, streams=[source, {**B, "every_nth": 2}]))
+        assert apply(run.line, first, second) == ["stream b changed"]
+        third = config_of(run, streams=[{**source, "paused": True, "name": name}, {**B, "every_nth": 2}])
+        assert apply(run.line, second, third) == [f"stream {name} paused"]
+        assert apply(run.line, third, config_of(run, streams=[*third.streams, A])) == ["stream a added"]
+        run.until(lambda: run.state(name) == "paused")
+        for refused in ([source, third.streams[1]], [*third.streams, {"source": str(folder)}]):
+            with pytest.raises(SourceOpenError, match="no such file or folder"):
+                apply(run.line, third, config_of(run, streams=refused))
+        assert run.state(name) == "paused"
 
 
 def test_the_model_is_changed(cheap_model: str, tmp_path: Path) -> None:

@@ -131,8 +131,10 @@ def test_a_stream_that_finds_no_thread_leaves_a_line_that_ends(
             with pytest.raises(PipelineError, match="cannot start stream 'new': can't start new thread"):
                 run.line.add_stream(ENDLESS, name="new", live=True)
             with pytest.raises(PipelineError, match="cannot start stream 'other'"):
-                run.line.change_stream("other", decode_threads=2)
-        assert list(run.line.sources) == ["other"]
+                run.line.change_stream("other", source="synthetic:32x32@50", decode_threads=2)
+        assert [(spec.address, stream.decode_threads) for spec, stream in run.line.sources.values()] == [
+            ("32x32@50", 2)
+        ], "what is tried at the next change"
         assert list(run.line.accounts.streams) == ["other"]
         assert run.line.accounts.streams["other"].ending == "stranded"
         assert not readiness(run.line)[0], "nobody wanted that pause"
@@ -250,6 +252,37 @@ def test_paused_from_the_beginning(cheap_model: str, caplog: pytest.LogCaptureFi
     told = [record.getMessage() for record in caplog.records]
     assert told.count("stream later: paused until it is resumed") == 2
     assert "stream later: resumed" in told and "stream later: changed: every_nth" in told
+
+
+@pytest.mark.parametrize(
+    "isolate", [False, pytest.param(True, marks=pytest.mark.skipif(not LINUX, reason="Linux"))]
+)
+@pytest.mark.parametrize("by_change", [False, True])
+def test_the_file_of_a_paused_stream_may_be_missing(
+    cheap_model: str, tmp_path: Path, isolate: bool, by_change: bool
+) -> None:
+    """Until it is resumed: it is looked for then."""
+    clip = tmp_path / "later.mp4"
+    keys = {"source": str(clip), "paused": True, "isolate": isolate}
+    with running(cheap_model, OTHER, keys) as run:
+        assert run.line.add_stream(**keys) == "later-2"
+        assert run.line.add_stream(**{**keys, "source": str(tmp_path / "yard" / "*.png")}) == "yard"
+        with pytest.raises(SourceOpenError, match=r"later\.mp4: no such file or folder"):
+            run.line.change_stream("later", paused=False)
+        assert run.state("later") == "paused"
+        assert run.line.accounts.streams["later"].link.status().episodes.keys() == {"paused"}
+        make_clip(clip, frames=12)
+        if by_change:
+            run.line.change_stream("later", paused=False)
+        else:
+            run.line.resume_stream("later")
+        run.until_results("later", 12)
+        run.line.resume_stream("later-2")
+        clip.unlink()
+        run.line.resume_stream("yard")
+        run.until(lambda: run.state("yard") == "ended")
+        assert run.line.accounts.streams["yard"].ending == "not_found"
+    assert whole(run, "later")
 
 
 def test_a_change_pauses_and_resumes(cheap_model: str) -> None:

@@ -40,14 +40,15 @@ _RECORDINGS = SUFFIXES | {
 }  # fmt: skip
 
 
-def parse_source(text: str) -> SourceSpec:
+def parse_source(text: str, *, may_be_missing: bool = False) -> SourceSpec:
     """Tell what ``text`` means, without opening it.
 
     An address (``rtsp://…``), ``camera:0``, ``camera:/dev/video0``, ``/dev/video0``,
     ``synthetic:WxH@FPS?frames=N``, ``sample:``, a file, a folder of pictures or a glob of them.
 
     Raises ConfigError for text that cannot be meant, SourceOpenError (cause ``not_found``) for a
-    path that is not there, a folder without pictures and a glob that matches none.
+    path that is not there, a folder without pictures and a glob that matches none; where such a one
+    ``may_be_missing``, what it is shows when it is opened.
     """
     protect(text)
     if not text.strip() or "\0" in text:
@@ -59,7 +60,23 @@ def parse_source(text: str) -> SourceSpec:
         return _PREFIXES[prefix](rest)
     if _VIDEO_DEVICE.fullmatch(text):
         return _parse_camera(text)
-    return _parse_path(text)
+    try:
+        return _parse_path(text)
+    except SourceOpenError:
+        if not may_be_missing:
+            raise
+    named = os.path.dirname(text) if _MAGIC.search(os.path.basename(text)) else text
+    return SourceSpec(
+        "missing", text, _name(Path(_file_name(named, Path(named), "file")).stem, "file"), False
+    )
+
+
+def found(spec: SourceSpec) -> SourceSpec:
+    """What one that was missing turns out to be. Raises SourceOpenError where it still is."""
+    try:
+        return parse_source(spec.address)
+    except ConfigError as error:
+        raise SourceOpenError(str(error), cause="format") from None
 
 
 # No @ in this text, up to which redaction would mask the message.
@@ -197,4 +214,6 @@ def local_files(spec: SourceSpec) -> list[str]:
     """The files that a source reads: none for streams and cameras."""
     if spec.kind == "file":
         return [spec.address]
+    if spec.kind == "missing":
+        return [os.path.expanduser(spec.address)]
     return [str(path) for path in pictures_of(spec)] if spec.kind == "pictures" else []
