@@ -53,8 +53,13 @@ def with_login(url: str, password: str) -> str:
 class Client:
     """A client of RTSP over TCP that does nothing but ask to play, and read."""
 
-    def __init__(self, port: int) -> None:
-        self.socket = socket.create_connection(("127.0.0.1", port), 10)
+    def __init__(self, port: int, room: int = 0) -> None:
+        """``room``: bytes that it takes before they are read; 0: as usual."""
+        self.socket = socket.socket()
+        self.socket.settimeout(10)
+        if room:
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, room)
+        self.socket.connect(("127.0.0.1", port))
         self._file = self.socket.makefile("rb")
 
     def ask(self, method: str, *headers: str, track: str = "") -> bytes:

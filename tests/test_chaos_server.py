@@ -6,7 +6,9 @@ import contextlib
 import logging
 import socket
 import struct
+import sys
 import threading
+import time
 from itertools import islice, pairwise
 from pathlib import Path
 
@@ -168,6 +170,26 @@ def test_after_so_many_bytes(clip, kind, after):
             with pytest.raises(TimeoutError):
                 client._file.read(1)
         assert kit.injected == {kind: 1}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="nothing else tells whether what was sent has arrived")
+def test_what_was_sent_before_a_reset_arrives_though_it_is_read_late(tmp_path: Path):
+    """Of a picture that is sent in one go, and larger than what the client's side has room for."""
+    noise = np.random.default_rng(0).integers(0, 256, (2, 240, 320, 3), np.uint8)
+    with (
+        chaos.serve(
+            make_clip(tmp_path / "noise.mp4", images=noise, size=(320, 240)), ["reset@40000B"]
+        ) as kit,
+        contextlib.closing(Client(kit.port, room=2000)) as client,
+    ):
+        got = len(client.ask("SETUP", "Transport: RTP/AVP/TCP;interleaved=0-1", track="/track0"))
+        got += len(client.ask("PLAY"))
+        time.sleep(0.3)
+        got += len(client._file.read(40000 - got))
+        assert got == 40000
+        with pytest.raises(ConnectionResetError):
+            client._file.read(1)
+        assert kit.injected == {"reset": 1}
 
 
 @pytest.mark.parametrize(

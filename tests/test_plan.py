@@ -134,17 +134,18 @@ def test_cameras_that_cannot_be_meant(options: dict, said: str) -> None:
 
 
 def test_cameras_do_not_agree_on_when_they_take_their_pictures(cheap_model: str) -> None:
-    """After the first frame each waits for its own moment within 1/5 s, which its name tells."""
+    """After the first frame each waits for its own moment within the second, which its name tells: one so long
+    that a machine which stands still for a moment does not hide it."""
     phases = {name: crc32(name.encode()) / 2**32 for name in ("c", "a")}
     assert abs(phases["c"] - phases["a"]) > 0.5
-    streams = [{"source": "synthetic:64x48?frames=3", "name": name, "pace": 5.0} for name in phases]
+    streams = [{"source": "synthetic:64x48?frames=3", "name": name, "pace": 1.0} for name in phases]
     times: dict[str, list[float]] = {name: [] for name in phases}
     with Pipeline(make_config({"streams": streams, "model": cheap_model})) as line:
         for result in line:
             times[result.stream].append(result.frame.captured_at)
     for name, (first, second, third) in times.items():
-        assert second - first == pytest.approx((1 + phases[name]) / 5, abs=0.08)
-        assert third - second == pytest.approx(1 / 5, abs=0.08)
+        assert second - first == pytest.approx(1 + phases[name], abs=0.24)
+        assert third - second == pytest.approx(1, abs=0.24)
 
 
 @pytest.mark.parametrize("ending", [KeyboardInterrupt(), PipelineError("the measuring process ended")])
@@ -159,8 +160,8 @@ def test_a_search_that_ends_early_prints_its_trials(ending, cheap_model, capsys,
 
     monkeypatch.setattr(plan_command, "apart", short)
     options = Options(
-        source="synthetic:64x48?frames=5", fps=10, resolution="128x96", p99_age_ms=2000, max_drop="50%",
-        most=8, seconds=0.3, run={"model": cheap_model},
+        source="synthetic:64x48?frames=5", fps=3, resolution="128x96", p99_age_ms=2000, max_drop="50%",
+        most=8, seconds=0.6, run={"model": cheap_model},
     )  # fmt: skip
     out, err = Console(file=io.StringIO(), width=200), Console(file=io.StringIO())
     with pytest.raises(type(ending)):

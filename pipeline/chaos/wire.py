@@ -6,16 +6,22 @@ import asyncio
 import logging
 import socket
 import struct
+import sys
 from collections.abc import Sequence
 
 from pipeline.chaos.faults import Fault
 from pipeline.chaos.kinds import FOREVER, PACKET_KINDS
 from pipeline.chaos.script import Victim
 
+if sys.platform != "win32":
+    import fcntl
+    import termios
+
 log = logging.getLogger(__name__)
 
 _TRICKLE_STEP = 0.05
 """Seconds between two pieces of what trickles."""
+_LOOK_STEP = 0.005
 _LINGER_NONE = struct.pack("ii", 1, 0)
 
 
@@ -145,6 +151,8 @@ class Wire:
             if fault.kind == "stall":
                 await self._stall(fault, fault.lasts)
             else:
+                if fault.kind == "reset":
+                    await self._delivered()
                 self._strike(fault)
                 raise ConnectionResetError(f"{fault.kind} by the script")
         if fault := victim.lasting("stall"):
@@ -153,6 +161,21 @@ class Wire:
             data = data[half:]
             await self._stall(fault, victim.left(fault))
         await self._write(data)
+
+    async def _delivered(self) -> None:
+        """Wait for the other side's kernel to have all that was sent, for a second at most: a reset throws
+        away what is still here. No event tells that."""
+        if sys.platform == "win32":
+            return
+        raw = self._writer.get_extra_info("socket")
+        for _ in range(round(1 / _LOOK_STEP)):
+            try:
+                waiting = struct.unpack("i", fcntl.ioctl(raw.fileno(), termios.TIOCOUTQ, bytes(4)))[0]
+            except OSError:  # not on this system; or the socket is closed
+                return
+            if not waiting:
+                return
+            await asyncio.sleep(_LOOK_STEP)
 
     async def _stall(self, fault: Fault, seconds: float) -> None:
         self.victim.hit(fault, f"after {self.victim.sent} bytes")
