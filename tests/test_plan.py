@@ -134,7 +134,7 @@ def test_cameras_that_cannot_be_meant(options: dict, said: str) -> None:
 
 
 def test_cameras_do_not_agree_on_when_they_take_their_pictures(cheap_model: str) -> None:
-    """After the first frame each waits for its own moment within the second, which its name tells: one so long
+    """After the first frame each waits for its own moment within the second, which its name tells: so long
     that a machine which stands still for a moment does not hide it."""
     phases = {name: crc32(name.encode()) / 2**32 for name in ("c", "a")}
     assert abs(phases["c"] - phases["a"]) > 0.5
