@@ -82,6 +82,8 @@ class StreamAccount:
         self._idle: threading.Event | None = None
         self._last_emitted = -1
         self._emitted_at = 0.0
+        self._away = 0.0
+        """Seconds between an end, or a pause, and another beginning."""
 
     def connected(self, description: str, frame_count: int | None) -> None:
         """The source is open; ``frame_count`` where it is known beforehand."""
@@ -127,10 +129,13 @@ class StreamAccount:
 
     def begun(self, *, paused: bool = False) -> None:
         """The stream is started, perhaps once more: it counts on. Or is there, and ``paused`` until then."""
+        now = time.monotonic()
+        if self.ended_at is not None:
+            self._away += now - max(self.ended_at, self._emitted_at)
         self.ending = self.error = self.ended_at = None
         self.leaving = False
         if self.begun_at is None:
-            self.begun_at = time.monotonic()
+            self.begun_at = now
         if not paused:
             self.link.connecting()
 
@@ -162,10 +167,10 @@ class StreamAccount:
 
     def seconds(self, since: float, until: float) -> float:
         """How long it was on a line that ran ``since`` one moment ``until`` another: from its start to its
-        last frame, where its source has ended. Pauses count."""
+        last frame, where its source has ended. Neither pauses count nor the time for which it was removed."""
         begun = since if self.begun_at is None else max(since, self.begun_at)
         ended = until if self.ended_at is None else min(until, max(self.ended_at, self._emitted_at))
-        return max(ended - begun, 0.0)
+        return max(ended - begun - self._away, 0.0)
 
     def dropped_before(self, seq: int) -> int:
         """Frames that went missing between the last emitted one and ``seq``. For the emitting thread."""

@@ -155,7 +155,7 @@ class Pipeline:
             class_ids(model, config.classify_on, "classify_on")
             if config.metrics is not None:
                 self.metrics = opened.enter_context(MetricsServer(config.metrics, self, token))
-            read = self._files_read({name: spec for name, (spec, _) in self.sources.items()})
+            read = self._files_read(self.sources)
             self._sinks += open_sinks(config, list(self.sources), self.stop, read)
             expired = too_old(config.max_age_ms)
             self.outputs = Outputs(self._sinks, config.on_sink_error, config.sink_timeout, expired)
@@ -232,22 +232,21 @@ class Pipeline:
         with in_turn(self._changing, line.flow):
             named = name_streams([stream], line.streams.names, self.config.isolate_sources)
             ((name, (spec, stream)),) = named.items()
-            with self.admitted({name: spec}):
+            with self.admitted(named):
                 line.streams.add(name, spec, stream)
         log.info("stream %s: added", name)
         return name
 
     @contextmanager
-    def admitted(self, specs: Mapping[str, SourceSpec]) -> Iterator[None]:
+    def admitted(self, sources: Mapping[str, tuple[SourceSpec, StreamConfig]]) -> Iterator[None]:
         """Have the outputs ready for further streams of these names, which are added within the block; of one
         that is not, they let go at its end.
 
         Raises SinkOpenError where an output cannot take one, or would write over a file that a stream of the
         line, with these sources, reads.
         """
-        after = {name: spec for name, (spec, _) in self.sources.items()} | dict(specs)
-        check_outputs(self.config, list(after), self._files_read(after))
-        names = sorted(specs.keys() - self.sources.keys() - self._admitted)
+        self._check_outputs(sources)
+        names = sorted(sources.keys() - self.sources.keys() - self._admitted)
         self._admitted.update(names)
         ready: list[tuple[Sink, str]] = []
         try:
@@ -261,6 +260,11 @@ class Pipeline:
             for sink, name in ready:
                 if name not in self.sources:
                     sink.dismiss(name)
+
+    def _check_outputs(self, sources: Mapping[str, tuple[SourceSpec, StreamConfig]]) -> None:
+        """Raise SinkOpenError where an output stands against these streams."""
+        after = {**self.sources, **sources}
+        check_outputs(self.config, list(after), self._files_read(after))
 
     def remove_stream(self, name: str) -> None:
         """Take a stream off the running line, its frames emitted. The line ends with its last stream."""
@@ -277,14 +281,34 @@ class Pipeline:
         log.info("stream %s: paused", name)
 
     def resume_stream(self, name: str) -> None:
-        """Open the source of a paused stream again."""
-        self._running("resume a stream").streams.resume(name)
+        """Open the source of a paused stream again. Raises as :meth:`change_stream` does."""
+        line = self._running("resume a stream")
+
+        def found(stream: StreamConfig) -> SourceSpec:
+            spec = parse_source(stream.source)
+            self._check_outputs({name: (spec, stream)})
+            return spec
+
+        with in_turn(self._changing, line.flow):
+            line.streams.resume(name, found)
         log.info("stream %s: resumed", name)
 
     def change_stream(self, name: str, /, **options: Any) -> None:
         """Change keys of a stream's :class:`StreamConfig` (None: the default); its source is opened again
-        where need be. Raises as :meth:`add_stream` does; that a path is not there matters to one that is
-        resumed, or gets another source."""
+        where need be. Raises as :meth:`add_stream` does."""
+        line = self._running("change a stream")
+        with in_turn(self._changing, line.flow):
+            spec, stream = self.after_change(name, **options)
+            with self.admitted({name: (spec, stream)}):
+                # Who pauses it at the same time is not undone by what leaves that open.
+                line.streams.change(name, spec, stream, paused=stream.paused if "paused" in options else None)
+        if "paused" in options:
+            log.info("stream %s: %s", name, "paused" if stream.paused else "resumed")
+        if others := [key for key in options if key != "paused"]:
+            log.info("stream %s: changed: %s", name, ", ".join(others))
+
+    def after_change(self, name: str, /, **options: Any) -> tuple[SourceSpec, StreamConfig]:
+        """What :meth:`change_stream` would have the stream go by. Raises as that, but for outputs."""
         line = self._running("change a stream")
         if "name" in options:
             raise ConfigError(
@@ -292,24 +316,18 @@ class Pipeline:
             )
         if "source" in options:
             options["source"] = _path(options["source"])
-        with in_turn(self._changing, line.flow):
-            running = line.streams.config(name)
-            stream = make_stream(changed(running, options))
-            stream = stream.model_copy(update={"name": name})
-            spec, _ = line.streams.sources[name]
-            if "source" in options or (running.paused and not stream.paused):
-                spec = parse_source(stream.source, may_be_missing=stream.paused)
-            stream = filled_in(stream, spec, len(line.streams.names), self.config.isolate_sources)
-            # A share of the cores is of how many streams there were: not a reason to open it anew.
-            if "decode_threads" not in options:
-                stream = stream.model_copy(update={"decode_threads": running.decode_threads})
-            with self.admitted({name: spec}):
-                # Who pauses it at the same time is not undone by what leaves that open.
-                line.streams.change(name, spec, stream, paused=stream.paused if "paused" in options else None)
-        if "paused" in options:
-            log.info("stream %s: %s", name, "paused" if stream.paused else "resumed")
-        if others := [key for key in options if key != "paused"]:
-            log.info("stream %s: changed: %s", name, ", ".join(others))
+        running = line.streams.config(name)
+        stream = make_stream(changed(running, options)).model_copy(update={"name": name})
+        spec, _ = line.streams.sources[name]
+        if "source" in options:
+            spec = parse_source(stream.source, may_be_missing=True)
+        stream = filled_in(stream, spec, len(line.streams.names), self.config.isolate_sources)
+        # A share of the cores is of how many streams there were: not a reason to open it anew.
+        if "decode_threads" not in options:
+            stream = stream.model_copy(update={"decode_threads": running.decode_threads})
+        if line.streams.opens(name, stream, stream.paused if "paused" in options else None):
+            spec = parse_source(stream.source)
+        return spec, stream
 
     def reload_model(self, model: str | None = None, **options: Any) -> None:
         """Open a model beside the one that runs (None: the same again), and go over to it.
@@ -390,11 +408,11 @@ class Pipeline:
         """The running line's threads; None before it is started."""
         return self._line.flow if self._line is not None else None
 
-    def _files_read(self, sources: Mapping[str, SourceSpec]) -> list[str]:
+    def _files_read(self, sources: Mapping[str, tuple[SourceSpec, StreamConfig]]) -> list[str]:
         """Files that must not be written over: local sources, models, certificates, secrets."""
-        local = [path for spec in sources.values() for path in local_files(spec)]
+        local = [path for spec, _ in sources.values() for path in local_files(spec)]
         weights = [path for model in (self.model, self.second) if model for path in model.session.files]
-        trusted = [stream.tls_ca_file for _, stream in self.sources.values()]
+        trusted = [stream.tls_ca_file for _, stream in sources.values()]
         named = [path for path in (self.config.metrics_token_file, *trusted) if path is not None]
         return [*local, *weights, *named, *files_referred_to(), *self._also_read]
 

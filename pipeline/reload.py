@@ -22,7 +22,7 @@ from pipeline.decide import name_streams
 from pipeline.errors import ConfigError, PipelineError
 from pipeline.runtime.catalog import locate
 from pipeline.smallfile import stamp
-from pipeline.sources import parse_source
+from pipeline.sources import SourceSpec, parse_source
 
 log = logging.getLogger(__name__)
 
@@ -80,10 +80,12 @@ def _go_over(line: Pipeline, old: Config, new: Config, again: Again) -> tuple[li
     """As :func:`apply`; and the config that the line goes by now, with the names that its streams have."""
     before, after = old.model_dump(), new.model_dump()
     differs = [key for key in after if key != "streams" and before[key] != after[key]]
-    # That a file is gone which was read all the time is no matter of this edit.
-    read = {stream.source for stream in old.streams if not stream.paused}
-    _refuse(_problems_of(new, differs, read))
-    new = with_names(line, old, new)
+    problems = _problems_of(new, differs)
+    try:
+        new = with_names(line, old, new)
+    except ConfigError:  # which is one of them
+        _refuse(problems)
+        raise
     there = line.sources.keys()  # Python may have changed it meanwhile
     lost = again.keys() - there  # and may have taken off what could not be changed
     was, will = named(old), named(new)
@@ -92,13 +94,23 @@ def _go_over(line: Pipeline, old: Config, new: Config, again: Again) -> tuple[li
     added, removed = will.keys() - was.keys(), was.keys() - will.keys()
     both = will.keys() & was.keys()
     changed = {name for name in both if name in tried or _said(was[name]) != _said(will[name])}
-    problems: list[PipelineError] = []
     if gone := sorted((changed | removed) - there):
         told = f"{', '.join(gone)}: no longer a stream of the line, removed by other means"
         problems.append(ConfigError(told))
     if taken := sorted(added & there):
         told = f"{', '.join(taken)}: there is a stream of that name already, added by other means"
         problems.append(ConfigError(told))
+    options = {name: _options(_said(was[name]), _said(will[name]), tried.get(name)) for name in changed}
+    sources: dict[str, tuple[SourceSpec, StreamConfig]] = {}
+    for name in sorted((changed & there) | (added - there)):
+        try:
+            if name in changed:
+                sources[name] = line.after_change(name, **options[name])
+            else:
+                stream = will[name]
+                sources[name] = parse_source(stream.source, may_be_missing=stream.paused), stream
+        except PipelineError as error:
+            problems.append(error)
     _refuse(problems)
     done, failed = [f"{key} changed" for key in differs], list[str]()
 
@@ -113,19 +125,18 @@ def _go_over(line: Pipeline, old: Config, new: Config, again: Again) -> tuple[li
         return True
 
     now = dict(was)
-    specs = {name: parse_source(will[name].source, may_be_missing=True) for name in added | changed}
-    with line.admitted(specs):
+    with line.admitted(sources):
         if differs:
             line.reload_model(**{key: after[key] for key in differs})
         for name in sorted(changed):
-            before, after = _said(was[name]), _said(will[name])
-            keys = {key for key in after if after[key] != before[key]} | tried.pop(name, frozenset())
-            options = {key: after[key] for key in after if key in keys}
-            word = ("paused" if will[name].paused else "resumed") if keys == {"paused"} else "changed"
-            if step(name, word, partial(line.change_stream, name, **options)):
+            tried.pop(name, None)
+            word = "changed"
+            if options[name].keys() == {"paused"}:
+                word = "paused" if will[name].paused else "resumed"
+            if step(name, word, partial(line.change_stream, name, **options[name])):
                 now[name] = will[name]
             else:
-                tried[name] = frozenset(keys)
+                tried[name] = frozenset(options[name])
         for name in sorted(added):
             if step(name, "added", partial(line.add_stream, **{**_said(will[name]), "name": name})):
                 now[name] = will[name]
@@ -143,15 +154,19 @@ def _go_over(line: Pipeline, old: Config, new: Config, again: Again) -> tuple[li
     return done, new
 
 
-def _problems_of(new: Config, differs: list[str], read: Collection[str]) -> list[PipelineError]:
-    """What can be told of a config by itself, all of it; sources that are ``read`` may be gone."""
+def _options(before: dict[str, Any], after: dict[str, Any], tried: Collection[str] | None) -> dict[str, Any]:
+    """What differs, and what was tried in vain."""
+    return {key: value for key, value in after.items() if value != before[key] or key in (tried or ())}
+
+
+def _problems_of(new: Config, differs: list[str]) -> list[PipelineError]:
+    """What can be told of a config by itself, all of it; a source may be gone that is not asked for."""
     problems: list[PipelineError] = []
     if fixed := [key for key in differs if key not in SERVING_KEYS]:
         told = f"{', '.join(fixed)}: cannot be changed in a running line; start it anew for that"
         problems.append(ConfigError(told))
     looks: list[Callable[[], object]] = [
-        partial(parse_source, stream.source, may_be_missing=stream.paused or stream.source in read)
-        for stream in new.streams
+        partial(parse_source, stream.source, may_be_missing=True) for stream in new.streams
     ]
     if "model" in differs:
         looks.append(partial(locate, new.model))
@@ -269,7 +284,7 @@ class Reloader:
                 log.info("config %s: the line ends before the edit was taken: %s", self._path, why)
                 return
             log.error("config %s: the edit is refused, all stays as it is: %s", self._path, why)
-            self._line.config_refused = why
+            self._line.config_refused = why if isinstance(error, PipelineError) else f"{self._path}: {why}"
             return
         except Exception as error:  # nobody has thought of it: the line goes on, and later edits are heard
             self._line.config_refused = f"{type(error).__name__}: {error}"

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from pipeline.accounts import Accounts, StreamAccount
+from pipeline.accounts import Accounts
 from pipeline.config import StreamConfig
 from pipeline.decide import Depths
 from pipeline.errors import ConfigError, PipelineError
@@ -180,12 +180,32 @@ class Streams:
             with self._accounts.streams[name].link.changing("paused"):
                 self._halt(name, known)
 
-    def resume(self, name: str) -> None:
-        """Start a paused stream again."""
+    def resume(self, name: str, found: Callable[[StreamConfig], SourceSpec]) -> None:
+        """Start a paused stream again; ``found`` says what its source means now, or raises PipelineError."""
         with self._alone():
             known = self._known(name)
             if known.paused:
+                spec = found(known.stream)
+                known.capture.change(spec, known.stream)
+                known.spec = spec
                 self._begin_again(name, known)
+
+    def opens(self, name: str, stream: StreamConfig, paused: bool | None) -> bool:
+        """Whether :meth:`change` to this opens the stream's source. Raises ConfigError for one that is not
+        there."""
+        known = self._known(name)
+        if paused is None:
+            paused = known.paused and not known.stranded
+        elif not paused and self._accounts.streams[name].error is not None:
+            return True
+        if paused:
+            return False
+        failed = self._accounts.streams[name].error is not None
+        return (
+            known.paused
+            or _reconnects(known.stream, stream)
+            or (failed and _tries_again(known.stream, stream))
+        )
 
     def change(
         self, name: str, spec: SourceSpec, stream: StreamConfig, *, paused: bool | None = None
@@ -199,17 +219,17 @@ class Streams:
         with self._alone():
             known = self._known(name)
             account = self._accounts.streams[name]
-            kept = not (_reconnects(known.stream, stream) or _tries_again(account, known.stream, stream))
+            opens = self.opens(name, stream, paused)
             if paused is None:
                 paused = known.paused and not known.stranded
-            if not known.paused and (paused or not kept):
+            if not known.paused and (paused or opens):
                 self._check_who_waits("change", name, known)
             known.spec, known.stream = spec, stream
             known.capture.change(spec, stream)
             if paused:
                 self.pause(name)
                 return
-            if kept and not known.paused:
+            if not opens:
                 return
             if not known.paused:
                 self._hold("change", name, known)
@@ -395,9 +415,9 @@ class Streams:
             ) from None
 
 
-def _tries_again(account: StreamAccount, old: StreamConfig, new: StreamConfig) -> bool:
+def _tries_again(old: StreamConfig, new: StreamConfig) -> bool:
     """Whether a source that failed, and ended by it, is to be tried after all."""
-    return account.error is not None and new.reconnect is not False and new.reconnect != old.reconnect
+    return new.reconnect is not False and new.reconnect != old.reconnect
 
 
 def _reconnects(old: StreamConfig, new: StreamConfig) -> bool:

@@ -117,6 +117,58 @@ def test_a_file_that_is_gone_is_no_matter_of_an_edit_that_does_not_ask_for_it(
         assert run.state(name) == "paused"
 
 
+@pytest.mark.parametrize(
+    "edit",
+    [
+        pytest.param(lambda gone, b: [gone, b, {**gone, "name": "y"}], id="a further stream"),
+        pytest.param(
+            lambda gone, b: [gone, {**b, "source": gone["source"], "live": False}], id="another source"
+        ),
+        pytest.param(lambda gone, b: [{**gone, "name": "z"}, b], id="another name"),
+        pytest.param(lambda gone, b: [{**gone, "pace": 30}, b], id="opened anew"),
+        pytest.param(lambda gone, b: [gone, b, {"source": gone["source"], "name": "p"}], id="resumed"),
+    ],
+)
+def test_an_edit_that_asks_for_a_file_that_is_gone_is_refused_whole(
+    cheap_model: str, tmp_path: Path, edit: Callable[..., Any]
+) -> None:
+    """Also where a stream reads that file all the while."""
+    clip = make_clip(tmp_path / "x.mp4", frames=200)
+    gone = {"source": str(clip), "name": "x", "pace": 10, "loop": True}
+    paused = {"source": str(clip), "name": "p", "paused": True}
+    with running(cheap_model, gone, B, paused) as run:
+        run.until_results("x", 2)
+        clip.unlink()
+        streams = edit(gone, B)
+        if streams[-1].get("name") != "p":
+            streams.append(paused)
+        with pytest.raises(SourceOpenError, match=r"x\.mp4: no such file"):
+            apply(run.line, run.line.config_as_given, config_of(run, streams=streams, conf_threshold=0.6))
+        assert run.line.config.conf_threshold != 0.6
+        assert {name: run.state(name) for name in run.line.sources} == {
+            "x": "live",
+            "b": "live",
+            "p": "paused",
+        }
+        run.until_results("x", 2)
+
+
+def test_what_ended_by_an_error_is_tried_again_when_the_file_has_it_resumed(
+    cheap_model: str, tmp_path: Path
+) -> None:
+    broken = tmp_path / "later.mp4"
+    broken.write_bytes(b"nothing to see")
+    later = {"source": str(broken), "name": "later", "paused": True}
+    with running(cheap_model, later, B) as run:
+        first = run.line.config_as_given
+        run.line.resume_stream("later")
+        run.until(lambda: run.line.accounts.streams["later"].error is not None)
+        make_clip(broken, frames=5)
+        second = config_of(run, streams=[{**later, "paused": False}, B])
+        assert apply(run.line, first, second) == ["stream later resumed"]
+        run.until_results("later", 5)
+
+
 def test_the_model_is_changed(cheap_model: str, tmp_path: Path) -> None:
     other = write_cheap_model(tmp_path / "other.onnx", scores=(0.7,))
     with running(cheap_model, A) as run:

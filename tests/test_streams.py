@@ -279,10 +279,63 @@ def test_the_file_of_a_paused_stream_may_be_missing(
         run.until_results("later", 12)
         run.line.resume_stream("later-2")
         clip.unlink()
-        run.line.resume_stream("yard")
-        run.until(lambda: run.state("yard") == "ended")
-        assert run.line.accounts.streams["yard"].ending == "not_found"
+        with pytest.raises(SourceOpenError, match="nothing matches"):
+            run.line.resume_stream("yard")
+        assert run.state("yard") == "paused"
     assert whole(run, "later")
+
+
+def test_what_comes_where_an_output_writes_is_not_read(cheap_model: str, tmp_path: Path) -> None:
+    """It would be written over: a file that was missing when its stream was paused, and came by a link."""
+    written = tmp_path / "out"
+    written.mkdir()
+    clip = make_clip(written / "cam.mp4", frames=5)
+    before = clip.read_bytes()
+    keys = {"source": str(tmp_path / "in" / "cam.mp4"), "paused": True}
+    with running(cheap_model, OTHER, keys, video=str(written / "{stream}.mp4")) as run:
+        (tmp_path / "in").symlink_to(written)
+        for resume in (run.line.resume_stream, lambda name: run.line.change_stream(name, paused=False)):
+            with pytest.raises(SinkOpenError, match="would overwrite"):
+                resume("cam")
+        assert run.state("cam") == "paused"
+    assert clip.read_bytes() == before
+    with running(cheap_model, OTHER, video=str(written / "{stream}.mp4")) as run:
+        (written / "n.mp4").write_text("a certificate")
+        with pytest.raises(SinkOpenError, match=r"would overwrite .*n\.mp4"):
+            run.line.add_stream(ENDLESS, name="n", live=True, tls_ca_file=str(written / "n.mp4"))
+    folder = {"source": str(tmp_path / "shots"), "paused": True}
+    with (
+        pytest.raises(SinkOpenError, match=r"the source .*shots lies there"),
+        running(cheap_model, OTHER, folder, pictures=str(tmp_path / "shots")),
+    ):
+        pass
+
+
+def test_a_file_that_begins_anew_as_asked_was_not_lost(cheap_model: str, tmp_path: Path) -> None:
+    clip = make_clip(tmp_path / "round.mp4", frames=3)
+    with running(cheap_model, {"source": str(clip), "name": "a", "loop": True, "pace": 50}) as run:
+        run.until_results("a", 20)
+        episodes = run.line.accounts.streams["a"].link.status().episodes
+        assert {state: held.times for state, held in episodes.items()} == {"connecting": 1, "live": 1}
+        clip.unlink()
+        run.until(lambda: run.line.accounts.streams["a"].ending == "not_found")
+
+
+def test_a_pause_is_no_time_on_the_line(cheap_model: str) -> None:
+    with running(cheap_model, {"source": ENDLESS, "name": "a", "live": True}, OTHER) as run:
+        run.until_results("a", 5)
+        run.line.pause_stream("a")
+        before = run.line.accounts.on_line("a")
+        time.sleep(1)
+        assert run.line.accounts.on_line("a") == pytest.approx(before)
+        run.line.resume_stream("a")
+        run.until_results("a", 5)
+        run.line.remove_stream("a")
+        time.sleep(1)
+        run.line.add_stream(ENDLESS, name="a", live=True)
+        run.until_results("a", 5)
+        whole_time = run.line.accounts.elapsed()
+        assert before < run.line.accounts.on_line("a") <= whole_time - 2
 
 
 def test_a_change_pauses_and_resumes(cheap_model: str) -> None:

@@ -180,7 +180,8 @@ def run(
         typer.Option(
             "--sink-timeout",
             metavar="S",
-            help="Seconds that a file waits for one of several outputs without progress. Default: 60.",
+            help="Seconds that a file, or the end of all streams, waits for one of several outputs that "
+            "makes no progress; then it is lost. Default: 60.",
         ),
     ] = None,
     metrics: Annotated[

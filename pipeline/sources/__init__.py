@@ -60,8 +60,6 @@ def open_source(
     SourceOpenError, whose ``cause`` says why in a word. Where the
     stream asks for it, this is done in a process of its own.
     """
-    if spec.kind == "missing":  # when its stream, which was paused, was configured
-        spec = import_module(f"{__name__}.address").found(spec)
     module, function = ("isolated.parent", "open_isolated") if stream.isolate else OPENERS[spec.kind]
     opener = getattr(import_module(f"{__name__}.{module}"), function)
     source: Source = opener(spec, stream, stop, remembered or Remembered())

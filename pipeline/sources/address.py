@@ -47,8 +47,8 @@ def parse_source(text: str, *, may_be_missing: bool = False) -> SourceSpec:
     ``synthetic:WxH@FPS?frames=N``, ``sample:``, a file, a folder of pictures or a glob of them.
 
     Raises ConfigError for text that cannot be meant, SourceOpenError (cause ``not_found``) for a
-    path that is not there, a folder without pictures and a glob that matches none; where such a one
-    ``may_be_missing``, what it is shows when it is opened.
+    path that is not there, a folder without pictures and a glob that matches none; such a one that
+    ``may_be_missing`` is of the kind ``missing``, which nothing opens: it is to be parsed again before.
     """
     protect(text)
     if not text.strip() or "\0" in text:
@@ -69,14 +69,6 @@ def parse_source(text: str, *, may_be_missing: bool = False) -> SourceSpec:
     return SourceSpec(
         "missing", text, _name(Path(_file_name(named, Path(named), "file")).stem, "file"), False
     )
-
-
-def found(spec: SourceSpec) -> SourceSpec:
-    """What one that was missing turns out to be. Raises SourceOpenError where it still is."""
-    try:
-        return parse_source(spec.address)
-    except ConfigError as error:
-        raise SourceOpenError(str(error), cause="format") from None
 
 
 # No @ in this text, up to which redaction would mask the message.

@@ -108,12 +108,14 @@ class Capture:
         account, told, stop = self._account, False, stop or self.stop
         self._pace = None  # after a pause nothing is to be caught up with
         again, described = not self._enough(stop) and self._may_log_in(stop), ""
+        turned = False
         while again:
             before, lost, looped = self._captured, None, False
             with self._lock:
                 if stop is not self.stop:
                     return
-                account.link.connecting()
+                if not turned:  # what begins anew as asked has not been lost
+                    account.link.connecting()
                 self._timestamps.restart()
                 to_open = self._spec, self._stream, stop, self._remembered
             try:
@@ -136,7 +138,7 @@ class Capture:
                 lost = error.with_traceback(None)
             give_back()
             again = looped and self._captured > before if lost is None else self._wait(lost, stop)
-            again = again and not self._enough(stop)
+            again, turned = again and not self._enough(stop), lost is None
         with self._lock:
             if stop is self.stop and account.ending is None:
                 account.ended("stopped" if stop.is_set() else "end")
