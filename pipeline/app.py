@@ -16,20 +16,20 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import ExitStack
 from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
 from pipeline.access import metrics_token
 from pipeline.accounts import Accounts
-from pipeline.config import Config, StreamConfig, changed, make_config, make_stream, reloaded
+from pipeline.changes import Changes, Sources, as_text
+from pipeline.config import Config, StreamConfig, make_config, reloaded
 from pipeline.decide import (
     MOST_CAPACITY,
     batch_limit,
     class_ids,
-    filled_in,
     name_streams,
     settled,
     thresholds,
@@ -45,10 +45,10 @@ from pipeline.monitor import Monitor
 from pipeline.profiles import Profile, applied
 from pipeline.references import files_referred_to
 from pipeline.runtime.model import Model
-from pipeline.sinks import Outputs, Sink, check_outputs, completed, open_sinks
-from pipeline.sources import SourceSpec, local_files, parse_source
+from pipeline.sinks import Outputs, Sink, completed, open_sinks
+from pipeline.sources import local_files
 from pipeline.stages.emit import Emit
-from pipeline.streams import STOP_GRACE_SECONDS, in_turn
+from pipeline.streams import STOP_GRACE_SECONDS
 
 log = logging.getLogger(__name__)
 
@@ -91,7 +91,7 @@ class Pipeline:
         else:
             addresses = [source] if isinstance(source, str | os.PathLike) else list(source)
             each = {key: options.pop(key) for key in StreamConfig.model_fields.keys() & options.keys()}
-            streams = [{"source": _path(address), **each} for address in addresses]
+            streams = [{"source": as_text(address), **each} for address in addresses]
             self.config = make_config({"streams": streams, **options})
         self._sources = name_streams(self.config.streams, isolate=self.config.isolate_sources)
         named = zip(self._sources, self.config.streams, strict=True)
@@ -107,8 +107,6 @@ class Pipeline:
         self.profile: Profile | None = None
         self.metrics: MetricsServer | None = None
         self._sinks: list[Sink] = [completed(sink) for sink in sinks]
-        self._admitted: set[str] = set()
-        """Streams that the outputs are ready for, and that are not added yet."""
         self.outputs = Outputs([])
         """What became of the results, for each sink; there are some once the pipeline is entered."""
         self._also_read = also_read
@@ -119,11 +117,12 @@ class Pipeline:
         self._late: list[str] = []
         self._resources = ExitStack()
         self._line: Line | None = None
+        self.changes: Changes | None = None
+        """How streams of the running line are changed; None before there is one."""
         self._iteration: Iteration | None = None
         self._monitor = Monitor(self, self.config.watchdog)
         self._left = False
         self._lock = threading.Lock()
-        self._changing = threading.Lock()
 
     def __enter__(self) -> Self:
         if self.model is not None:
@@ -227,107 +226,25 @@ class Pipeline:
         not there, unless it is paused), SinkOpenError (an output that cannot take another stream),
         PipelineError where the line does not run.
         """
-        line = self._running("add a stream")
-        stream = make_stream({"source": _path(source), **options})
-        with in_turn(self._changing, line.flow):
-            named = name_streams([stream], line.streams.names, self.config.isolate_sources)
-            ((name, (spec, stream)),) = named.items()
-            with self.admitted(named):
-                line.streams.add(name, spec, stream)
-        log.info("stream %s: added", name)
-        return name
-
-    @contextmanager
-    def admitted(self, sources: Mapping[str, tuple[SourceSpec, StreamConfig]]) -> Iterator[None]:
-        """Have the outputs ready for further streams of these names, which are added within the block; of one
-        that is not, they let go at its end.
-
-        Raises SinkOpenError where an output cannot take one, or would write over a file that a stream of the
-        line, with these sources, reads.
-        """
-        self._check_outputs(sources)
-        names = sorted(sources.keys() - self.sources.keys() - self._admitted)
-        self._admitted.update(names)
-        ready: list[tuple[Sink, str]] = []
-        try:
-            for name in names:
-                for sink in self._sinks:
-                    sink.admit(name)
-                    ready.append((sink, name))
-            yield
-        finally:
-            self._admitted.difference_update(names)
-            for sink, name in ready:
-                if name not in self.sources:
-                    sink.dismiss(name)
-
-    def _check_outputs(self, sources: Mapping[str, tuple[SourceSpec, StreamConfig]]) -> None:
-        """Raise SinkOpenError where an output stands against these streams."""
-        after = {**self.sources, **sources}
-        check_outputs(self.config, list(after), self._files_read(after))
+        return self._changes("add a stream").add(source, options)
 
     def remove_stream(self, name: str) -> None:
         """Take a stream off the running line, its frames emitted. The line ends with its last stream."""
-        line = self._running("remove a stream")
-        with in_turn(self._changing, line.flow):
-            line.streams.remove(name)
-            self.outputs.release(name)
-        log.info("stream %s: removed", name)
+        self._changes("remove a stream").remove(name)
 
     def pause_stream(self, name: str) -> None:
         """Close a stream's source until :meth:`resume_stream`; frames and their PTS count on then, also of a
         file, which begins again."""
-        self._running("pause a stream").streams.pause(name)
-        log.info("stream %s: paused", name)
+        self._changes("pause a stream").pause(name)
 
     def resume_stream(self, name: str) -> None:
         """Open the source of a paused stream again. Raises as :meth:`change_stream` does."""
-        line = self._running("resume a stream")
-
-        def found(stream: StreamConfig) -> SourceSpec:
-            spec = parse_source(stream.source)
-            self._check_outputs({name: (spec, stream)})
-            return spec
-
-        with in_turn(self._changing, line.flow):
-            line.streams.resume(name, found)
-        log.info("stream %s: resumed", name)
+        self._changes("resume a stream").resume(name)
 
     def change_stream(self, name: str, /, **options: Any) -> None:
         """Change keys of a stream's :class:`StreamConfig` (None: the default); its source is opened again
         where need be. Raises as :meth:`add_stream` does."""
-        line = self._running("change a stream")
-        with in_turn(self._changing, line.flow):
-            spec, stream = self.after_change(name, **options)
-            with self.admitted({name: (spec, stream)}):
-                # Who pauses it at the same time is not undone by what leaves that open.
-                line.streams.change(name, spec, stream, paused=stream.paused if "paused" in options else None)
-        if "paused" in options:
-            log.info("stream %s: %s", name, "paused" if stream.paused else "resumed")
-        if others := [key for key in options if key != "paused"]:
-            log.info("stream %s: changed: %s", name, ", ".join(others))
-
-    def after_change(self, name: str, /, **options: Any) -> tuple[SourceSpec, StreamConfig]:
-        """What :meth:`change_stream` would have the stream go by. Raises as that, but for outputs."""
-        line = self._running("change a stream")
-        if "name" in options:
-            raise ConfigError(
-                f"name: stream {name!r} keeps its name while it is there; remove it, and add it with another"
-            )
-        if "source" in options:
-            options["source"] = _path(options["source"])
-        running = line.streams.config(name)
-        stream = make_stream(changed(running, options)).model_copy(update={"name": name})
-        spec, _ = line.streams.sources[name]
-        if "source" in options:
-            spec = parse_source(stream.source, may_be_missing=True)
-        stream = filled_in(stream, spec, len(line.streams.names), self.config.isolate_sources)
-        # A share of the cores is of how many streams there were: not a reason to open it anew.
-        if "decode_threads" not in options:
-            stream = stream.model_copy(update={"decode_threads": running.decode_threads})
-        if line.streams.opens(name, stream, stream.paused if "paused" in options else None):
-            spec = parse_source(stream.source)
-        return spec, stream
+        self._changes("change a stream").change(name, options)
 
     def reload_model(self, model: str | None = None, **options: Any) -> None:
         """Open a model beside the one that runs (None: the same again), and go over to it.
@@ -336,8 +253,8 @@ class Pipeline:
         model is opened, and what is kept of its answers, such as ``conf_threshold``. Raises ConfigError,
         ModelError, ProviderError; then all stays as it is.
         """
-        line = self._running("reload the model")
-        with in_turn(self._changing, line.flow):
+        line, changes = self._running("reload the model"), self._changes("reload the model")
+        with changes.alone():
             config = reloaded(self.config, {**({} if model is None else {"model": model}), **options})
             opened = open_first(config)
             before = line.server.current.model
@@ -394,7 +311,7 @@ class Pipeline:
         return self._monitor.stuck
 
     @property
-    def sources(self) -> Mapping[str, tuple[SourceSpec, StreamConfig]]:
+    def sources(self) -> Sources:
         """Of each stream, by its name, what its source means, and how it is configured."""
         return self._line.streams.sources if self._line is not None else self._sources
 
@@ -403,12 +320,17 @@ class Pipeline:
             raise PipelineError(f"cannot {to_do}: the line does not run")
         return self._line
 
+    def _changes(self, to_do: str) -> Changes:
+        self._running(to_do)
+        assert self.changes is not None
+        return self.changes
+
     @property
     def flow(self) -> Flow | None:
         """The running line's threads; None before it is started."""
         return self._line.flow if self._line is not None else None
 
-    def _files_read(self, sources: Mapping[str, tuple[SourceSpec, StreamConfig]]) -> list[str]:
+    def _files_read(self, sources: Sources) -> list[str]:
         """Files that must not be written over: local sources, models, certificates, secrets."""
         local = [path for spec, _ in sources.values() for path in local_files(spec)]
         weights = [path for model in (self.model, self.second) if model for path in model.session.files]
@@ -436,6 +358,7 @@ class Pipeline:
         drained = False
         try:
             with self._lock:
+                self.changes = Changes(self.config, line, self.outputs, self._sinks, self._files_read)
                 self._line = line
                 self._model = self._second = None  # the line has them, and lets them go for other ones
                 self.accounts.begin()
@@ -521,8 +444,3 @@ class Pipeline:
     def _release(self, flow: Flow) -> None:
         """Give the captures time to end; let the line drain without those that don't."""
         self._late = flow.abandon_feeders(STOP_GRACE_SECONDS)
-
-
-def _path(source: Any) -> Any:
-    """A path as text; what is none is told of where the config is checked."""
-    return os.fspath(source) if isinstance(source, os.PathLike) else source

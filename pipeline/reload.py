@@ -78,6 +78,8 @@ def apply(line: Pipeline, old: Config, new: Config, again: Again = MappingProxyT
 
 def _go_over(line: Pipeline, old: Config, new: Config, again: Again) -> tuple[list[str], Config]:
     """As :func:`apply`; and the config that the line goes by now, with the names that its streams have."""
+    changes = line.changes
+    assert changes is not None, "the line runs"
     before, after = old.model_dump(), new.model_dump()
     differs = [key for key in after if key != "streams" and before[key] != after[key]]
     problems = _problems_of(new, differs)
@@ -105,7 +107,7 @@ def _go_over(line: Pipeline, old: Config, new: Config, again: Again) -> tuple[li
     for name in sorted((changed & there) | (added - there)):
         try:
             if name in changed:
-                sources[name] = line.after_change(name, **options[name])
+                sources[name] = changes.after(name, options[name])
             else:
                 stream = will[name]
                 sources[name] = parse_source(stream.source, may_be_missing=stream.paused), stream
@@ -125,7 +127,7 @@ def _go_over(line: Pipeline, old: Config, new: Config, again: Again) -> tuple[li
         return True
 
     now = dict(was)
-    with line.admitted(sources):
+    with changes.admitted(sources):
         if differs:
             line.reload_model(**{key: after[key] for key in differs})
         for name in sorted(changed):
