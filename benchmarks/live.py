@@ -8,9 +8,9 @@ the same moment decides who waits, and so all of it comes up in one trial, inste
 
 1. What the machine allows: the bound, as ``framerail bench`` finds it, with the clip as an ordinary file.
 2. The sum of the stages' service times, capture to emit: the wall time that each takes for one frame by
-   itself, nothing beside it, with the threads that the line gives it (an inference run has one thread where
-   two run at once). Measured before and after the trials and averaged; ages are judged against this sum. The
-   same times in the running line stand beside it: they hold the wait for a core, too.
+   itself, nothing beside it, with the threads that the line gives it with so many cameras (an inference run
+   has one thread where two run at once). Measured before and after the trials and averaged; ages are judged
+   against this sum. The same times in the running line stand beside it: they hold the wait for a core, too.
 3. Rates that add up to 70 % of the bound, of two streams and of all: p99 age, from capture to emit, over all
    streams. Beside it what no line could undercut: cores that lose nothing, each with one frame after the
    other, and cameras that take their pictures whenever they like (:func:`ideal_ms`). With many cameras that
@@ -126,7 +126,10 @@ def service(config: Config, settings: Settings, told: Told | None = None) -> dic
     del settings, told
     with Pipeline(config, sinks=[Null()]) as line:
         assert line.model is not None
-        costs = alone(line.config, list(line.sources.values()), line.model)
+        # How long a camera takes to send a picture is no stage's time.
+        unpaced = {"pace": None}
+        sources = [(spec, stream.model_copy(update=unpaced)) for spec, stream in line.sources.values()]
+        costs = alone(line.config, sources, line.model)
     return {name: cost.wall_ms for name, cost in costs.items()}
 
 
@@ -139,7 +142,7 @@ def live(asked: Asked) -> dict[str, Any]:
     tell("bound, and each stage by itself")
     most = asked.bound_seconds
     free = apart(measure, asked.config(), Settings(min(2.0, most / 3), min(3.0, most / 3), most=most))
-    before = apart(service, asked.config(), Settings())
+    before = apart(service, asked.config(free["bound_fps"]), Settings())
     cores = free["cores"]
     frame_ms = 1000 * cores / next(each["fps"] for each in free["bounds"] if each["what"] == "cores")
     trials = {}
@@ -158,7 +161,7 @@ def live(asked: Asked) -> dict[str, Any]:
         found["notes"] = [note for note in found["notes"] if not note.startswith("not steady")]
         trials[f"{share:.0%}, {count} streams"] = found
     tell("each stage by itself, again")
-    after = apart(service, asked.config(), Settings())
+    after = apart(service, asked.config(free["bound_fps"]), Settings())
     times = {name: (before[name] + after[name]) / 2 for name in before}
     total = sum(times.values())
     return {

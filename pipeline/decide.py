@@ -13,7 +13,7 @@ from pipeline.errors import ConfigError
 from pipeline.flow import Channel, Flow
 from pipeline.runtime.model import Model
 from pipeline.runtime.session import concurrency, usable_cores
-from pipeline.sources import SourceSpec, parse_source
+from pipeline.sources import SourceSpec, names_recording, parse_source
 from pipeline.stages.postprocess import Thresholds, class_ids_of, words_of
 from pipeline.vision.letterbox import InputSpec
 from pipeline.wording import nearest
@@ -136,10 +136,21 @@ def _sharing(stream: StreamConfig, spec: SourceSpec, count: int) -> StreamConfig
     return stream.model_copy(update={"decode_threads": max(1, usable_cores() // count)})
 
 
+def cameras(config: Config) -> int | None:
+    """How many streams there are; None where not all of them are live, as far as can be told beforehand."""
+    for stream in config.streams:
+        spec = parse_source(stream.source, may_be_missing=True)
+        live = stream.asked_live(spec.live)
+        if not (live or (live is None and not (stream.loop or names_recording(spec.address)))):
+            return None
+    return len(config.streams)
+
+
 def run_concurrency(config: Config, provider: str) -> tuple[int, int]:
-    """Concurrent inference runs × threads each, for the machine and the provider."""
+    """Concurrent inference runs × threads each, for the machine, the provider and the streams."""
     if provider in ("cpu", "auto", "xnnpack"):
-        return concurrency(usable_cores(), config.infer_workers, config.infer_threads)
+        asked = config.infer_workers, config.infer_threads
+        return concurrency(usable_cores(), *asked, cameras(config) if config.batch in (None, 1) else None)
     # Two runs on a device overlap one's copies with the other's work there.
     workers = config.infer_workers or 2 * len(config.device)
     if workers < len(config.device):
