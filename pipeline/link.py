@@ -259,7 +259,7 @@ class Link:
         with self._lock:
             self._in_a_row = self._auth_in_a_row = self._tries = 0
             if self._state == "ended" and self._lost_at is not None:
-                self._lost_at = self._clock()  # nobody waited for it since
+                self._lost_at = self._since  # nobody waited for it then
             self._error = self._refused_until = None
             self._goes_elsewhere = self._state == "live"
             if not self._goes_elsewhere:

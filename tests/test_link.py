@@ -352,6 +352,8 @@ def test_how_long_it_was_lost_counts_on_when_another_address_is_tried(
     link.ended()
     clock.now += 60
     link.renewed()
+    assert link.status().lost_for == 0
+    clock.now += 5
     link.connecting()
     clock.now += 1
     assert link.status().lost_for == pytest.approx(1)

@@ -14,6 +14,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import av
+import cv2
 import numpy as np
 import pytest
 
@@ -305,9 +306,12 @@ def test_what_comes_where_an_output_writes_is_not_read(cheap_model: str, tmp_pat
             run.line.add_stream(ENDLESS, name="n", live=True, tls_ca_file=str(written / "n.mp4"))
     folder = {"source": str(tmp_path / "shots"), "paused": True}
     with (
-        pytest.raises(SinkOpenError, match=r"the source .*shots lies there"),
+        pytest.raises(SinkOpenError, match=r"the source .*shots.* lies there"),
         running(cheap_model, OTHER, folder, pictures=str(tmp_path / "shots")),
     ):
+        pass
+    nested = {"source": str(tmp_path / "shots" / "yard"), "paused": True}
+    with running(cheap_model, OTHER, nested, pictures=str(tmp_path / "shots")):
         pass
 
 
@@ -319,6 +323,25 @@ def test_a_file_that_begins_anew_as_asked_was_not_lost(cheap_model: str, tmp_pat
         assert {state: held.times for state, held in episodes.items()} == {"connecting": 1, "live": 1}
         clip.unlink()
         run.until(lambda: run.line.accounts.streams["a"].ending == "not_found")
+
+
+def test_a_looped_folder_of_which_nothing_can_be_read_ends(
+    cheap_model: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And what is always skipped is told once, not in each round."""
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.png").write_bytes(cv2.imencode(".png", np.zeros((48, 64, 3), np.uint8))[1])
+    (tmp_path / "c.png").write_bytes(b"no picture")
+    source = {"source": str(tmp_path), "name": "a", "loop": True}
+    with running(cheap_model, source, OTHER) as run:
+        run.until_results("a", 20)
+        assert caplog.text.count("skipped") == 1
+        for name in ("a", "b"):
+            (tmp_path / f"{name}.png").write_bytes(b"no picture")
+        run.until(lambda: run.state("a") == "ended")
+        account = run.line.accounts.streams["a"]
+        assert account.ending == "format" and "not one of its pictures" in str(account.error)
+        assert not readiness(run.line)[0]
 
 
 def test_a_pause_is_no_time_on_the_line(cheap_model: str) -> None:

@@ -116,11 +116,10 @@ class PictureFiles(Sink):
 
 
 def check_apart(folder: str, inputs: Iterable[str]) -> None:
-    """Raise SinkOpenError where a file that is read lies in ``folder``, or is to come there: it could be
-    written over."""
+    """Raise SinkOpenError where a file that is read lies in ``folder``: it could be written over."""
     where = os.path.realpath(folder)
     for path in inputs:
-        if where in (real := os.path.realpath(path), os.path.dirname(real)):
+        if os.path.dirname(os.path.realpath(path)) == where:
             raise SinkOpenError(
                 f"cannot write pictures to {folder}: the source {path} lies there; choose another folder"
             )

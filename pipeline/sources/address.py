@@ -207,5 +207,6 @@ def local_files(spec: SourceSpec) -> list[str]:
     if spec.kind == "file":
         return [spec.address]
     if spec.kind == "missing":
-        return [os.path.expanduser(spec.address)]
+        path = os.path.expanduser(spec.address)
+        return [path if os.path.splitext(path)[1] else os.path.join(path, "*")]  # a folder, more likely
     return [str(path) for path in pictures_of(spec)] if spec.kind == "pictures" else []

@@ -15,7 +15,7 @@ import numpy as np
 
 from pipeline.accounts import StreamAccount
 from pipeline.config import CameraConfig, StreamConfig
-from pipeline.errors import SourceError
+from pipeline.errors import SourceError, SourceReadError
 from pipeline.flow import Dropped
 from pipeline.frame import Frame
 from pipeline.link import Backoff
@@ -69,6 +69,10 @@ class Capture:
         self._lock = threading.Lock()
         """Whoever writes what is told of the stream holds it, and looks at ``stop`` first."""
         self._captured = self._first = account.counts().captured
+        self._taken = 0
+        """Of those that could be read."""
+        self._turned = False
+        """A looped source is in another round."""
         self._source_live = spec.live
         self._pace: _Pace | None = None
         self._told = -math.inf
@@ -108,13 +112,13 @@ class Capture:
         account, told, stop = self._account, False, stop or self.stop
         self._pace = None  # after a pause nothing is to be caught up with
         again, described = not self._enough(stop) and self._may_log_in(stop), ""
-        turned = False
+        self._turned = False
         while again:
-            before, lost, looped = self._captured, None, False
+            before, lost, looped = self._taken, None, False
             with self._lock:
                 if stop is not self.stop:
                     return
-                if not turned:  # what begins anew as asked has not been lost
+                if not self._turned:  # what begins anew as asked has not been lost
                     account.link.connecting()
                 self._timestamps.restart()
                 to_open = self._spec, self._stream, stop, self._remembered
@@ -137,8 +141,10 @@ class Capture:
                 # Its frames would keep the last picture for as long as the books and the log keep the error.
                 lost = error.with_traceback(None)
             give_back()
-            again = looped and self._captured > before if lost is None else self._wait(lost, stop)
-            again, turned = again and not self._enough(stop), lost is None
+            if looped and lost is None and self._taken == before and not self._enough(stop):
+                lost = SourceReadError("not one of its pictures could be read", cause="format")
+            again = looped if lost is None else self._wait(lost, stop)
+            again, self._turned = again and not self._enough(stop), lost is None
         with self._lock:
             if stop is self.stop and account.ending is None:
                 account.ended("stopped" if stop.is_set() else "end")
@@ -257,6 +263,7 @@ class Capture:
                 seq = self._captured
                 self._captured += 1
             if isinstance(picture, Picture):
+                self._taken += 1
                 frame = self._frame(seq, picture, pauses=not source.live)
                 if thinned and isinstance(frame, Frame) and not lane.admits(seq // self._stream.every_nth):
                     frame = Dropped(frame, "adaptive")
@@ -269,7 +276,8 @@ class Capture:
                 reason = "overrun"
                 if isinstance(picture, Unreadable):
                     reason = "unreadable"
-                    log.warning("stream %s: frame %d skipped: %s", name, seq, picture.reason)
+                    level = logging.DEBUG if self._turned else logging.WARNING  # told in the first turn
+                    log.log(level, "stream %s: frame %d skipped: %s", name, seq, picture.reason)
                 nothing = np.empty((0, 0, 3), np.uint8)
                 yield Dropped(Frame(name, seq, nothing, None, None, time.monotonic(), time.time()), reason)
             if self._enough(stop):
