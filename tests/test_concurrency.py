@@ -41,20 +41,21 @@ def test_what_is_asked_for_is_what_there_is() -> None:
     assert run_concurrency(batched, "cpu") == concurrency(usable_cores(), None, None)
 
 
-@pytest.mark.skipif(usable_cores() < 2, reason="with one core there is nothing to choose")
-def test_one_camera_has_all_threads_and_keeps_them(cheap_model: str) -> None:
-    """A file beside it does not; and a model that is opened later is run as the line began."""
+def test_a_line_keeps_what_it_began_with(cheap_model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Streams that come, and a model that is opened later, are run as the line began. Eight cores are made
+    up: what is looked at is what ONNX Runtime is asked for."""
+    monkeypatch.setattr("pipeline.decide.usable_cores", lambda: 8)
     with Pipeline(make_config({"model": cheap_model, "streams": [CAMERA]})) as line:
         for number, _ in enumerate(line):
             if number == 1:
                 line.add_stream(**{**CAMERA, "name": "other"})
+                line.add_stream(**{**CAMERA, "name": "third"})
                 line.reload_model()
         said = summarize(line)["settings"]
-        assert (said["workers"], said["threads"]) == (1, usable_cores())
+        assert (said["workers"], said["threads"]) == (2, 4)
         assert line.model is not None
-        options = line.model.session._session.get_session_options()
-        assert options.intra_op_num_threads == usable_cores()
+        assert line.model.session._session.get_session_options().intra_op_num_threads == 4
     with Pipeline(make_config({"model": cheap_model, "streams": [CAMERA, FILE]})) as line:
         line.run()
         said = summarize(line)["settings"]
-        assert (said["workers"], said["threads"]) == concurrency(usable_cores(), None, None)
+        assert (said["workers"], said["threads"]) == (8, 1)

@@ -112,15 +112,17 @@ def test_threads_are_as_asked_and_do_not_spin(cheap_model: str) -> None:
 @pytest.mark.parametrize(
     ("cores", "workers", "threads", "cameras", "expected"),
     [
-        (2, None, None, 1, (1, 2)),
-        (2, None, None, 4, (2, 1)),
+        (1, None, None, 1, (1, 1)),
+        (2, None, None, 1, (2, 1)),
+        (4, None, None, 1, (2, 2)),
+        (8, None, None, 2, (2, 4)),
         (8, None, None, 3, (4, 2)),
         (16, None, None, 40, (8, 2)),
         (8, 2, None, 1, (2, 4)),
         (8, None, 2, 1, (4, 2)),
     ],
 )
-def test_cameras_get_a_run_each_and_no_core_is_left_over(
+def test_cameras_get_a_run_each_but_two_at_least_and_no_core_is_left_over(
     cores: int, workers: int | None, threads: int | None, cameras: int, expected: tuple[int, int]
 ) -> None:
     """Unless either was asked for."""

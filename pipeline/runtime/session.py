@@ -71,11 +71,11 @@ def concurrency(
 
     Of a live stream the newest frame alone matters: more runs than streams make nothing fresher, and a run
     is over sooner the more threads it has. So cameras get a run each, or as many more as it takes to leave no
-    core over.
+    core over; and two at least, since a single one falls behind sooner (docs/performance.md, "Live").
     """
     if workers is None:
         most = max(1, min(8, cores // (threads or 1)))
-        least = most if cameras is None or threads is not None else min(cameras, most)
+        least = most if cameras is None or threads is not None else min(max(cameras, 2), most)
         workers = max(range(least, most + 1), key=lambda runs: (runs * (cores // runs), -runs))
     return workers, threads or max(1, cores // workers)
 
