@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 _TRICKLE_STEP = 0.05
 """Seconds between two pieces of what trickles."""
 _LOOK_STEP = 0.005
+"""Seconds between two looks whether what was sent has arrived."""
 _LINGER_NONE = struct.pack("ii", 1, 0)
 
 
@@ -169,9 +170,11 @@ class Wire:
             return
         raw = self._writer.get_extra_info("socket")
         for _ in range(round(1 / _LOOK_STEP)):
+            if (descriptor := raw.fileno()) < 0:  # the client has gone
+                return
             try:
-                waiting = struct.unpack("i", fcntl.ioctl(raw.fileno(), termios.TIOCOUTQ, bytes(4)))[0]
-            except OSError:  # not on this system; or the socket is closed
+                (waiting,) = struct.unpack("i", fcntl.ioctl(descriptor, termios.TIOCOUTQ, bytes(4)))
+            except OSError:  # this system does not tell
                 return
             if not waiting:
                 return
