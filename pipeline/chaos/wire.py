@@ -153,7 +153,7 @@ class Wire:
                 await self._stall(fault, fault.lasts)
             else:
                 if fault.kind == "reset":
-                    await self._delivered()
+                    await arrived(self._writer.get_extra_info("socket"))
                 self._strike(fault)
                 raise ConnectionResetError(f"{fault.kind} by the script")
         if fault := victim.lasting("stall"):
@@ -162,23 +162,6 @@ class Wire:
             data = data[half:]
             await self._stall(fault, victim.left(fault))
         await self._write(data)
-
-    async def _delivered(self) -> None:
-        """Wait for the other side's kernel to have all that was sent, for a second at most: a reset throws
-        away what is still here. No event tells that."""
-        if sys.platform == "win32":
-            return
-        raw = self._writer.get_extra_info("socket")
-        for _ in range(round(1 / _LOOK_STEP)):
-            if (descriptor := raw.fileno()) < 0:  # the client has gone
-                return
-            try:
-                (waiting,) = struct.unpack("i", fcntl.ioctl(descriptor, termios.TIOCOUTQ, bytes(4)))
-            except OSError:  # this system does not tell
-                return
-            if not waiting:
-                return
-            await asyncio.sleep(_LOOK_STEP)
 
     async def _stall(self, fault: Fault, seconds: float) -> None:
         self.victim.hit(fault, f"after {self.victim.sent} bytes")
@@ -209,6 +192,23 @@ class Wire:
             await self._writer.drain()
             self.victim.sent += len(piece)
             data = data[len(piece) :]
+
+
+async def arrived(sending: socket.socket) -> None:
+    """Wait for the other side's kernel to have all that was sent, for a second at most: a reset throws away
+    what is still here. No event tells that. Nothing is waited for once the socket is closed."""
+    if sys.platform == "win32":
+        return
+    for _ in range(round(1 / _LOOK_STEP)):
+        if (descriptor := sending.fileno()) < 0:  # the client has gone
+            return
+        try:
+            (waiting,) = struct.unpack("i", fcntl.ioctl(descriptor, termios.TIOCOUTQ, bytes(4)))
+        except OSError:  # this system does not tell
+            return
+        if not waiting:
+            return
+        await asyncio.sleep(_LOOK_STEP)
 
 
 def _replaced(data: bytes, head: int, count: int, victim: Victim, fault: Fault) -> bytes:
