@@ -15,6 +15,7 @@ from benchmarks.peers.table import OURS, TUNED
 
 ROOT = Path(__file__).resolve().parent.parent
 README, RESULTS = ROOT / "README.md", ROOT / "benchmarks" / "results"
+LINE, PEERS = "*-two-core-*.json", "*-peers.json"
 BEGIN, END = "<!-- made by benchmarks.readme -->\n", "<!-- until here -->\n"
 
 
@@ -78,7 +79,7 @@ def written() -> str:
     text = README.read_text(encoding="utf-8")
     before, rest = text.split(BEGIN)
     _, after = rest.split(END)
-    return before + BEGIN + table(newest("*-two-core-xeon.json"), newest("*-peers.json")) + END + after
+    return before + BEGIN + table(newest(LINE), newest(PEERS)) + END + after
 
 
 def main() -> None:

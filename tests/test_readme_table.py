@@ -10,7 +10,7 @@ def test_the_table_is_made_from_the_newest_results() -> None:
 
 
 def test_another_result_is_another_table() -> None:
-    line, peers = readme.newest("*-two-core-xeon.json"), readme.newest("*-peers.json")
+    line, peers = readme.newest(readme.LINE), readme.newest(readme.PEERS)
     before = readme.table(line, peers)
     peers["peers"]["ultralytics"]["ratios"]["framerail"]["median"] = 9.87
     line["nothing"]["fps"] = 4321.0
@@ -32,7 +32,7 @@ def test_a_broken_limit_is_shown() -> None:
 
 
 def test_what_is_not_so_is_not_said() -> None:
-    line, peers = readme.newest("*-two-core-xeon.json"), readme.newest("*-peers.json")
+    line, peers = readme.newest(readme.LINE), readme.newest(readme.PEERS)
     assert ", detections equal:" in readme.table(line, peers)
     peers["peers"]["opencv"]["agreement"]["equal"] = False
     assert "**detections not equal**" in readme.table(line, peers)
