@@ -288,6 +288,70 @@ def test_a_fresher_stream_gets_no_larger_share(seed: int) -> None:
     assert all(served[each.name] == pytest.approx(100, abs=3) for each in channels), served
 
 
+class Cameras:
+    """Channels that are behind, with an item a second each, unless it is held; the last one's comes last."""
+
+    def __init__(self, *names: str) -> None:
+        self.now = 0.0
+        self.merge: Merge[str] = Merge(clock=lambda: self.now)
+        self.channels = overrun(self.merge, *names)
+        for _ in range(40):
+            self.tick()
+
+    def tick(self, *held: str) -> None:
+        """A second goes by."""
+        self.now += 1.0
+        for number, channel in enumerate(self.channels):
+            if channel.name not in held:
+                self.now += 0.001
+                channel.put(f"{channel.name}@{self.now - number / 1000:.0f}")
+
+    def take(self) -> str:
+        (item,) = self.merge.take()
+        return item[0]
+
+
+def test_a_stream_whose_next_item_is_overdue_lets_each_of_the_others_go_first_once() -> None:
+    cameras = Cameras("a", "b", "c")
+    assert [cameras.take() for _ in range(2)] == ["c", "b"]
+    cameras.tick("a")
+    cameras.tick("a")  # whose item is two of its intervals old, and some milliseconds
+    assert [cameras.take() for _ in range(2)] == ["c", "b"]
+    cameras.tick("a")
+    assert cameras.take() == "a"  # the others have had a turn more
+    assert [cameras.take(), cameras.take()] == ["c", "b"]  # where they would have had it, but for the third
+
+
+def test_a_stream_that_is_late_by_less_keeps_its_turn() -> None:
+    cameras = Cameras("a", "b", "c")
+    assert [cameras.take() for _ in range(2)] == ["c", "b"]
+    cameras.tick("a")
+    assert cameras.take() == "a"
+
+
+def test_where_all_are_overdue_the_one_whose_turn_it_is_keeps_it_if_none_is_fresher() -> None:
+    cameras = Cameras("a", "b", "c")
+    assert [cameras.take() for _ in range(2)] == ["c", "b"]
+    cameras.tick()
+    cameras.tick("b", "c")
+    cameras.now += 3
+    assert cameras.take() == "a"
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_streams_share_alike_also_where_they_are_often_overdue(seed: int) -> None:
+    dice = random.Random(seed)
+    cameras = Cameras("a", "b", "c", "d")
+    served: Counter[str] = Counter()
+    for _ in range(300):
+        cameras.tick()
+        overdue = dice.random() < 0.3
+        for _ in range(3 * overdue):
+            cameras.tick("a")
+        served[cameras.take()] += 1
+        assert max(served.values()) - min(served[name] for name in "abcd") <= 2
+
+
 def test_a_stream_that_comes_back_has_saved_up_no_turns() -> None:
     merge: Merge[str] = Merge()
     (idle,) = overrun(merge, "idle")

@@ -10,6 +10,7 @@ to one taker and serves them in turn. Both end the same two ways, with no sentin
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -20,6 +21,9 @@ from pipeline.flow.outlet import Cancelled, OnDrop, Outlet, T
 
 if TYPE_CHECKING:
     from pipeline.flow.merge import Merge
+
+OF_LATE = 16
+"""Items over which the usual interval is averaged, more or less."""
 
 Policy = Literal["block", "drop_oldest"]
 
@@ -76,8 +80,10 @@ class Channel(Outlet[T]):
         self._has_turn = False
         self._behind = False
         self._promised = 0
-        # In a merge: the round that it was served in last, and when its latest item came.
-        self._round = self._stamp = 0
+        # In a merge: the round that it was served in last; when its latest item came, where the newest wins,
+        # and how long after the one before they usually do.
+        self._round = 0
+        self._came = self._interval = math.inf
 
     def promise(self, spare: int = 0) -> None:
         """Wait until the taker waits for an item that nobody has promised, and promise one.
@@ -137,7 +143,8 @@ class Channel(Outlet[T]):
                 waiting.append(items[done])
                 done += 1
                 if self._merge is not None:
-                    self._stamp = next(self._merge.stamps)
+                    if self.policy == "drop_oldest":
+                        self._comes(self._merge.clock())
                     if not self._has_turn:
                         self._merge._offer(self)
                 self._puts += 1
@@ -217,6 +224,12 @@ class Channel(Outlet[T]):
             return ChannelStatistics(
                 self.name, self.capacity, len(self._items), self._high_watermark, self._puts, self._drops
             )
+
+    def _comes(self, now: float) -> None:
+        interval, self._came = now - self._came, now
+        usual = self._interval
+        if interval >= 0:  # not the first
+            self._interval = interval if usual == math.inf else usual + (interval - usual) / OF_LATE
 
     def _available(self) -> bool:
         return bool(self._items)
