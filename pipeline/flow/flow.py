@@ -25,6 +25,7 @@ from typing import Any, Protocol
 from pipeline.flow.channel import Channel, ChannelStatistics, Policy
 from pipeline.flow.merge import Merge
 from pipeline.flow.outlet import Cancelled, EndOfStream
+from pipeline.flow.patience import Patience
 from pipeline.flow.turnstile import Turnstile
 from pipeline.flow.worker import Call, Dropped, Expired, Source, Stage, Target, Worker
 
@@ -376,10 +377,13 @@ class Flow:
 
     def _feeder(self, stage: str, iterate: Callable[[], Iterator[Any]], target: Channel[Any]) -> None:
         hand: Any = None
-        items = None
+        items, patience = None, Patience()
         try:
+            patience.set(not self.live)  # those of a decoder that is opened here, too
             items = iterate()
             for hand in items:
+                if patience.holds is self.live:
+                    patience.set(not self.live)
                 if type(hand) is Dropped:
                     self.observer.fed(stage, hand.item)
                     self.observer.dropped(stage, hand.item, hand.reason)

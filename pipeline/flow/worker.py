@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from pipeline.flow.channel import Channel
 from pipeline.flow.merge import Merge
 from pipeline.flow.outlet import Cancelled, EndOfStream
+from pipeline.flow.patience import Patience
 from pipeline.flow.turnstile import Turnstile
 
 if TYPE_CHECKING:
@@ -120,10 +121,11 @@ class Worker:
 
     def run(self) -> None:
         """Serve until there is nothing more to do; a failure is the flow's."""
-        observer = self._flow.observer
+        flow, observer, patience = self._flow, self._flow.observer, Patience()
         try:
             while self._serve():
-                pass
+                if patience.holds is flow.live:
+                    patience.set(not flow.live)
         except BaseException as error:  # also SystemExit: a thread that ends unheard leaves the line waiting
             self._flow.fail(self.stage.name, error)
         finally:
