@@ -27,10 +27,10 @@ from benchmarks.cheap_model import write_cheap_model
 from pipeline import Detector, Frame, Pipeline
 from pipeline.accounts import StreamAccount
 from pipeline.config import StreamConfig
+from pipeline.cores import usable_cores
 from pipeline.doctor import examine
 from pipeline.line import STAGES
 from pipeline.memory import set_malloc
-from pipeline.runtime.session import usable_cores
 from pipeline.sinks import Null, Outputs
 from pipeline.sources import parse_source
 from pipeline.stages.capture import Capture

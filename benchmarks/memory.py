@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import verdicts
+from pipeline.cores import usable_cores
 from pipeline.doctor import examine
-from pipeline.runtime.session import usable_cores
 
 LIMIT_MB = 40.0
 # The most that getrusage tells of a child begins with what its parent held before the exec.

@@ -14,10 +14,10 @@ import time
 
 import numpy as np
 
+from pipeline.cores import usable_cores
 from pipeline.detections import Detections
 from pipeline.frame import Frame, Result
 from pipeline.runtime.model import open_model
-from pipeline.runtime.session import usable_cores
 from pipeline.stages.classify import Classify
 from pipeline.stages.match import Match
 

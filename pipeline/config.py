@@ -112,8 +112,8 @@ class StreamConfig(_Strict):
     loop: bool = False
     """Begin again at the end, as a stand-in for a camera; for sources that are not live."""
     decode_threads: Annotated[int, Field(ge=1, le=64)] | None = None
-    """Threads of the video decoder; None: one file has what FFmpeg chooses, several share the cores, and live
-    H.264 has one, other live video two."""
+    """Threads of the video decoder; None: one file has what FFmpeg chooses (H.264 up to 1080p half of the
+    cores), several share the cores, and live H.264 has one, other live video two."""
     every_nth: Annotated[int, Field(ge=1)] = 1
     max_frames: Annotated[int, Field(ge=1)] | None = None
     """Stop this stream after so many captured frames, counted from when it was added."""

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 
 from pipeline.config import Config, StreamConfig
+from pipeline.cores import usable_cores
 from pipeline.errors import ConfigError
 from pipeline.flow import Channel, Flow
 from pipeline.runtime.model import Model
-from pipeline.runtime.session import concurrency, usable_cores
+from pipeline.runtime.session import concurrency
 from pipeline.sources import SourceSpec, names_recording, parse_source
 from pipeline.stages.postprocess import Thresholds, class_ids_of, words_of
 from pipeline.vision.letterbox import InputSpec

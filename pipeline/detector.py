@@ -8,12 +8,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from pipeline.classification import Classification
+from pipeline.cores import usable_cores
 from pipeline.decide import no_class
 from pipeline.detections import Detections
 from pipeline.errors import ConfigError
 from pipeline.frame import Frame, Image, Result
 from pipeline.runtime.model import open_model
-from pipeline.runtime.session import usable_cores
 from pipeline.stages.infer import Infer
 from pipeline.stages.postprocess import TOP_CLASSES, Postprocess, Thresholds, class_ids_of
 from pipeline.stages.preprocess import BlobPool, Preprocess

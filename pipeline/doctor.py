@@ -171,7 +171,8 @@ def _warn(report: dict[str, Any], warnings: list[str]) -> None:
 def _inference_plan() -> dict[str, int | None]:
     """Cores that may be used, and the runs × threads that the CPU provider would get."""
     try:
-        from pipeline.runtime.session import concurrency, usable_cores
+        from pipeline.cores import usable_cores
+        from pipeline.runtime.session import concurrency
     except ImportError:
         return {"usable_cores": None, "infer_workers": None, "infer_threads": None}
     cores = usable_cores()

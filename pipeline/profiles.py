@@ -23,11 +23,12 @@ from typing import Any
 from pipeline import __version__, dependencies
 from pipeline.caches import cache_folder
 from pipeline.config import Config, make_config
+from pipeline.cores import usable_cores
 from pipeline.errors import ConfigError, SinkWriteError
 from pipeline.runtime.catalog import Located, locate
 from pipeline.runtime.engines import gpu_name
 from pipeline.runtime.labels import card_labels
-from pipeline.runtime.session import runtime_version, usable_cores
+from pipeline.runtime.session import runtime_version
 
 log = logging.getLogger(__name__)
 

@@ -18,9 +18,9 @@ from benchmarks.cheap_model import write_cheap_model
 from pipeline import Pipeline
 from pipeline.accounts import StreamCounts
 from pipeline.config import make_config
+from pipeline.cores import usable_cores
 from pipeline.errors import AccountingError, ConfigError, ModelError, SinkWriteError, SourceOpenError
 from pipeline.frame import Result
-from pipeline.runtime.session import usable_cores
 from pipeline.sample import SAMPLE
 from pipeline.sinks import Sink
 from pipeline.sources.synthetic import read_number

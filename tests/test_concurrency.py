@@ -8,8 +8,9 @@ import pytest
 
 from pipeline import Pipeline
 from pipeline.config import make_config
+from pipeline.cores import usable_cores
 from pipeline.decide import cameras, run_concurrency
-from pipeline.runtime.session import concurrency, usable_cores
+from pipeline.runtime.session import concurrency
 from pipeline.summary import summarize
 
 CAMERA: dict[str, Any] = {"source": "synthetic:64x48@50", "live": True, "max_frames": 5}

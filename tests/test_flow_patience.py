@@ -17,6 +17,12 @@ if sys.platform != "linux":
 USUAL, PATIENT = os.SCHED_OTHER, os.SCHED_BATCH
 
 
+@pytest.fixture(autouse=True)
+def usual() -> None:
+    """SVT-AV1, which other tests encode with, leaves the thread that called it with a real-time policy."""
+    os.sched_setscheduler(0, USUAL, os.sched_param(0))
+
+
 def policies(live_from: int) -> tuple[list[int], list[int], int]:
     """Of the feeder and of a worker at each item, in a flow that is live from that item on; and, behind it,
     of the thread that takes the results."""

@@ -25,7 +25,7 @@ FLOORS = {
     "wording": 0,
     "references": 0, "yamlfile": 0, "access": 0, "webserver": 0, "smallfile": 0, "printable": 0,
     "dependencies": 0, "logs": 0, "placing": 0, "caches": 0, "histogram": 0, "memory": 0, "link": 0,
-    "progress": 0,
+    "progress": 0, "cores": 0,
     "adaptive": 2, "lane": 1, "freshness": 1, "health": 1,
 }  # fmt: skip
 

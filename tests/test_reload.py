@@ -27,10 +27,10 @@ from benchmarks.cheap_model import write_cheap_model
 from pipeline import Pipeline
 from pipeline.config import make_config
 from pipeline.configfile import load_config
+from pipeline.cores import usable_cores
 from pipeline.errors import ConfigError, PipelineError, SinkOpenError, SourceOpenError
 from pipeline.metrics import Collector, readiness
 from pipeline.reload import HalfDoneError, Reloader, apply, named, with_names
-from pipeline.runtime.session import usable_cores
 from pipeline.sinks import Null, VideoFile
 from pipeline.smallfile import stamp
 from tests.clips import make_clip

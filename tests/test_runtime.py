@@ -12,12 +12,13 @@ import pytest
 from onnx import TensorProto, helper
 
 from benchmarks.cheap_model import NAMES, write_cheap_model
+from pipeline.cores import usable_cores
 from pipeline.doctor import one_node_model
 from pipeline.errors import ConfigError, ModelError, ProviderError, UnknownLayoutError
 from pipeline.runtime import providers, start
 from pipeline.runtime.catalog import cards, locate
 from pipeline.runtime.model import open_model
-from pipeline.runtime.session import Session, concurrency, usable_cores
+from pipeline.runtime.session import Session, concurrency
 
 
 def test_a_session_says_what_it_really_runs_on(cheap_model: str) -> None:

@@ -18,9 +18,11 @@ from av.codec.context import CodecContext
 from av.video.frame import VideoFrame
 
 from pipeline.config import StreamConfig
+from pipeline.cores import usable_cores
 from pipeline.errors import SourceOpenError, SourceReadError
 from pipeline.sources import Picture, Source, encode_number, open_source, parse_source, read_number
 from pipeline.sources.orient import from_display_matrix
+from pipeline.sources.threads import threads_of_file
 from tests.clips import make_clip, make_sound, need_encoder
 
 FASTSTART = {"movflags": "+faststart"}
@@ -43,6 +45,33 @@ def test_threads_of_video_decode_are_chosen_and_all_pictures_come(tmp_path: Path
             seen = [read_number(picture.image) for picture in source if isinstance(picture, Picture)]
             assert source._video.codec_context.thread_count == threads  # type: ignore[attr-defined]
         assert seen == list(range(30))
+
+
+@pytest.mark.parametrize(
+    ("codec", "size", "cores", "threads"),
+    [
+        ("h264", (1920, 1080), 1, 1),
+        ("h264", (1920, 1088), 2, 1),
+        ("h264", (1280, 720), 3, 2),
+        ("h264", (1080, 1920), 16, 8),
+        ("h264", (2560, 1440), 2, 0),
+        ("h264", (0, 0), 2, 0),
+        ("hevc", (1920, 1080), 2, 0),
+    ],
+)
+def test_a_light_video_has_half_of_the_cores(
+    codec: str, size: tuple[int, int], cores: int, threads: int
+) -> None:
+    context = av.VideoCodecContext.create(codec, "r")
+    context.width, context.height = size
+    assert threads_of_file(context, cores) == threads
+
+
+def test_a_light_file_is_decoded_by_so_many(tmp_path: Path) -> None:
+    path = make_clip(tmp_path / "clip.mp4", frames=30)
+    with opened(path) as source:
+        context = source._video.codec_context  # type: ignore[attr-defined]
+        assert context.thread_count == threads_of_file(context, usable_cores()) == -(-usable_cores() // 2)
 
 
 def until_error(source: Source) -> tuple[list[Picture], SourceReadError]:

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.config import Config, make_config
+from pipeline.cores import usable_cores
 from pipeline.errors import ConfigError
 from pipeline.runtime.model import Model
 from pipeline.runtime.providers import on_offer
-from pipeline.runtime.session import usable_cores
 from pipeline.wording import nearest
 
 Values = tuple[str, ...]

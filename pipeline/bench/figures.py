@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipeline.bench.steady import Settings, Snapshot, Steady, since
+from pipeline.cores import usable_cores
 from pipeline.histogram import Histogram
-from pipeline.runtime.session import usable_cores
 
 DISTURBED = 0.1
 """Cores that others may use before a figure is called disturbed."""

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import dependencies
+from pipeline.cores import usable_cores
 from pipeline.doctor import examine
 from pipeline.runtime.engines import UNKNOWN, driver_version, gpus, tensorrt_version
-from pipeline.runtime.session import usable_cores
 
 
 def machine() -> dict[str, Any]:

@@ -24,6 +24,7 @@ from pipeline.config import Config, make_config
 from pipeline.copies.kept import Copy, identity, made
 from pipeline.copies.loss import Options as Quantisation
 from pipeline.copies.loss import aps, weighted
+from pipeline.cores import usable_cores
 from pipeline.errors import ConfigError, ModelError, NotAcceptedError
 from pipeline.evaluation import against_labels, against_reference, check_evaluator
 from pipeline.frame import Frame
@@ -34,7 +35,6 @@ from pipeline.runtime.damage import damage
 from pipeline.runtime.embed import embedded
 from pipeline.runtime.model import Model, fusion_for, open_model
 from pipeline.runtime.providers import on_offer
-from pipeline.runtime.session import usable_cores
 from pipeline.sources import parse_source
 
 _PRECISIONS = {"cpu": ("int8",), "openvino": ("int8", "fp16")}

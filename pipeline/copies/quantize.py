@@ -15,6 +15,7 @@ from pipeline import __version__, profiles
 from pipeline.copies.loss import Loss, Options, loss_of
 from pipeline.copies.report import show, speed
 from pipeline.copies.trial import Eyes, Ranking, Sight, Telling, rank
+from pipeline.cores import usable_cores
 from pipeline.errors import ConfigError, ModelError, NotAcceptedError
 from pipeline.evaluation import check_evaluator
 from pipeline.placing import check_place, place, same_file
@@ -24,7 +25,6 @@ from pipeline.quantization import check_tools
 from pipeline.runtime.catalog import locate
 from pipeline.runtime.embed import QUANTISED_KEY, embedded
 from pipeline.runtime.model import Model, open_model
-from pipeline.runtime.session import usable_cores
 
 _TELLING = 8
 """Frames on which each layer is tried."""

@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.cores import usable_cores
 from pipeline.detections import Detections
 from pipeline.frame import Frame, Raw
 from pipeline.runtime.model import Model
-from pipeline.runtime.session import Session, usable_cores
+from pipeline.runtime.session import Session
 from pipeline.stages.postprocess import Postprocess, Thresholds
 from pipeline.stages.preprocess import BlobPool, Preprocess
 from pipeline.vision.boxes import iou_matrix

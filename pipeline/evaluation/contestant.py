@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.config import Config
+from pipeline.cores import usable_cores
 from pipeline.decide import class_ids
 from pipeline.detections import Detections
 from pipeline.errors import ConfigError, ModelError
@@ -19,7 +20,6 @@ from pipeline.evaluation.objects import Kind, Objects, detected
 from pipeline.frame import Frame
 from pipeline.runtime.model import open_model
 from pipeline.runtime.operators import quantised
-from pipeline.runtime.session import usable_cores
 from pipeline.stages.infer import Infer
 from pipeline.stages.postprocess import Postprocess, Thresholds
 from pipeline.stages.preprocess import BlobPool, Preprocess

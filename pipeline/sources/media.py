@@ -1,6 +1,6 @@
 """Video through FFmpeg (PyAV): files, RTSP, HTTP, HLS, RTMP, SRT, UDP.
 
-Threads: FFmpeg decodes files with frame and slice threads; live streams with slice threads
+Threads: FFmpeg decodes files with frame and slice threads (see ``threads``); live streams with slice threads
 alone, because a frame thread holds its frame back until the next one comes (measured: 80 ms at
 25 fps with two threads). ``low_delay`` gained nothing on top of slice threads and ``nobuffer``
 threw away all that arrived while the stream was being opened (the first two seconds), so neither
@@ -25,6 +25,7 @@ from av.container import InputContainer
 from av.packet import Packet
 from av.stream import Discard, Stream
 
+from pipeline.cores import usable_cores
 from pipeline.errors import SourceOpenError, SourceReadError
 from pipeline.redact import redact
 from pipeline.sources import fflog
@@ -46,6 +47,7 @@ from pipeline.sources.readahead import SKIP_SECONDS, Steps, UnheardError
 from pipeline.sources.segments import refusal
 from pipeline.sources.sieve import Sieve
 from pipeline.sources.slices import joined
+from pipeline.sources.threads import threads_of_file
 
 if TYPE_CHECKING:
     from pipeline.config import StreamConfig
@@ -112,6 +114,9 @@ class MediaSource(Once):
         extradata = bytes(self._video.codec_context.extradata or b"")
         if stream.decode_threads is not None:
             self._video.codec_context.thread_count = stream.decode_threads
+        elif frame_threads:
+            context = self._video.codec_context
+            context.thread_count = threads_of_file(context, usable_cores())
         h264 = self._video.codec_context.name == "h264"
         self._numbers = numbers = FrameNumbers(extradata) if h264 else None
         at_work = (self._video.codec_context.thread_count or MOST_THREADS) if frame_threads else 1
