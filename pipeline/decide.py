@@ -21,7 +21,8 @@ from pipeline.wording import nearest
 
 LEAST_CAPACITY, MOST_CAPACITY = 2, 64
 MOST_LISTED = 20
-CHANNEL_BYTES = 8_000_000
+CHANNEL_BYTES, CHANNEL_BYTES_ALONE = 8_000_000, 32_000_000
+"""That frames and blobs may fill: for each of several streams, and for one."""
 
 
 class Depths:
@@ -30,7 +31,8 @@ class Depths:
     Small capacities keep live frames fresh and memory low. But with pictures so small that a stage
     takes microseconds, waking the next thread for each costs more than the work: then a
     channel holds as many as fit in 8 MB, 64 at most (64x48 pictures, a model that does nothing, two
-    cores: 5,050 frames/s instead of 2,900). And where there are several streams whose pictures are so large
+    cores: 5,050 frames/s instead of 2,900). One stream by itself has four times the room (720p and NanoDet-g:
+    8 instead of 2 make 2 % more frames/s). And where there are several streams whose pictures are so large
     that two do not fit, each decoder works ahead of inference by one: two more fill nothing but memory (a
     further 1080p stream: 33 MB instead of 42, at the same frames/s).
     """
@@ -46,8 +48,8 @@ class Depths:
         self._blob_bytes = int(np.prod(spec.blob_shape)) * spec.dtype.itemsize
         self._capacity = LEAST_CAPACITY
         self._known: dict[Channel[Any], tuple[bool, int] | None] = {}
-        """By the first channel of each stream that is there: whether it is live, and how many of its frames
-        fit; None before its first frame."""
+        """By the first channel of each stream that is there: whether it is live, and how many bytes a frame
+        of it takes with its blob; None before its first frame."""
         self._lock = threading.Lock()
 
     def expect(self, first: Channel[Any]) -> None:
@@ -67,16 +69,19 @@ class Depths:
         first.policy = "drop_oldest" if live else "block"
         if live and self._live_window is not None:
             first.narrow(self._live_window)
-        fit = LEAST_CAPACITY if live else CHANNEL_BYTES // (frame_bytes + self._blob_bytes)
         with self._lock:
-            self._known[first] = live, fit
+            self._known[first] = live, frame_bytes + self._blob_bytes
             self._fit()
 
     def _fit(self) -> None:
         """Smaller at once for whatever comes; larger when it is known of all streams."""
         known = {first: each for first, each in self._known.items() if each is not None}
         live = any(live for live, _ in known.values())
-        capacity = max(LEAST_CAPACITY, min([MOST_CAPACITY, *(fit for _, fit in known.values())]))
+        room = CHANNEL_BYTES if len(self._known) > 1 else CHANNEL_BYTES_ALONE
+        fits = {
+            first: LEAST_CAPACITY if is_live else room // size for first, (is_live, size) in known.items()
+        }
+        capacity = max(LEAST_CAPACITY, min([MOST_CAPACITY, *fits.values()]))
         if len(known) < len(self._known):
             live, capacity = live or self._flow.live, min(capacity, self._capacity)
         self._flow.live = live
@@ -85,7 +90,7 @@ class Depths:
         if capacity != self._capacity:
             self._capacity = capacity
             self._flow.resize(capacity)
-        for first, (_, fit) in known.items():
+        for first, fit in fits.items():
             first.resize(1 if fit < LEAST_CAPACITY and len(self._known) > 1 else capacity)
 
 
