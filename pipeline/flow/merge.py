@@ -21,8 +21,8 @@ class Merge(Outlet[T]):
     a round: what an item has waited there is part of a result's age (YOLOv8n, four streams at 4 x the
     bound: 11 ms instead of 24, p50). Where that one's item is older than two of its usual intervals, its next
     one is on the way, held up by a busy machine, or by the network: a channel that was served in this round
-    takes its turn of the next one first (p99 of those ages 148 to 136 ms). So none is ever more than one turn
-    ahead of another. A channel that is not behind has its turn all the same.
+    takes its turn of the next one first (p99 of those ages 148 to 136 ms). So for a while one may have had
+    two turns more than another, else one. A channel that is not behind has its turn all the same.
 
     Ends (EndOfStream) once ``seal()`` has been called, all channels are closed and drained, and nobody holds
     it open. Until then channels may come and go.
@@ -32,7 +32,7 @@ class Merge(Outlet[T]):
         self,
         on_drop: OnDrop[T] | None = None,
         one_each: bool = False,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         """``one_each``: a take ends where a channel would have its second turn."""
         super().__init__(on_drop)
